@@ -1,0 +1,125 @@
+"""The grid: the values a quantized tensor can take. Everything after training knows grids only.
+
+    value = step * (code + offset),   code an integer in [low, high]
+
+``offset`` 0 puts a level on zero (mid-tread; unsigned when ``low`` is 0), 1/2 puts zero half way
+between two levels (mid-rise: the only symmetric grid with an even number of levels, and so the
+only one that exists at 1 bit). LSQ+ alone uses other offsets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rounding import Number
+
+
+class Levels(NamedTuple):
+    """The integers of a grid: ``offset``, lowest and highest code, as numbers or as 0-dim tensors."""
+
+    offset: Number
+    low: Number
+    high: Number
+
+
+def midrise(bits: Number) -> Levels:
+    """2^b levels, symmetric, none of them zero: +-1/2, +-3/2, ... steps (UNIQ, SAQ, DoReFa)."""
+    half = 1 << bits >> 1  # type: ignore[operator]
+    return Levels(0.5, -half, half - 1)
+
+
+def midtread(bits: Number) -> Levels:
+    """2^b - 1 levels, symmetric about a level at zero (SQWA, FAQ, DQ). One level only at 1 bit."""
+    highest = (1 << bits >> 1) - 1  # type: ignore[operator]
+    return Levels(0.0, -highest, highest)
+
+
+def unsigned(bits: Number) -> Levels:
+    """2^b levels from zero up: what follows a ReLU."""
+    return Levels(0.0, 0, (1 << bits) - 1)  # type: ignore[operator]
+
+
+def twos_complement(bits: Number) -> Levels:
+    """2^b levels, one more below zero than above (LSQ weights). Only {-1, 0} at 1 bit."""
+    half = 1 << bits >> 1  # type: ignore[operator]
+    return Levels(0.0, -half, half - 1)
+
+
+def choose(condition: Tensor | bool, yes: Levels, no: Levels) -> Levels:
+    """``yes`` where the condition holds, else ``no``: by number, or by tensor in a compiled graph."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    device = condition.device
+    pairs = [(torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)) for a, b in zip(yes, no, strict=True)]
+    return Levels(*(torch.where(condition, a, b) for a, b in pairs))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Grid:
+    """The values one tensor can take: ``step * (code + offset)``, ``low <= code <= high``.
+
+    Attributes:
+        step: shape () or broadcastable to the tensor (one per output channel), positive, detached.
+        offset: 0 or 1/2 (any number for LSQ+).
+        low, high: the lowest and highest code.
+    """
+
+    step: Tensor
+    offset: float
+    low: int
+    high: int
+
+    def value(self, codes: Tensor) -> Tensor:
+        """The values of integer ``codes``, of ``step``'s dtype."""
+        return self.step * (codes + self.offset)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The integer codes (int32) of values that lie on the grid. Raises ValueError if some do not."""
+        codes = self._nearest(values)
+        off = ~self._matches(values, codes)
+        if off.any():
+            example = values[off].flatten()[0].item()
+            raise ValueError(
+                f"{int(off.sum())} of {values.numel()} values are not on the grid {self} (such as {example:.6g}): "
+                "take codes of what a quantizer returned"
+            )
+        return codes
+
+    def contains(self, values: Tensor) -> bool:
+        """Whether every value lies on the grid (to the rounding of the value's dtype)."""
+        return bool(self._matches(values, self._nearest(values)).all())
+
+    @property
+    def levels(self) -> Tensor:
+        """All values in ascending order: shape (num_levels,), or (num_levels, *step.shape) per channel."""
+        codes = torch.arange(self.low, self.high + 1, device=self.step.device)
+        return self.value(codes.reshape(-1, *[1] * self.step.ndim)).reshape(-1, *self.step.shape)
+
+    @property
+    def num_levels(self) -> int:
+        """How many values the grid has."""
+        return self.high - self.low + 1
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold a code: ceil(log2(num_levels))."""
+        return max(1, (self.num_levels - 1).bit_length())
+
+    def __str__(self) -> str:
+        per = "" if self.step.numel() == 1 else f" x{self.step.numel()}"
+        offset = f" + {self.offset:g}" if self.offset else ""
+        return f"{float(self.step.mean()):.4g}{per} * ([{self.low}..{self.high}]{offset})"
+
+    def _nearest(self, values: Tensor) -> Tensor:
+        codes = (values.to(self.step.dtype) / self.step - self.offset).round()
+        return codes.nan_to_num(0.0).clamp(self.low, self.high).to(torch.int32)
+
+    def _matches(self, values: Tensor, codes: Tensor) -> Tensor:
+        exact = self.value(codes)
+        if values.dtype == exact.dtype:
+            return values == exact
+        return torch.isclose(values.to(exact.dtype), exact, rtol=2 * torch.finfo(values.dtype).eps, atol=0.0)

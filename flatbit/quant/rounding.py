@@ -1,0 +1,246 @@
+"""Fake quantization: what the forward computes, and what the backward pretends it computed.
+
+Every quantizer ends in one primitive,
+
+    x^q = step * (code + offset),   code = clip(round(x / step - offset), low, high),
+
+and differs only in the *surrogate*: the function that the backward pass differentiates instead.
+With ``inside`` where ``step * (low + offset) < x < step * (high + offset)``, ``bound`` the low or
+high code that a value outside is clipped to, and ``r = code + offset - x / step`` the rounding
+residual, held constant:
+
+    identity   s = x                                            SQWA, HOL and FAQ weights, binary
+    clip       s = x inside, step * (bound + offset) outside    PACT, FAQ activations, DoReFa
+    learned    s = x + step * r inside, as clip outside         LSQ, LSQ+, UNIQ, SAQ
+    residual   s = x + step * r                                 DQ, whose range clips before
+
+Each surrogate is linear in ``x``, ``step`` and ``offset``, so its second derivatives are zero and
+Hessian-vector products of a quantized network come out exact (for the surrogate: the true
+function has no curvature to speak of).
+
+Two faces compute this. ``fake_quantize_reference`` is the definition, composed of differentiable
+operations. ``fake_quantize`` is what runs: one autograd node that keeps its input and its output
+(a convolution keeps its input anyway) and no masks. They agree in value and in first and second
+derivatives; ``tests/quant/test_rounding.py`` holds them to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Surrogate = Literal["identity", "clip", "learned", "residual"]
+Ties = Literal["even", "even_from_low", "away"]
+Number = Tensor | float
+SMALLEST_STEP = 1e-8
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` forward, the gradient of ``surrogate`` backward; exact to the bit in the forward."""
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def ste_round(t: Tensor) -> Tensor:
+    """Round to the nearest integer, ties to even, with derivative 1."""
+    return straight_through(t.round(), t)
+
+
+def nearest_code(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:
+    """The code of the level nearest to ``x``, as a floating tensor without gradient.
+
+    A tie goes to the ``even`` code; to the even code counted from the lowest level
+    (``even_from_low``, as papers do that round an unsigned code: it matters at 1 bit, where zero
+    then goes to the lower level); or ``away`` from zero, where zero itself counts as positive.
+    """
+    low, high = _like(low, x), _like(high, x)
+    if ties == "away":
+        magnitude = torch.minimum((x.abs() / step + (0.5 - offset)).floor(), high)
+        return torch.where(x < 0, -magnitude - 2 * offset, magnitude).detach()
+    origin = low if ties == "even_from_low" else 0
+    t = x / step - (offset + origin)
+    return (torch.clamp(t, low - origin, high - origin).round() + origin).detach()
+
+
+def fake_quantize_reference(
+    x: Tensor,
+    step: Tensor,
+    offset: Number,
+    low: Number,
+    high: Number,
+    *,
+    surrogate: Surrogate,
+    ties: Ties = "even",
+) -> Tensor:
+    """Fake-quantize with the surrogate's gradient, composed of plain operations: the definition.
+
+    Args, returns and gradients as ``fake_quantize``.
+    """
+    wide = _wide(x)
+    with torch.no_grad():
+        lowest, highest = step * (low + offset), step * (high + offset)
+        inside = (wide > lowest) & (wide < highest)
+        code = nearest_code(wide, step, offset, low, high, ties)
+        residual = code + offset - wide / step
+    value = step * (code + offset)
+    smooth = wide
+    if surrogate in ("learned", "residual"):
+        smooth = smooth + step * residual
+    if surrogate in ("learned", "clip"):
+        smooth = torch.where(inside, smooth, value)
+    return straight_through(value, smooth).to(x.dtype)
+
+
+def fake_quantize(
+    x: Tensor,
+    step: Tensor,
+    offset: Number,
+    low: Number,
+    high: Number,
+    *,
+    surrogate: Surrogate,
+    ties: Ties = "even",
+) -> Tensor:
+    """Fake-quantize with the surrogate's gradient, fused: one autograd node.
+
+    Args:
+        x: the values, any shape, floating. Half precision is computed in float32.
+        step: positive step, shape () or one that broadcasts to ``x`` (one per channel).
+        offset: 0 (mid-tread), 1/2 (mid-rise), or a tensor that may take gradients (LSQ+).
+        low, high: the lowest and highest code.
+        surrogate: which function the backward differentiates (module docstring).
+        ties: where a value half way between two levels goes (``nearest_code``).
+
+    Returns:
+        ``x^q``, of ``x``'s shape and dtype; bit for bit ``step * (code + offset)``.
+
+    Gradients flow to ``x``, to ``step`` and, where it is a tensor that asks, to ``offset``.
+    """
+    if torch._C._are_functorch_transforms_active():  # torch.func differentiates compositions only
+        return fake_quantize_reference(x, step, offset, low, high, surrogate=surrogate, ties=ties)
+    if surrogate == "identity":
+        return _Identity.apply(x, step, offset, low, high, ties)  # type: ignore[return-value]
+    return _FakeQuantize.apply(x, step, offset, low, high, surrogate, ties)  # type: ignore[return-value]
+
+
+def learned_step(parameter: Tensor, gradient_scale: Number = 1.0) -> Tensor:
+    """``max(|parameter|, 1e-8)`` forward, the derivative of ``gradient_scale * |parameter|`` backward.
+
+    The absolute value keeps a step positive whatever the optimizer does to it; the gradient scale
+    balances its updates against those of the weights (LSQ, section 2.2).
+    """
+    if torch._C._are_functorch_transforms_active():
+        return straight_through(parameter.abs().clamp_min(SMALLEST_STEP), gradient_scale * parameter.abs())
+    return _LearnedStep.apply(parameter, gradient_scale)  # type: ignore[return-value]
+
+
+class _LearnedStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, gradient_scale: Number) -> Tensor:
+        ctx.save_for_backward(parameter)
+        ctx.gradient_scale = gradient_scale
+        return parameter.abs().clamp_min_(SMALLEST_STEP)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.gradient_scale * ctx.saved_tensors[0].detach().sign(), None
+
+
+class _Identity(torch.autograd.Function):
+    """The identity surrogate: keeps nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *grid: Any) -> Tensor:
+        return _value(x, *grid)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None, None, None, None, None
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """The clip, learned and residual surrogates. Keeps x, step, the output, and offset if a tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, surrogate: Surrogate, ties: Ties
+    ) -> Tensor:
+        value = _value(x, step, offset, low, high, ties)
+        ctx.offset, ctx.low, ctx.high, ctx.surrogate = offset, low, high, surrogate
+        ctx.save_for_backward(x, step, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """With ``x^q = step (bound + offset)`` outside, both step gradients are quotients of products.
+
+        learned: ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g x^q - g_x x) / step``;
+        clip:    ``sum(g (bound + offset)) outside                    = sum(g x^q - g_x x^q) / step``.
+        """
+        x, step, value = (_wide(t.detach()) for t in ctx.saved_tensors)
+        offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
+        g = g_x = _wide(gradients[0])
+        if ctx.surrogate != "residual":
+            g_x = _between(g, x, step * (ctx.low + offset), step * (ctx.high + offset))
+        g_step = g_offset = None
+        if ctx.needs_input_grad[1]:
+            kept = value if ctx.surrogate == "clip" else x
+            g_step = (_product_sum(g, value, step) - _product_sum(g_x, kept, step)) / step
+        if ctx.needs_input_grad[2]:
+            g_offset = (step * (g - g_x)).sum_to_size(offset.shape)
+        return g_x.to(gradients[0].dtype), g_step, g_offset, None, None, None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision has too few bits for codes of 8: compute in float32 then."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _like(number: Number, x: Tensor) -> Tensor:
+    return torch.as_tensor(number, dtype=x.dtype, device=x.device)
+
+
+def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:
+    """``x^q`` as ``nearest_code`` defines it, in one buffer: memory traffic is what fake quantization costs."""
+    wide = _wide(x)
+    if ties == "away":
+        magnitude = (wide.abs() / step).add_(0.5 - offset).floor_().clamp_(max=high).add_(offset).mul_(step)
+        return torch.where(wide < 0, -magnitude, magnitude).to(x.dtype)
+    origin = low if ties == "even_from_low" else 0
+    shift = offset + origin
+    shifted = isinstance(shift, Tensor) or shift != 0
+    t = wide / step
+    if shifted:
+        t.sub_(shift)
+    t.clamp_(low - origin, high - origin).round_()
+    if shifted:
+        t.add_(shift)
+    return t.mul_(step).to(x.dtype)
+
+
+def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """``g`` where ``lowest < x < highest``, else 0."""
+    if lowest.numel() == 1 and read_is_free(x):
+        return torch.ops.aten.hardtanh_backward(g, x, float(lowest), float(highest))
+    return torch.where((x > lowest) & (x < highest), g, 0.0)
+
+
+def read_is_free(x: Tensor) -> bool:
+    """Whether reading a number out of a tensor costs nothing here: on the CPU, outside a compiled graph.
+
+    There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """``sum(a b)`` over all elements that share one element of ``like``."""
+    if like.numel() == 1 and a.stride() == b.stride():
+        return _flat(a).dot(_flat(b)).reshape(like.shape)
+    return (a * b).sum_to_size(like.shape)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """All elements as a vector, in memory order: no copy of a dense tensor."""
+    return x.permute(sorted(range(x.ndim), key=x.stride, reverse=True)).reshape(-1)
