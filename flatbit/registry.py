@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -57,3 +59,20 @@ class Registry(Generic[T]):
         folder = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(folder.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
+
+
+def import_object(path: str) -> Any:
+    """Import what ``package.module:name`` names, looking in the working directory too. Raises ValueError."""
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"{path!r}: expected package.module:name")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{path!r}: no module {error.name!r} here or installed (looked in {os.getcwd()} too)") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not hasattr(module, name):
+        raise ValueError(f"{path!r}: module {module_name!r} has no {name!r}: {nearest(name, vars(module))}")
+    return getattr(module, name)

@@ -27,6 +27,8 @@ class ActivationQuantizer(Quantizer, ABC):
     signed: Tensor
     signed_bits: ClassVar[Sequence[int]] = range(1, MAX_BITS + 1)
     signed_refusal: ClassVar[str] = ""
+    range_name: ClassVar[str]
+    """Which piece of state calibration widens: ``step`` or ``clip``."""
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
         super().__init__(bits, site, granularity)
@@ -43,12 +45,7 @@ class ActivationQuantizer(Quantizer, ABC):
     def start(self, x: Tensor) -> Tensor:
         """The step or clip that one calibration batch asks for, shape (); 0 if the batch says nothing."""
 
-    @property
-    @abstractmethod
-    def range_name(self) -> str:
-        """Which piece of state ``start`` is for: ``step`` or ``clip``."""
-
-    def levels(self) -> Levels:
+    def levels(self, x: Tensor) -> Levels:
         bits, signed = self._numbers(self.bits, self.signed)
         return choose(signed, self.signed_levels(bits), unsigned(bits))  # type: ignore[arg-type]
 
@@ -56,8 +53,8 @@ class ActivationQuantizer(Quantizer, ABC):
         """Widen the range to what batch ``x`` asks for; a first negative value makes the quantizer signed."""
         if self.decides_sign and not self.signed and bool((x < 0).any()):
             self._refuse_signed()
+            super().reset_()
             self.signed.fill_(True)
-            self.reset_()
         asked = self.start(x.detach())
         if asked > 0 and (not self.calibrated or asked > getattr(self, self.range_name)):
             self._set_(self.range_name, asked)
@@ -65,6 +62,8 @@ class ActivationQuantizer(Quantizer, ABC):
     def reset_(self) -> None:
         """Forget the range; the sign too, unless it was given."""
         super().reset_()
+        if self.decides_sign:
+            self.signed.fill_(False)
 
     def _refuse_signed(self) -> None:
         if int(self.bits) not in self.signed_bits:

@@ -75,7 +75,7 @@ class Grid:
 
     def value(self, codes: Tensor) -> Tensor:
         """The values of integer ``codes``, of ``step``'s dtype."""
-        return self.step * (codes + self.offset)
+        return self.step * (codes.to(self.step.dtype) + self.offset)
 
     def codes(self, values: Tensor) -> Tensor:
         """The integer codes (int32) of values that lie on the grid. Raises ValueError if some do not."""

@@ -7,6 +7,7 @@ A method is a subclass that says four things: its levels at a bit-width (``level
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,8 +89,8 @@ class Quantizer(nn.Module, ABC):
         self.calibrated = True
 
     @abstractmethod
-    def levels(self) -> Levels:
-        """Offset, lowest and highest code at the present ``bits``."""
+    def levels(self, x: Tensor) -> Levels:
+        """Offset, lowest and highest code at the present ``bits``; only LSQ+'s and DQ's follow x or a parameter."""
 
     @abstractmethod
     def step_of(self, x: Tensor) -> Tensor:
@@ -109,14 +110,15 @@ class Quantizer(nn.Module, ABC):
             return x
         self._check(x)
         x = self.normalize(x)
-        return self.primitive(x, self.step_of(x), *self.levels(), surrogate=self.surrogate, ties=self.ties)
+        return self.primitive(x, self.step_of(x), *self.levels(x), surrogate=self.surrogate, ties=self.ties)
 
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         """The grid that ``forward(x)`` uses. Where the step is not computed from x, any x will do."""
         self._check(x)
-        step = self.step_of(self.normalize(x)).detach()
-        offset, low, high = (torch.as_tensor(v).item() for v in self.levels())
+        x = self.normalize(x)
+        step = self.step_of(x).detach()
+        offset, low, high = (torch.as_tensor(v).item() for v in self.levels(x))
         return Grid(step=step.clone(), offset=float(offset), low=int(low), high=int(high))
 
     def codes(self, x: Tensor) -> Tensor:
@@ -127,6 +129,11 @@ class Quantizer(nn.Module, ABC):
     def bit_width(self) -> int:
         """Bits of a stored code. The ``bits`` buffer, except where a method learns them (DQ)."""
         return int(self.bits)
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the grid has: one, or one per output channel."""
+        return math.prod(self.site.step_shape) if self.granularity == "channel" else 1
 
     def reset_(self) -> None:
         """Forget the calibration: the next ``observe_`` starts afresh."""
@@ -150,7 +157,7 @@ class Quantizer(nn.Module, ABC):
         """Write one piece of state, in place: optimizers hold on to the tensor."""
         state = getattr(self, name)
         state.data.copy_(value.detach().reshape(state.shape))
-        self.calibrated = True
+        self.calibrated = self._is_set()
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():
@@ -163,4 +170,7 @@ class Quantizer(nn.Module, ABC):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
-        self.calibrated = all(bool(tensor.isfinite().all()) for tensor in self._state())
+        self.calibrated = self._is_set()
+
+    def _is_set(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in self._state())

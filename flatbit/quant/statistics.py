@@ -18,17 +18,17 @@ def spread(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
     Channels that are all zero take the mean spread of the others, so that no step is zero.
     """
     x = _wide(x)
-    rms = _mean(x.square(), step_shape).sqrt()
+    rms = group_mean(x.square(), step_shape).sqrt()
     count = x.numel() // max(rms.numel(), 1)
     if count > 1:
-        variance = _mean((x - _mean(x, step_shape)).square(), step_shape) * (count / (count - 1))
+        variance = group_mean((x - group_mean(x, step_shape)).square(), step_shape) * (count / (count - 1))
         rms = torch.where(variance > 0, variance.sqrt(), rms)
     return fill_zeros(rms)
 
 
 def mean_magnitude(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
     """E|x| per step; channels that are all zero take the mean of the others."""
-    return fill_zeros(_mean(_wide(x).abs(), step_shape))
+    return fill_zeros(group_mean(_wide(x).abs(), step_shape))
 
 
 def percentile(x: Tensor, percent: float) -> Tensor:
@@ -46,7 +46,8 @@ def fill_zeros(figures: Tensor) -> Tensor:
     return torch.where(positive, figures, figures[positive].mean())
 
 
-def _mean(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
+def group_mean(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
+    """E x per step."""
     if not step_shape:
         return x.mean()
     return x.sum_to_size(step_shape) * (math.prod(step_shape) / x.numel())

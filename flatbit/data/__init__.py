@@ -1,0 +1,38 @@
+"""Data sets by name: ``load("digits")``. One file per set; the folder is scanned."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..registry import Registry, import_object, nearest
+from .batches import Data
+
+DATASETS: Registry[Callable[..., Data]] = Registry("data set", __name__)
+
+
+def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
+    """Load a data set by name.
+
+    Args:
+        name: from ``flatbit list data``, or ``package.module:function`` for a function of yours that
+            returns a ``Data``.
+        root: the folder that holds its files, for sets that have files.
+        arguments: what else the set takes.
+
+    Raises:
+        ValueError: an unknown name or argument; files that are missing, and how to get them.
+    """
+    loader = import_object(name) if ":" in name else DATASETS.get(name)
+    known = inspect.signature(loader).parameters
+    if root is not None and "root" in known:
+        arguments["root"] = root
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"data set {name!r} has no argument {argument!r}: {nearest(argument, known)}")
+    data = loader(**arguments)
+    if not isinstance(data, Data):
+        raise ValueError(f"{name!r} returned {type(data).__name__}: expected a flatbit.data.Data")
+    return data

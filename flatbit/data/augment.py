@@ -1,0 +1,64 @@
+"""Augmentation of whole batches on their device: pad and crop, flip, cutout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """What is done to a training image.
+
+    Attributes:
+        pad: zero pixels added on each side before a random crop of the original size.
+        flip: mirror left and right, half of the images.
+        cutout: side of one square set to zero per image; 0 for none.
+    """
+
+    pad: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augmented copies of images (N, C, H, W), any dtype; the generator is on the images' device."""
+        if self.pad:
+            images = crop(images, self.pad, generator)
+        if self.flip:
+            images = flip(images, generator)
+        if self.cutout:
+            images = cutout(images, self.cutout, generator)
+        return images
+
+
+def crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Pad by ``pad`` zeros and cut a window of the original size at a random place, one per image."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, (pad, pad, pad, pad))
+    corners = torch.randint(2 * pad + 1, (2, n), generator=generator, device=images.device)
+    rows = corners[0, :, None] + torch.arange(height, device=images.device)
+    columns = corners[1, :, None] + torch.arange(width, device=images.device)
+    index = torch.arange(n, device=images.device)
+    # Advanced indices around a slice put (n, height, width) in front; channels come last, in memory too.
+    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left and right with probability 1/2."""
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
+def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Set one square of ``side`` pixels per image to zero, centred anywhere (it may hang over the edge)."""
+    n, _, height, width = images.shape
+    centres = torch.rand(2, n, generator=generator, device=images.device)
+    top = (centres[0] * height).long() - side // 2
+    left = (centres[1] * width).long() - side // 2
+    rows = torch.arange(height, device=images.device) - top[:, None]
+    columns = torch.arange(width, device=images.device) - left[:, None]
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    return images.masked_fill(inside[:, None], 0)

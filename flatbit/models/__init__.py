@@ -1,0 +1,38 @@
+"""Networks by name: ``build("resnet20", num_classes=100)``. One family per file; the folder is scanned."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..registry import Registry, import_object, nearest
+
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model", __name__)
+BUILD_CALL = "flatbit_build_call"
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build a network by name; it remembers the call, so that ``flatbit.load`` can repeat it.
+
+    Args:
+        name: from ``flatbit list models``, or ``package.module:function`` for a function of yours
+            that returns a module.
+        arguments: the builder's keyword arguments, plain values (``num_classes=100``, ``width=2``).
+
+    Raises:
+        ValueError: an unknown name or argument, with the nearest known ones.
+    """
+    builder = import_object(name) if ":" in name else MODELS.get(name)
+    known = inspect.signature(builder).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for argument in arguments:
+        if argument not in known and not open_ended:
+            raise ValueError(f"model {name!r} has no argument {argument!r}: {nearest(argument, known)}")
+    model = builder(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name!r} returned {type(model).__name__}: expected a torch.nn.Module")
+    setattr(model, BUILD_CALL, [name, arguments])
+    return model

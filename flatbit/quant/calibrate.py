@@ -1,0 +1,175 @@
+"""Calibration: the only place that sets the ranges of quantizers, from weights and from data.
+
+Weights first: each weight quantizer starts from its weight. Then activations, in two passes over
+the same batches: methods that look at the float network (FAQ, PACT, LSQ, ...) see it as it is, in
+eval mode; methods that calibrate with all quantizers active (UNIQ) then run on top of those, batch
+statistics in the batch norms, running statistics left as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..progress import track
+from .convert import as_float
+from .layers import quantized_layers, quantizers
+from .quantizer import Quantizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What a calibration saw: batches and samples."""
+
+    num_batches: int
+    num_samples: int
+
+
+@torch.no_grad()
+def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None = None) -> Calibration:
+    """Set every step and clip of a quantized model, in place, from its weights and from data.
+
+    Call it after ``quantize_`` and before an optimizer or DDP exists. Parameters, buffers other than
+    the quantizers', and the training mode are as before when it returns. Batch norms keep running
+    statistics of the float network: re-estimate them, or train, before trusting an accuracy.
+
+    Args:
+        model: quantized by ``quantize_``.
+        batches: an iterable of ``(x, ...)`` or ``x``; x floating, on any device.
+        num_batches: how many to use; None for what the methods in the model ask for (UNIQ 100, FAQ
+            and PACT 5, others 1), or all there are if fewer.
+
+    Returns:
+        How many batches and samples it saw.
+
+    Raises:
+        ValueError: not quantized, no data, a weight that is not finite or all zero, an input that is
+            constant zero or not finite or that never came, a sign the method cannot take.
+    """
+    layers = list(quantized_layers(model))
+    if not layers:
+        raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
+    for name, layer in layers:
+        _start_weights_(name, layer)
+    watched = [q for _, q in quantizers(model) if q.site.role in ("input", "output")]
+    if not watched:
+        return Calibration(num_batches=0, num_samples=0)
+    for quantizer in watched:
+        quantizer.reset_()
+    counts = {q: num_batches or q.calibration_batches for q in watched}
+    early = {q: n for q, n in counts.items() if not q.observes_quantized}
+    late = {q: n for q, n in counts.items() if q.observes_quantized}
+    stream = (_input_of(batch).to(_device(model)) for batch in batches)
+    held = list(islice(stream, max(early.values(), default=0)))  # both passes start with these
+    seen = [len(x) for x in held]
+    with _restored(model):
+        model.eval()
+        with as_float(model):
+            _observe_(model, early, held, "calibrating on the float network")
+        if late:
+            rest = islice(stream, max(0, max(late.values()) - len(held)))
+            seen = _observe_(model, late, chain(held, rest), "calibrating with all quantizers active")
+    if not seen:
+        raise ValueError("calibration got no batches: the iterable is empty, or was used up before")
+    for quantizer in watched:
+        if not quantizer.calibrated:
+            raise ValueError(_nothing_seen(quantizer, len(seen)))
+    return Calibration(num_batches=len(seen), num_samples=sum(seen))
+
+
+def _start_weights_(name: str, layer: Any) -> None:
+    for role in ("weight", "bias"):
+        quantizer = layer._modules.get(f"{role}_quantizer")
+        if quantizer is None:
+            continue
+        parameter = getattr(layer, role)
+        if not parameter.isfinite().all():
+            bad = int((~parameter.isfinite()).sum())
+            raise ValueError(f"{role} of layer {name!r} has {bad} NaN or infinite values: load a sound checkpoint")
+        if role == "weight" and not parameter.any() and quantizer.method != "fixed_point":
+            raise ValueError(
+                f"weight of layer {name!r} is all zero, which gives no step to start from: load or initialise it "
+                f"first, or leave it float with policy.override({name!r}, weights=32)"
+            )
+        quantizer.observe_(parameter.detach())
+
+
+def _observe_(
+    model: nn.Module, counts: Mapping[Quantizer, int], inputs: Iterable[Tensor], description: str
+) -> list[int]:
+    """Run inputs through the model while each quantizer observes as many batches as it counts.
+
+    Returns the samples in each batch.
+    """
+    index, samples = 0, []
+
+    def observe(quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(quantizer, Quantizer)
+        if not bool(args[0].isfinite().all()):
+            raise ValueError(f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?")
+        if index < counts[quantizer]:
+            quantizer.observe_(args[0])
+        if quantizer.enabled and not quantizer.calibrated:
+            raise ValueError(_nothing_seen(quantizer, index + 1))
+
+    hooks = [quantizer.register_forward_pre_hook(observe) for quantizer in counts]  # type: ignore[arg-type]
+    try:
+        for index, x in enumerate(track(inputs, description, total=max(counts.values(), default=0))):
+            _use_batch_statistics_(model, not _is_float(model) and len(x) > 1)
+            model(x)
+            samples.append(len(x))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return samples
+
+
+def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:
+    return (
+        f"{quantizer.site}: it was constant zero, or never reached, in all {num_batches} calibration batches, so its "
+        f"range is unknown: calibrate with more data, or leave it float with "
+        f"policy.override({quantizer.site.layer!r}, activations=32)"
+    )
+
+
+def _input_of(batch: Any) -> Tensor:
+    x = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(x, Tensor):
+        raise ValueError(f"calibration expects batches of tensors (x, ...) or x, got {type(x).__name__}")
+    return x
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(chain(model.parameters(), model.buffers())).device
+
+
+def _is_float(model: nn.Module) -> bool:
+    return not any(quantizer.enabled for _, quantizer in quantizers(model))
+
+
+def _use_batch_statistics_(model: nn.Module, use: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.training = use
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Put training modes and running statistics back as they were."""
+    modes = {module: module.training for module in model.modules()}
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, kept in statistics:
+            buffer.copy_(kept)

@@ -1,0 +1,156 @@
+"""Convert a float model in place, and back: ``quantize_``, ``restore_``, and what they covered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..registry import nearest
+from .coverage import Coverage, coverage
+from .layers import FLOAT_CLASS, SLOTS, TABLE, is_quantized, quantized_layers, quantizers, row_of
+from .policy import LayerSpec, Policy, TensorSpec
+from .quantizer import Quantizer, Site
+from .quantizers import METHODS
+from .refusals import refusals, tied_refusals
+
+
+def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Coverage:
+    """Quantize a model in place by a policy.
+
+    Each layer whose exact type is in the table becomes its quantized subclass and gets its
+    quantizers; parameters, their names and their optimizer state stay. Call ``calibrate_`` next.
+
+    Args:
+        model: any module; not yet quantized, not yet wrapped (DDP, ``torch.compile``).
+        policy: ``flatbit.policy("uniq", weights=2, activations=2)``.
+        strict: raise if a layer with weights cannot be quantized right; False leaves it in float and
+            reports it.
+
+    Returns:
+        What was quantized, what stays float by policy, what was refused and why.
+
+    Raises:
+        ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range.
+    """
+    _check_model(model)
+    refused = refusals(model)
+    specs = {name: spec for name, spec in policy.resolve(model).items() if name not in refused}
+    refused |= tied_refusals(model, specs)
+    specs = {name: spec for name, spec in specs.items() if spec and name not in refused}
+    _check_specs(model, policy, specs)
+    if strict and refused:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
+        raise ValueError(
+            f"{len(refused)} layers cannot be quantized (strict=False leaves them in float and reports them):{listed}"
+        )
+    apply_specs_(model, specs)
+    return coverage(model, refused)
+
+
+def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
+    """Narrow each named layer's class and attach the quantizers of its spec, in place.
+
+    All quantizers are made before the first layer is touched, so a refused bit-width leaves the
+    model as it was. Layers that share one weight share its quantizer.
+    """
+    modules = dict(model.named_modules())
+    made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
+    weight_quantizers: dict[int, Quantizer | None] = {}
+    for name, slots in made.items():
+        layer = modules[name]
+        if isinstance(slots.get("weight_quantizer"), Quantizer):
+            slots["weight_quantizer"] = weight_quantizers.setdefault(id(layer.weight), slots["weight_quantizer"])
+        row = row_of(layer)
+        assert row is not None
+        layer.__class__ = row.quantized
+        layer.spec = specs[name]  # type: ignore[assignment]
+        reference = next(layer.parameters(recurse=False), None)
+        for slot, quantizer in slots.items():
+            if quantizer is not None and reference is not None:
+                quantizer.to(device=reference.device, dtype=reference.dtype)
+            layer.register_module(slot, quantizer)
+
+
+def restore_(model: nn.Module) -> None:
+    """Make a quantized model float again, in place: classes back, quantizers gone, weights as trained."""
+    for _, layer in list(quantized_layers(model)):
+        for slot in SLOTS:
+            layer._modules.pop(slot, None)
+        del layer.spec
+        layer.__class__ = FLOAT_CLASS[type(layer)]
+
+
+@contextmanager
+def as_float(model: nn.Module) -> Iterator[None]:
+    """Run a quantized model as its float network: every quantizer passes its input through."""
+    active = [quantizer for _, quantizer in quantizers(model) if quantizer.enabled]
+    for quantizer in active:
+        quantizer.enabled = False
+    try:
+        yield
+    finally:
+        for quantizer in active:
+            quantizer.enabled = True
+
+
+def make_quantizer(spec: TensorSpec, site: Site) -> Quantizer:
+    """The quantizer of a spec at a site. Raises ValueError for unknown methods, bits or options."""
+    method = METHODS.get(spec.method)
+    made = method.weights if site.role in ("weight", "bias") else method.activations
+    if made is None:
+        raise ValueError(f"{site}: method {spec.method!r} does not quantize {site.role}s")
+    known = list(inspect.signature(made).parameters)[3:]
+    for option in spec.options:
+        if option not in known:
+            raise ValueError(f"{site}: method {spec.method!r} has no option {option!r}: {nearest(option, known)}")
+    return made(spec.bits, site, spec.granularity, **spec.options)
+
+
+def _quantizers(name: str, layer: Any, spec: LayerSpec) -> dict[str, Quantizer | None]:
+    """The quantizers of one layer by slot; None where the tensor stays float or is missing."""
+    row = row_of(layer)
+    assert row is not None
+    present: dict[str, TensorSpec | None] = {"output": spec.output}
+    if row.kind != "activation":
+        present = {"weight": spec.weight, "bias": spec.bias}
+        present = {role: part if getattr(layer, role) is not None else None for role, part in present.items()}
+        if row.kind != "normalization":
+            present["input"] = spec.input
+    step_shape = ()
+    if row.kind in ("convolution", "linear"):
+        weight = layer.weight
+        step_shape = tuple(n if axis == row.channel_axis else 1 for axis, n in enumerate(weight.shape))
+    return {
+        f"{role}_quantizer": part
+        and make_quantizer(part, Site(layer=name, role=role, kind=row.kind, step_shape=step_shape))
+        for role, part in present.items()
+    }
+
+
+def _check_model(model: nn.Module) -> None:
+    if any(is_quantized(module) for module in model.modules()):
+        raise ValueError("the model is quantized already: call flatbit.restore_(model) first")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | torch._dynamo.OptimizedModule):
+        raise ValueError(
+            f"expected a plain module, got {type(model).__name__}: quantize first, then calibrate, then wrap or compile"
+        )
+
+
+def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
+    rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
+    if not any(spec.weight or spec.input or spec.output for spec in specs.values()):
+        raise ValueError(
+            f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "
+            f"{', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves all of them float"
+        )
+    wants_outputs = policy.placement == "output" and policy.base.activations < 32
+    if wants_outputs and not any(rows[name].kind == "activation" for name in specs):
+        raise ValueError(
+            f"policy {policy.name!r} quantizes the outputs of activation modules (nn.ReLU, ...), and "
+            f"{type(model).__name__} has none (does it call F.relu?): take placement='input'"
+        )

@@ -1,0 +1,198 @@
+"""Quantized layer classes, and the exact-type table from float class to quantized class.
+
+Each class only changes ``forward``; it adds no constructor and no parameter of its own, so
+``quantize_`` can put it in place of the float class on a living module. A quantizer that is None
+leaves its tensor in float.
+
+    weighted layers    input_quantizer, weight_quantizer, bias_quantizer
+    batch norm         weight_quantizer (its scale), bias_quantizer
+    activations        output_quantizer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .quantizer import Quantizer
+
+SLOTS = ("input_quantizer", "weight_quantizer", "bias_quantizer", "output_quantizer")
+
+
+def through(quantizer: Quantizer | None, x: Any) -> Any:
+    """``quantizer(x)``, or x itself where there is no quantizer (or no x: a layer without bias)."""
+    return x if quantizer is None or x is None else quantizer(x)
+
+
+def _quantized_weight(layer: Any) -> Tensor:
+    """The weight that ``forward`` uses: on its grid, or the float weight where that is the policy."""
+    return through(layer.weight_quantizer, layer.weight)
+
+
+def _quantized_bias(layer: Any) -> Tensor | None:
+    """The bias that ``forward`` uses."""
+    return through(layer.bias_quantizer, layer.bias)
+
+
+class QLinear(nn.Linear):
+    """A linear layer with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+
+
+class QConv1d(nn.Conv1d):
+    """A 1-d convolution with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+
+
+class QConv2d(nn.Conv2d):
+    """A 2-d convolution with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+
+
+class QConv3d(nn.Conv3d):
+    """A 3-d convolution with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+
+
+class QConvTranspose1d(nn.ConvTranspose1d):
+    """A 1-d transposed convolution with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _transposed(F.conv_transpose1d, self, input, output_size, 1)
+
+
+class QConvTranspose2d(nn.ConvTranspose2d):
+    """A 2-d transposed convolution with a quantized input, weight and bias."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _transposed(F.conv_transpose2d, self, input, output_size, 2)
+
+
+def _transposed(convolve: Any, layer: Any, input: Tensor, output_size: list[int] | None, dims: int) -> Tensor:
+    sizes = (layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation)
+    padding = layer._output_padding(input, output_size, *sizes)
+    weight, bias = layer.quantized_weight(), layer.quantized_bias()
+    x = through(layer.input_quantizer, input)
+    return convolve(x, weight, bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation)
+
+
+def _norm_forward(layer: Any, input: Tensor) -> Tensor:
+    """``_BatchNorm.forward`` with the quantized scale and shift."""
+    layer._check_input_dim(input)
+    momentum = layer.momentum or 0.0
+    if layer.training and layer.track_running_stats:
+        layer.num_batches_tracked.add_(1)
+        if layer.momentum is None:
+            momentum = 1.0 / float(layer.num_batches_tracked)
+    use_batch = layer.training or layer.running_mean is None
+    tracked = not use_batch or layer.track_running_stats
+    running = (layer.running_mean, layer.running_var) if tracked else (None, None)
+    return F.batch_norm(
+        input, *running, layer.quantized_weight(), layer.quantized_bias(), use_batch, momentum, layer.eps
+    )
+
+
+class QBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm with a quantized scale and shift (FAQ)."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+    forward = _norm_forward
+
+
+class QBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with a quantized scale and shift (FAQ)."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+    forward = _norm_forward
+
+
+def _with_quantized_output(base: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of an activation whose output is quantized once, for all its readers."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        return through(self.output_quantizer, base.forward(self, input))
+
+    doc = f"{base.__name__} with a quantized output."
+    return type(f"Q{base.__name__}", (base,), {"forward": forward, "__doc__": doc, "__module__": __name__})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the table says of a float class: its quantized class, what it is, its weight's output axis."""
+
+    quantized: type[nn.Module]
+    kind: Literal["convolution", "linear", "activation", "normalization"]
+    channel_axis: int = 0
+
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity,
+)  # fmt: skip
+
+TABLE: dict[type[nn.Module], Row] = {
+    nn.Linear: Row(QLinear, "linear"),
+    nn.Conv1d: Row(QConv1d, "convolution"),
+    nn.Conv2d: Row(QConv2d, "convolution"),
+    nn.Conv3d: Row(QConv3d, "convolution"),
+    nn.ConvTranspose1d: Row(QConvTranspose1d, "convolution", 1),
+    nn.ConvTranspose2d: Row(QConvTranspose2d, "convolution", 1),
+    nn.BatchNorm1d: Row(QBatchNorm1d, "normalization"),
+    nn.BatchNorm2d: Row(QBatchNorm2d, "normalization"),
+    **{base: Row(_with_quantized_output(base), "activation") for base in ACTIVATIONS},
+}
+FLOAT_CLASS: dict[type[nn.Module], type[nn.Module]] = {row.quantized: base for base, row in TABLE.items()}
+# Pickle looks a class up by name in its module; the generated ones have no name here yet.
+globals().update({row.quantized.__name__: row.quantized for row in TABLE.values() if row.kind == "activation"})
+
+
+def row_of(module: nn.Module) -> Row | None:
+    """The table's row for a module's exact type, float or quantized; None where there is none."""
+    return TABLE.get(FLOAT_CLASS.get(type(module), type(module)))
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether the module is of a quantized class."""
+    return type(module) in FLOAT_CLASS
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every quantized layer of a model, by name, each once."""
+    return ((name, module) for name, module in model.named_modules() if is_quantized(module))
+
+
+def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """Every quantizer of a model, by name, each once (tied weights share theirs)."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))

@@ -1,0 +1,88 @@
+"""Abstract quantizers whose step is a parameter: what LSQ, LSQ+ and UNIQ have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .activation import ActivationQuantizer
+from .quantizer import Quantizer, Site
+from .rounding import Number, learned_step
+
+
+class LearnedStepWeight(Quantizer, ABC):
+    """A weight quantizer with a learned step per tensor or per output channel; abstract.
+
+    ``dL/dstep`` is multiplied by ``1/sqrt(n max(high, 1))``, n the weights that share the step and
+    ``high`` the highest code, unless ``gradient_scale=False``.
+
+    Attributes:
+        step: parameter, shape () or ``site.step_shape``.
+    """
+
+    surrogate = "learned"
+    granularities = ("tensor", "channel")
+    step: nn.Parameter
+
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, gradient_scale: bool = True) -> None:
+        super().__init__(bits, site, granularity)
+        self.step = nn.Parameter(torch.full(site.step_shape if granularity == "channel" else (), float("nan")))
+        self.gradient_scale = gradient_scale
+        self.calibrated = False
+
+    @abstractmethod
+    def start(self, w: Tensor) -> Tensor:
+        """The step to start from, of ``step``'s shape."""
+
+    def step_of(self, x: Tensor) -> Tensor:
+        if not self.gradient_scale:
+            return learned_step(self.step)
+        return learned_step(self.step, _scale(x.numel() // self.step.numel(), self.levels(x).high))
+
+    def observe_(self, x: Tensor) -> None:
+        self._set_("step", self.start(x.detach()))
+
+
+class LearnedStepActivation(ActivationQuantizer, ABC):
+    """An activation quantizer with one learned step; abstract.
+
+    ``dL/dstep`` is multiplied by ``1/sqrt(n max(high, 1))``, n what ``sharing`` counts and ``high``
+    the highest code, unless ``gradient_scale=False``.
+
+    Attributes:
+        step: parameter, shape ().
+    """
+
+    surrogate = "learned"
+    range_name = "step"
+    step: nn.Parameter
+
+    def __init__(
+        self,
+        bits: int,
+        site: Site,
+        granularity: str = "tensor",
+        *,
+        signed: bool | None = None,
+        gradient_scale: bool = True,
+    ) -> None:
+        super().__init__(bits, site, granularity, signed=signed)
+        self.step = nn.Parameter(torch.tensor(float("nan")))
+        self.gradient_scale = gradient_scale
+        self.calibrated = False
+
+    @abstractmethod
+    def sharing(self, x: Tensor) -> int:
+        """How many elements the gradient scale counts as sharing the step."""
+
+    def step_of(self, x: Tensor) -> Tensor:
+        if not self.gradient_scale:
+            return learned_step(self.step)
+        return learned_step(self.step, _scale(self.sharing(x), self.levels(x).high))
+
+
+def _scale(count: int, high: Number) -> Number:
+    high = high.clamp_min(1) if isinstance(high, Tensor) else max(high, 1)
+    return (count * high) ** -0.5

@@ -1,0 +1,215 @@
+"""Policies: which tensor of which layer gets which quantizer. The papers' conventions are presets.
+
+A policy is base settings and ordered rules; a later rule wins. A rule's pattern is a layer's name
+with wildcards (``layer4.*``), a module type (``nn.Linear``), or a role: ``@first`` and ``@last`` of
+the weighted layers in order of definition, ``@shortcut`` for the convolutions on a residual path.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from ..registry import nearest
+from .layers import row_of
+from .quantizer import MAX_BITS
+from .quantizers import METHODS
+
+FLOAT_BITS = 32
+SHORTCUT = re.compile(r"(^|\.)(shortcut|downsample|skip)(\.|$)")
+Pattern = str | type[nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """What one tensor gets: method, bits, one step per ``tensor`` or ``channel``, the method's options."""
+
+    method: str
+    bits: int
+    granularity: str = "tensor"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = "".join(f", {key}={value}" for key, value in self.options.items())
+        return f"{self.bits} bit {self.method} per {self.granularity}{options}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSpec:
+    """What one layer gets; None leaves a tensor in float.
+
+    Attributes:
+        policy: the name of the policy that decided.
+        role: ``first``, ``last``, ``shortcut`` or ``inner``.
+        weight, bias, input, output: the specs of its tensors.
+        input_bits: the bits that its input is counted with in bit-operations, where no input
+            quantizer of its own says so (an input quantized by the activation before, an 8-bit image).
+    """
+
+    policy: str
+    role: str = "inner"
+    weight: TensorSpec | None = None
+    bias: TensorSpec | None = None
+    input: TensorSpec | None = None
+    output: TensorSpec | None = None
+    input_bits: int = FLOAT_BITS
+
+    def __bool__(self) -> bool:
+        return any(spec is not None for spec in (self.weight, self.bias, self.input, self.output))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a policy says of one layer, before it is known what the layer is.
+
+    Attributes:
+        weights, activations: bits, 32 for float.
+        method, activation_method: names from ``flatbit list quantizers``.
+        granularity: one weight step per ``tensor`` or per output ``channel``.
+        weight_options, activation_options: keyword arguments of the method's quantizers.
+        input_bits: what the input counts as in bit-operations; None for ``activations``.
+        here: quantize activations at this very layer whatever the placement.
+    """
+
+    weights: int
+    activations: int
+    method: str
+    activation_method: str
+    granularity: str = "tensor"
+    weight_options: Mapping[str, Any] = field(default_factory=dict)
+    activation_options: Mapping[str, Any] = field(default_factory=dict)
+    input_bits: int | None = None
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Settings that change for the layers a pattern names."""
+
+    pattern: Pattern
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """Which tensor of which layer gets which quantizer.
+
+    Attributes:
+        name: the preset it came from.
+        base: settings of every layer.
+        rules: what changes for which layers, in order.
+        placement: activations are quantized at each weighted layer's ``input``, or once at the
+            ``output`` of the activation module for all its readers (FAQ, HOL).
+        fixed_point: batch-norm scales in 8-bit and biases in 32-bit fixed point (FAQ).
+    """
+
+    name: str
+    base: Settings
+    rules: tuple[Rule, ...] = ()
+    placement: Literal["input", "output"] = "input"
+    fixed_point: bool = False
+
+    def override(self, pattern: Pattern, **changes: Any) -> Policy:
+        """The same policy with one more rule: ``policy.override("layer4.*", weights=4)``.
+
+        Args:
+            pattern: a name with wildcards, a module type, ``@first``, ``@last`` or ``@shortcut``.
+            changes: ``weights``, ``activations`` (bits, 32 for float), ``method``,
+                ``activation_method``, ``granularity``, ``weight_options``, ``activation_options``,
+                ``input_bits``, ``here`` (``Settings`` says what each is).
+
+        Raises:
+            ValueError: a setting that does not exist, or bits that no method has.
+        """
+        known = [f.name for f in fields(Settings)]
+        for key, value in changes.items():
+            if key not in known:
+                raise ValueError(f"override({pattern!r}): unknown setting {key!r}: {nearest(key, known)}")
+            if key in ("weights", "activations"):
+                check_bits(key, value)
+        return replace(self, rules=(*self.rules, Rule(pattern, changes)))
+
+    def resolve(self, model: nn.Module) -> dict[str, LayerSpec]:
+        """The spec of every layer that the table knows, by name.
+
+        Raises:
+            ValueError: a rule that matches no layer.
+        """
+        rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
+        roles = roles_of(model)
+        modules = dict(model.named_modules())
+        self._check_rules(modules, rows, roles)
+        specs = {}
+        for name, row in rows.items():
+            settings = self.base
+            for rule in self.rules:
+                if _matches(rule.pattern, name, modules[name], roles.get(name, "")):
+                    settings = replace(settings, **rule.changes)
+            specs[name] = self._spec(settings, row.kind, modules[name], roles.get(name, "inner"))
+        return specs
+
+    def _spec(self, settings: Settings, kind: str, module: nn.Module, role: str) -> LayerSpec:
+        spec = LayerSpec(policy=self.name, role=role)
+        multiplied = TensorSpec(method="fixed_point", bits=8, options={"exponent": -4})
+        added = TensorSpec(method="fixed_point", bits=32, options={"exponent": -16})
+        if kind == "normalization":
+            return replace(spec, weight=multiplied, bias=added) if self.fixed_point else spec
+        if kind == "activation":
+            quantized = self.placement == "output" and (not isinstance(module, nn.Identity) or settings.here)
+            return replace(spec, output=_activations(settings)) if quantized else spec
+        weight = None
+        if settings.weights < FLOAT_BITS:
+            options = settings.weight_options
+            weight = TensorSpec(
+                method=settings.method, bits=settings.weights, granularity=settings.granularity, options=options
+            )
+        reads = self.placement == "input" or settings.here
+        input_bits = settings.activations if settings.input_bits is None else settings.input_bits
+        bias = added if self.fixed_point and getattr(module, "bias", None) is not None else None
+        activations = _activations(settings) if reads else None
+        return replace(spec, weight=weight, bias=bias, input=activations, input_bits=input_bits)
+
+    def _check_rules(self, modules: dict[str, nn.Module], rows: Mapping[str, Any], roles: dict[str, str]) -> None:
+        for rule in self.rules:
+            if isinstance(rule.pattern, str) and rule.pattern.startswith("@"):
+                continue  # a model need not have shortcuts
+            if not any(_matches(rule.pattern, name, modules[name], roles.get(name, "")) for name in rows):
+                raise ValueError(
+                    f"policy {self.name!r}: no layer matches {rule.pattern!r}: {nearest(str(rule.pattern), rows)}"
+                )
+
+
+def roles_of(model: nn.Module) -> dict[str, str]:
+    """The role of every weighted layer, by name: ``first``, ``last``, ``shortcut`` or ``inner``.
+
+    Order is the order of definition. A model with one weighted layer has a first and no last.
+    """
+    rows = {name: row_of(module) for name, module in model.named_modules()}
+    weighted = [name for name, row in rows.items() if row and row.kind in ("convolution", "linear")]
+    roles = {name: "shortcut" if SHORTCUT.search(name) else "inner" for name in weighted}
+    return roles | {name: "last" for name in weighted[-1:]} | {name: "first" for name in weighted[:1]}
+
+
+def _activations(settings: Settings) -> TensorSpec | None:
+    if settings.activations >= FLOAT_BITS:
+        return None
+    return TensorSpec(
+        method=settings.activation_method, bits=settings.activations, options=settings.activation_options
+    )
+
+
+def _matches(pattern: Pattern, name: str, module: nn.Module, role: str) -> bool:
+    if isinstance(pattern, type):
+        return isinstance(module, pattern)
+    return pattern[1:] == role if pattern.startswith("@") else fnmatch.fnmatchcase(name, pattern)
+
+
+def check_bits(what: str, bits: int) -> None:
+    """Raise ValueError unless ``bits`` is 1 to 8, or 32 for float."""
+    if bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1):
+        raise ValueError(f"{what}={bits!r}: expected 1 to {MAX_BITS} bits, or {FLOAT_BITS} for float")

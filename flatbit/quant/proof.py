@@ -1,0 +1,142 @@
+"""Proof of quantization: no number is reported for a model that is silently not quantized.
+
+One batch runs through the model while each quantizer's output is held against its grid and every
+matrix product and convolution is watched for a float weight that slipped past its quantizer. The
+counts of distinct levels are part of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .layers import quantized_layers, quantizers, row_of
+from .quantizer import Quantizer
+
+FLOAT_BITS = 32
+PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "attention", "transformer")
+
+
+class QuantizationError(RuntimeError):
+    """The model computes with values that its stated quantization does not have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Levels:
+    """Distinct values of one tensor: how many were used, of how many the grid has."""
+
+    used: int
+    allowed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """Levels used and allowed of every quantized tensor, by quantizer name, on one batch."""
+
+    levels: dict[str, Levels] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, list[int]]:
+        """``{quantizer: [used, allowed]}``, for JSON."""
+        return {name: [levels.used, levels.allowed] for name, levels in self.levels.items()}
+
+
+@torch.no_grad()
+def prove(model: nn.Module, x: Tensor) -> Proof:
+    """Check on one batch that every stated quantization is really in use.
+
+    Args:
+        model: quantized or float (then there is nothing to prove); its modes are left as they are.
+        x: one batch, on the model's device.
+
+    Returns:
+        The distinct levels of each quantized tensor: of weights exactly, of activations on the batch
+        (per channel where the step is).
+
+    Raises:
+        QuantizationError: a quantizer switched off or never called, a value off its grid, more levels
+            than the bits allow, a float weight used in a product, a layer that reads unquantized
+            activations though the policy counts them as quantized. Names the layer.
+    """
+    watched = dict(quantizers(model))
+    levels: dict[str, Levels] = {}
+    names = {quantizer: name for name, quantizer in watched.items()}
+
+    def check(quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(quantizer, Quantizer)
+        levels[names[quantizer]] = _levels(quantizer, args[0], output)
+
+    hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
+    hooks += [layer.register_forward_pre_hook(_InputCheck(name)) for name, layer in quantized_layers(model)]
+    try:
+        with _NoFloatWeight(model):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, quantizer in watched.items():
+        if name not in levels:
+            raise QuantizationError(
+                f"{quantizer.site}: its quantizer was not called: the model does not run this layer's forward, so "
+                f"nothing shows that it is quantized. Leave it float with policy.override({quantizer.site.layer!r}, "
+                "weights=32, activations=32), or call the layer"
+            )
+    return Proof(levels=levels)
+
+
+def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
+    if not quantizer.enabled:
+        raise QuantizationError(f"{quantizer.site}: its quantizer is switched off (inside as_float?): nothing is quantized")
+    grid = quantizer.grid(x)
+    if not bool(output.isfinite().all()):
+        raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")
+    if not grid.contains(output):
+        raise QuantizationError(f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid")
+    used = int(grid.codes(output).unique().numel())
+    return Levels(used=used, allowed=grid.num_levels)
+
+
+class _InputCheck:
+    """A layer whose activations count as quantized, but has no input quantizer, must read few values."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, layer: Any, args: tuple[Tensor, ...]) -> None:
+        bits = layer.spec.input_bits
+        row = row_of(layer)
+        weighted = row is not None and row.kind in ("convolution", "linear")
+        if not weighted or layer.input_quantizer is not None or bits == FLOAT_BITS or layer.spec.role == "first":
+            return
+        distinct = args[0].unique().numel()
+        if distinct > 2**bits:
+            raise QuantizationError(
+                f"input of layer {self.name!r} counts as {bits} bit but has {distinct} distinct values: no quantized "
+                f"activation feeds it. Give it its own: policy.override({self.name!r}, activations={bits}, here=True), "
+                "or placement='input'"
+            )
+
+
+class _NoFloatWeight(TorchDispatchMode):
+    """Raise where a product reads the memory of a float weight that should have been quantized."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.latent = {
+            layer.weight.untyped_storage().data_ptr(): name
+            for name, layer in quantized_layers(model)
+            if layer._modules.get("weight_quantizer") is not None
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(product in func.__name__ for product in PRODUCTS):
+            for arg in torch.utils._pytree.tree_leaves(args):
+                if isinstance(arg, Tensor) and (name := self.latent.get(arg.untyped_storage().data_ptr())) is not None:
+                    raise QuantizationError(
+                        f"weight of layer {name!r} entered {func.__name__} in float: something reads layer.weight past "
+                        "layer.quantized_weight(). Leave the layer float by policy, or make its caller call the layer"
+                    )
+        return func(*args, **(kwargs or {}))

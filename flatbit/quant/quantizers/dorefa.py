@@ -1,0 +1,75 @@
+"""DoReFa: weights through a tanh, activations clipped to [0, 1]; nothing learned in the quantizer.
+
+Zhou, Wu, Ni, Zhou, Wen, Zou: DoReFa-Net: training low bitwidth convolutional neural networks with
+low bitwidth gradients, 2016.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..activation import ActivationQuantizer
+from ..grid import Levels, midrise, unsigned
+from ..quantizer import Quantizer
+from . import METHODS, Method
+
+
+@final
+class DorefaWeight(Quantizer):
+    """Mid-rise weights after a tanh (DoReFa, eqs 9-10); +-E|w| at 1 bit (eq. 8).
+
+    b >= 2: ``t = tanh(w)``, ``w^q = 2 round(s (t/(2 max|t|) + 1/2))/s - 1``, ``s = 2^b - 1``;
+    backward through tanh exactly, ``(1 - t^2)/max|t|`` with max|t| detached, and identity through the
+    rounding. b = 1: ``w^q = E|w| sign(w)``, identity throughout, sign(0) = +1.
+    """
+
+    method = "dorefa"
+    surrogate = "identity"
+
+    def normalize(self, x: Tensor) -> Tensor:
+        t = x.tanh()
+        t = t / t.detach().abs().max().clamp_min(torch.finfo(x.dtype).tiny)
+        (bits,) = self._numbers(self.bits)
+        return torch.where(bits == 1, x, t) if isinstance(bits, Tensor) else x if bits == 1 else t
+
+    def levels(self, x: Tensor) -> Levels:
+        return midrise(*self._numbers(self.bits))
+
+    def step_of(self, x: Tensor) -> Tensor:
+        (bits,) = self._numbers(self.bits)
+        magnitude = x.detach().abs().mean()
+        fixed = torch.ones_like(magnitude)
+        top = torch.where(bits == 1, magnitude, fixed) if isinstance(bits, Tensor) else magnitude if bits == 1 else fixed
+        return top * 2 / ((1 << bits) - 1)
+
+    def observe_(self, x: Tensor) -> None:
+        """Nothing to set: the levels are fixed, or computed from the weight at 1 bit."""
+
+
+@final
+class DorefaActivation(ActivationQuantizer):
+    """Unsigned activations in [0, 1] (DoReFa, eq. 11): ``y^q = round(s clip(x, 0, 1))/s``.
+
+    Gradient: ``dy^q/dx = 1[0 < x < 1]``. Signed inputs are refused: the method has no levels for them.
+    """
+
+    method = "dorefa"
+    surrogate = "clip"
+    signed_bits = range(0)
+    signed_refusal = "its levels lie in [0, 1]"
+
+    def signed_levels(self, bits: int) -> Levels:
+        return unsigned(bits)  # never in use: observe_ refuses signed inputs
+
+    def step_of(self, x: Tensor) -> Tensor:
+        (bits,) = self._numbers(self.bits)
+        return torch.ones((), dtype=x.dtype, device=x.device) / ((1 << bits) - 1)
+
+    def start(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
+
+
+METHODS.add("dorefa", Method(weights=DorefaWeight, activations=DorefaActivation, paper="DoReFa-Net (Zhou et al., 2016)"))

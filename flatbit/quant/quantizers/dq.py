@@ -1,0 +1,155 @@
+"""DQ: step and range both learned, so that the bit-width follows from training.
+
+Uhlich, Mauch, Cardinaux, Yoshiyama, Garcia, Tiedemann, Kemp, Nakamura: Mixed precision DNNs: all
+you need is a good parametrization, ICLR 2020 (parametrization U3, power-of-two steps).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ..activation import ActivationQuantizer
+from ..grid import Levels, midtread
+from ..quantizer import MAX_BITS, Quantizer, Site
+from ..rounding import learned_step, straight_through
+from . import METHODS, Method
+from .faq import ONE_BIT, next_power_of_two
+
+ACTIVATION_STEP = 2.0**-3
+MOST_SIGNED = 2 ** (MAX_BITS - 1) - 1
+MOST_UNSIGNED = 2**MAX_BITS - 1
+
+
+@final
+class DqWeight(Quantizer):
+    """Mid-tread weights with a learned step d and range q (DQ, U3).
+
+    ``d' = 2^round(log2 d)``, ``q' = d' round(q/d')``,
+    ``w^q = sign(w) d' floor(min(|w|, q')/d' + 1/2)``. Gradients, straight through d' and q':
+    ``d: (w^q - w)/d 1[|w| <= q']``, ``q: sign(w) 1[|w| > q']``, ``w: 1[|w| <= q']``.
+
+    ``bits`` says where training starts; the width in use, ``bit_width()``, is
+    ``ceil(log2(q'/d' + 1) + 1)``. Start: ``d = 2^ceil(log2(max|w|/(2^(b-1) - 1)))``,
+    ``q = d (2^(b-1) - 1)``.
+
+    Attributes:
+        step, range: parameters d and q, shape ().
+    """
+
+    method = "dq"
+    surrogate = "residual"
+    ties = "away"
+    supported_bits = range(2, 9)
+    refusal = ONE_BIT
+    step: nn.Parameter
+    range: nn.Parameter
+
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
+        super().__init__(bits, site, granularity)
+        self.step, self.range = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
+        self.calibrated = False
+
+    def normalize(self, x: Tensor) -> Tensor:
+        limit = learned_range(self.step, self.range, MOST_SIGNED)
+        return torch.clamp(x, -limit, limit)
+
+    def levels(self, x: Tensor) -> Levels:
+        highest = highest_code(self.step, self.range, MOST_SIGNED)
+        return Levels(0.0, -highest, highest)
+
+    def step_of(self, x: Tensor) -> Tensor:
+        return nearest_power_of_two(self.step)
+
+    def observe_(self, x: Tensor) -> None:
+        highest = 2 ** (int(self.bits) - 1) - 1
+        step = next_power_of_two(x.detach().abs().max() / highest)
+        self._set_("step", step)
+        self._set_("range", step * highest)
+
+    def bit_width(self) -> int:
+        if not self.calibrated:
+            return int(self.bits)
+        return math.ceil(math.log2(int(highest_code(self.step, self.range, MOST_SIGNED)) + 1) + 1)
+
+
+@final
+class DqActivation(ActivationQuantizer):
+    """Unsigned activations with a learned step d and range q (DQ, U3); the weight's levels where signed.
+
+    Gradients as the weight's, with ``0 <= x`` below. The width in use is ``ceil(log2(q'/d' + 1))``
+    (one more where signed). Start (SAQ, appendix B): ``d = 2^-3``, ``q = d (2^b - 1)``, or
+    ``d (2^(b-1) - 1)`` where signed.
+
+    Attributes:
+        step, range: parameters d and q, shape ().
+    """
+
+    method = "dq"
+    surrogate = "residual"
+    ties = "away"
+    range_name = "range"
+    signed_bits = range(2, 9)
+    signed_refusal = ONE_BIT
+    step: nn.Parameter
+    range: nn.Parameter
+
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
+        super().__init__(bits, site, granularity, signed=signed)
+        self.step, self.range = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
+        self.calibrated = False
+
+    def signed_levels(self, bits: int) -> Levels:
+        highest = highest_code(self.step, self.range, MOST_SIGNED)
+        return Levels(0.0, -highest, highest)
+
+    def levels(self, x: Tensor) -> Levels:
+        highest = highest_code(self.step, self.range, self._most())
+        return Levels(0.0, -highest * self.signed, highest)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        limit = learned_range(self.step, self.range, self._most())
+        return torch.clamp(x, -limit * self.signed, limit)
+
+    def step_of(self, x: Tensor) -> Tensor:
+        return nearest_power_of_two(self.step)
+
+    def start(self, x: Tensor) -> Tensor:
+        highest = 2 ** (int(self.bits) - int(self.signed)) - 1
+        self._set_("step", x.new_tensor(ACTIVATION_STEP))
+        return x.new_tensor(ACTIVATION_STEP * highest)
+
+    def bit_width(self) -> int:
+        if not self.calibrated:
+            return int(self.bits)
+        highest = int(highest_code(self.step, self.range, self._most()))
+        return math.ceil(math.log2(highest + 1)) + int(self.signed)
+
+    def _most(self) -> Tensor:
+        return torch.where(self.signed, MOST_SIGNED, MOST_UNSIGNED)
+
+
+def nearest_power_of_two(step: Tensor) -> Tensor:
+    """``d' = 2^round(log2 d)``, exact, with derivative 1."""
+    step = learned_step(step)
+    with torch.no_grad():
+        power = torch.ldexp(torch.ones_like(step), step.log2().round().int())
+    return straight_through(power, step)
+
+
+def highest_code(step: Tensor, range_: Tensor, most: Tensor | int) -> Tensor:
+    """``q'/d'``, an integer in [1, most] as a float tensor without gradient."""
+    with torch.no_grad():
+        return (learned_step(range_) / nearest_power_of_two(step)).round().clamp(1, most)
+
+
+def learned_range(step: Tensor, range_: Tensor, most: Tensor | int) -> Tensor:
+    """``q' = d' round(q/d')``, with derivative 1 to q and none to d."""
+    value = nearest_power_of_two(step).detach() * highest_code(step, range_, most)
+    return straight_through(value, learned_step(range_))
+
+
+METHODS.add("dq", Method(weights=DqWeight, activations=DqActivation, paper="DQ (Uhlich et al., ICLR 2020)"))

@@ -1,0 +1,120 @@
+"""FAQ: power-of-two steps, calibrated once, nothing learned in the quantizer.
+
+McKinstry, Esser, Appuswamy, Bablani, Arthur, Yildiz, Modha: Discovering low-precision networks
+close to full-precision networks for efficient inference, 2018-2019.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..activation import ActivationQuantizer
+from ..grid import Levels, midtread
+from ..optimal_step import power_of_two_width
+from ..quantizer import Quantizer, Site
+from ..statistics import percentile, spread
+from . import METHODS, Method
+
+PAPER_WIDTHS = {4: 4.12}
+ONE_BIT = "the symmetric grid has the single level 0"
+
+
+@final
+class FaqWeight(Quantizer):
+    """Mid-tread weights whose power-of-two step follows the weights (FAQ, eqs 1-2).
+
+    ``w^q = max(min(round(w 2^-l), K), -K) 2^l``, ``K = 2^(b-1) - 1``, with
+    ``l = ceil(log2(c std(w)/(2^b - 1)))`` at every forward. Backward: identity, without a mask.
+
+    c is 4.12 at 4 bits, the paper's only constant, and at other widths the least-error width for a
+    Gaussian by the same reading (2.52 at 2 bits, 6.50 at 8). The paper does not say whether c std is
+    the whole width of the clip range or each half: whole is read here, because it loses 4 to 6 dB
+    less; ``clip_is_half_width=True`` is the other reading.
+    """
+
+    method = "faq"
+    surrogate = "identity"
+    supported_bits = range(2, 9)
+    refusal = ONE_BIT
+
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, clip_is_half_width: bool = False) -> None:
+        super().__init__(bits, site, granularity)
+        self.halves = 2 if clip_is_half_width else 1
+        widths = [PAPER_WIDTHS.get(b) or power_of_two_width(b) for b in range(2, 9)]
+        self.unit_steps = [self.halves * c / (2**b - 1) for b, c in enumerate(widths, start=2)]
+
+    def levels(self, x: Tensor) -> Levels:
+        return midtread(*self._numbers(self.bits))
+
+    def step_of(self, x: Tensor) -> Tensor:
+        (bits,) = self._numbers(self.bits)
+        unit = x.new_tensor(self.unit_steps)[bits - 2]
+        return next_power_of_two(unit * spread(x).clamp_min(1e-12))
+
+    def observe_(self, x: Tensor) -> None:
+        """Nothing to set: the step is computed from the weight at every forward."""
+
+
+@final
+class FaqActivation(ActivationQuantizer):
+    """Unsigned activations with a power-of-two step, calibrated once and then fixed (FAQ, eq. 1).
+
+    ``y^q = min(round(y 2^-l), 2^b - 1) 2^l``; where signed, the weight's levels. Backward: masked to
+    ``0 < y < (2^b - 1) 2^l``. Start: the largest p-th percentile over 5 batches through the float
+    network, p = 99.99 above 4 bits and 99.9 up to 4; ``y_max`` is the next power of two and
+    ``l = log2(y_max) - b`` (``b - 1`` where signed, of |y|). ``calibrate=False`` is the paper's
+    control without calibration: ``y_max = 2^(b/2) - 1``.
+
+    Attributes:
+        step: buffer 2^l, shape ().
+    """
+
+    method = "faq"
+    surrogate = "clip"
+    calibration_batches = 5
+    range_name = "step"
+    signed_bits = range(2, 9)
+    signed_refusal = ONE_BIT
+    step: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        site: Site,
+        granularity: str = "tensor",
+        *,
+        signed: bool | None = None,
+        calibrate: bool = True,
+    ) -> None:
+        super().__init__(bits, site, granularity, signed=signed)
+        self.register_buffer("step", torch.tensor(float("nan")))
+        self.reads_data = calibrate
+        self.calibrated = False
+
+    def signed_levels(self, bits: int) -> Levels:
+        return midtread(bits)
+
+    def step_of(self, x: Tensor) -> Tensor:
+        return self.step
+
+    def start(self, x: Tensor) -> Tensor:
+        bits, signed = self.bit_width(), bool(self.signed)
+        if not self.reads_data:
+            return next_power_of_two(x.new_tensor((2 ** (bits / 2) - 1) / (2**bits - 1)))
+        largest = percentile(x.abs() if signed else x, 99.99 if bits > 4 else 99.9)
+        if largest <= 0:
+            return largest.new_zeros(())
+        return next_power_of_two(largest.float()) * math.ldexp(1.0, signed - bits)
+
+
+def next_power_of_two(x: Tensor) -> Tensor:
+    """``2^ceil(log2 x)``, exact: the exponent is read from the number, not from a logarithm."""
+    mantissa, exponent = torch.frexp(x)  # x = mantissa 2^exponent, 1/2 <= mantissa < 1
+    return torch.ldexp(torch.ones_like(x), torch.where(mantissa == 0.5, exponent - 1, exponent))
+
+
+METHODS.add("faq", Method(weights=FaqWeight, activations=FaqActivation, paper="FAQ (McKinstry et al., 2018)"))

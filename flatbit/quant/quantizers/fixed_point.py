@@ -1,0 +1,43 @@
+"""Fixed point: a power-of-two step that is given, not found. FAQ keeps BatchNorm and biases in it."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+from torch import Tensor
+
+from ..grid import Levels, midtread
+from ..quantizer import Quantizer, Site
+from . import METHODS, Method
+from .faq import ONE_BIT
+
+
+@final
+class FixedPoint(Quantizer):
+    """A number in fixed point: step ``2^l`` with l given. FAQ's BatchNorm scales and biases.
+
+    ``x^q = max(min(round(x 2^-l), K), -K) 2^l``, ``K = 2^(b-1) - 1``; backward identity. FAQ takes 8
+    bits and l = -4 for what multiplies, 32 bits and l = -16 for what is added.
+    """
+
+    method = "fixed_point"
+    surrogate = "identity"
+    supported_bits = range(2, 33)
+    refusal = ONE_BIT
+
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, exponent: int) -> None:
+        super().__init__(bits, site, granularity)
+        self.exponent = exponent
+
+    def levels(self, x: Tensor) -> Levels:
+        return midtread(*self._numbers(self.bits))
+
+    def step_of(self, x: Tensor) -> Tensor:
+        return x.new_tensor(math.ldexp(1.0, self.exponent))
+
+    def observe_(self, x: Tensor) -> None:
+        """Nothing to set: the step is given."""
+
+
+METHODS.add("fixed_point", Method(weights=FixedPoint, paper="FAQ (McKinstry et al., 2018)"))

@@ -1,0 +1,67 @@
+"""What cannot be quantized right, and why: refused by name, never guessed.
+
+Narrowing a class works where a layer's own forward reads its weight. These do not: a fused kernel
+reads it past the layer, the weight is computed by a hook, or the class is a subclass whose forward
+is unknown here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from .layers import TABLE, row_of
+from .policy import LayerSpec
+
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
+
+
+def refusals(model: nn.Module) -> dict[str, str]:
+    """Layers with weights that must stay float, by name, each with its reason."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            found[name] = "its fused kernel reads in_proj_weight and out_proj.weight past any quantizer"
+            found |= {f"{name}.out_proj".lstrip("."): "read by the attention's fused kernel, its forward is never called"}
+        elif isinstance(module, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
+            reason = "read by the encoder layer's fused kernel in eval mode: torch.backends.mha.set_fastpath_enabled(False)"
+            found |= {f"{name}.{child}".lstrip("."): reason for child in ("linear1", "linear2")}
+        elif isinstance(module, WEIGHTED) and name not in found:
+            reason = _reason(module)
+            if reason:
+                found[name] = reason
+    return found
+
+
+def tied_refusals(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str, str]:
+    """Layers whose weight another module holds too, unless that one quantizes it the same way."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                owners.setdefault(id(parameter), []).append(name)
+    found = {}
+    for names in owners.values():
+        weights = [specs[name].weight if name in specs else None for name in names]
+        if any(weights) and any(weight != weights[0] for weight in weights):
+            shared = " and ".join(names)
+            reason = f"its weight is shared by {shared}, which would quantize it differently: override them alike"
+            found |= {name: reason for name, weight in zip(names, weights, strict=True) if weight}
+    return found
+
+
+def _reason(module: nn.Module) -> str:
+    row = row_of(module)
+    if row is None:
+        base = next((t.__name__ for t in TABLE if isinstance(module, t)), None)
+        if base is None:
+            return f"no quantized form of {type(module).__name__}"
+        return f"{type(module).__name__} is a subclass of {base} whose forward may use the weight otherwise"
+    if isinstance(module._parameters.get("weight"), UninitializedParameter):
+        return "its weight has no shape yet: run one batch through the model first"
+    if module._parameters.get("weight") is None:
+        return "its weight is computed by a hook (weight_norm, spectral_norm): remove the reparametrisation first"
+    return ""
