@@ -25,14 +25,22 @@ def build(name: str, **arguments: Any) -> nn.Module:
     Raises:
         ValueError: an unknown name or argument, with the nearest known ones.
     """
-    builder = import_object(name) if ":" in name else MODELS.get(name)
-    known = inspect.signature(builder).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    builder, known = _builder(name), accepts(name)
     for argument in arguments:
-        if argument not in known and not open_ended:
+        if argument not in known and "**" not in known:
             raise ValueError(f"model {name!r} has no argument {argument!r}: {nearest(argument, known)}")
     model = builder(**arguments)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name!r} returned {type(model).__name__}: expected a torch.nn.Module")
     setattr(model, BUILD_CALL, [name, arguments])
     return model
+
+
+def accepts(name: str) -> list[str]:
+    """The arguments a builder takes; ``**`` among them where it takes any. Raises ValueError."""
+    parameters = inspect.signature(_builder(name)).parameters.values()
+    return ["**" if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in parameters]
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    return import_object(name) if ":" in name else MODELS.get(name)

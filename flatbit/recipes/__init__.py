@@ -1,0 +1,15 @@
+"""Recipes: one run per file, found by name; ``flatbit run NAME`` runs them.
+
+A recipe is a function of keyword parameters that returns a ``Recipe``; its docstring says what it
+reproduces. A file of a user's own works the same way: ``flatbit run my_recipe.py``, with a function
+called ``recipe``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..registry import Registry
+from ..train.recipe import Recipe
+
+RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", __name__)

@@ -1,0 +1,61 @@
+"""The life of batch-norm statistics around quantization: re-estimate them, or freeze them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches: int | None = None) -> int:
+    """Replace running statistics by the plain average over batches, in place (as SWA does).
+
+    Quantizing changes what reaches every batch norm; the float network's statistics then belong to
+    another network. Weights and training mode are left as they are.
+
+    Args:
+        model: any module; without batch norms nothing happens.
+        batches: iterable of ``(x, ...)`` on the model's device.
+        num_batches: how many to average; None for all.
+
+    Returns:
+        How many batches were averaged.
+
+    Raises:
+        ValueError: no batches.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    modes = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    count = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # cumulative average
+        for x, *_ in islice(batches, num_batches):
+            model(x)
+            count += 1
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+    if not count:
+        raise ValueError("batch norm was given no batches to re-estimate from: the iterable is empty")
+    return count
+
+
+def freeze_batchnorm_(model: nn.Module) -> None:
+    """Put every batch norm in eval mode, in place: running statistics are used and kept. Call after ``train()``."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

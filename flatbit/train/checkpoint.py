@@ -1,0 +1,55 @@
+"""Checkpoints: everything a run needs to go on exactly, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+NAME = "checkpoint.pt"
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]
+) -> None:
+    """Write model, optimizer, random state and position to ``folder``, replacing the last checkpoint at once.
+
+    Args:
+        folder: made if missing.
+        position: plain values that say where the run stands (stage, epoch, step, sums so far).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random, "position": position}
+    partial = folder / f".{NAME}.partial"
+    torch.save(content, partial)
+    os.replace(partial, folder / NAME)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint of a run, or None. Reads tensors and plain values only: nothing in it can execute.
+
+    Raises:
+        ValueError: a file that is not a checkpoint.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint of ours ({error}): delete it to start the stage again") from error
+
+
+def restore_checkpoint_(content: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put model, optimizer and random state back as the checkpoint has them, in place."""
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["random"]["cpu"])
+    if "cuda" in content["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["random"]["cuda"])

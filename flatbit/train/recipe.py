@@ -1,0 +1,93 @@
+"""A recipe as data: a model, a data set, and the stages it goes through. The engine runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..quant.policy import Policy
+from .objective import Objective, cross_entropy
+from .optimizers import OptimizerName
+from .schedule import Constant, Schedule
+
+SMOKE_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One piece of training: what is quantized, where it starts, how it descends.
+
+    Attributes:
+        name: of the stage, as results carry it (``uniq-w2a2``).
+        epochs: how long.
+        policy: what is quantized; None trains in float.
+        start: the earlier stage whose weights and batch norms it starts from; None for the model as
+            it is built (or the weights that the run was given).
+        optimizer, lr, momentum, nesterov, weight_decay: of the optimizer; no decay on learned steps.
+        schedule: factor of lr as a function of progress.
+        batch_size: of a mini-batch.
+        growth: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (FAQ's
+            virtual batch: gradients averaged, batch norm per mini-batch).
+        calibration_batches: for ``calibrate_``; None for what the method asks.
+        objective: the loss.
+        max_steps: per epoch; None for the whole epoch.
+    """
+
+    name: str
+    epochs: int
+    policy: Policy | None = None
+    start: str | None = None
+    optimizer: OptimizerName = "sgd"
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: Schedule = field(default_factory=Constant)
+    batch_size: int = 128
+    growth: tuple[tuple[int, int], ...] = ()
+    calibration_batches: int | None = None
+    objective: Objective = cross_entropy
+    max_steps: int | None = None
+
+    def batches_per_update(self, epoch: int) -> int:
+        """n of ``growth`` at an epoch: how many mini-batches make one update."""
+        return max((n for start, n in self.growth if epoch >= start), default=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A model, a data set and the stages it goes through.
+
+    Attributes:
+        name: PAPER-NETWORK-DATASET.
+        model: a name for ``flatbit.models.build``, or ``package.module:function``.
+        model_arguments: its arguments; ``num_classes`` and ``in_channels`` follow the data.
+        data: a name for ``flatbit.data.load``.
+        stages: in order; a stage may start from any earlier one.
+        parameters: what the recipe was called with, for the record.
+    """
+
+    name: str
+    model: str
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    data: str
+    stages: tuple[Stage, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for stage in self.stages:
+            if stage.name in seen:
+                raise ValueError(f"recipe {self.name!r}: two stages are called {stage.name!r}")
+            if stage.start is not None and stage.start not in seen:
+                raise ValueError(f"recipe {self.name!r}: stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage")
+            seen.add(stage.name)
+
+    def smoke(self) -> Recipe:
+        """The same recipe, every stage cut to two updates: does it run, not what does it reach."""
+        stages = tuple(
+            replace(stage, epochs=1, max_steps=SMOKE_STEPS * stage.batches_per_update(0), calibration_batches=1, batch_size=min(stage.batch_size, 32))
+            for stage in self.stages
+        )  # fmt: skip
+        return replace(self, stages=stages)

@@ -1,0 +1,225 @@
+"""The engine: take a recipe through its stages, leave one folder, go on where a run was cut off.
+
+    run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
+    model.safetensors            the last stage's model
+    stages/NAME.safetensors      each finished stage's model
+    checkpoint/                  the stage in progress
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import data as datasets
+from .. import models
+from ..data.batches import Data
+from ..quant.calibrate import calibrate_
+from ..quant.convert import quantize_, restore_
+from ..quant.cost import cost
+from ..quant.files import load_, save
+from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
+from .evaluate import evaluate
+from .loop import Position, train
+from .optimizers import make_optimizer
+from .recipe import Recipe, Stage
+
+RECORD = "run.json"
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A finished run: its folder, and its record as ``run.json`` holds it."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    data_root: str | Path | None = None,
+    weights: str | Path | None = None,
+    resume: bool = False,
+    smoke: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Run a recipe.
+
+    Args:
+        recipe: what to do.
+        out: the folder to leave; made if missing.
+        seed: of initialisation, order and augmentation.
+        device: where to compute.
+        data_root: the folder with the data set's files, where it has files.
+        weights: a safetensors file of float weights that the first stages start from.
+        resume: go on in ``out``: finished stages are kept, the one in progress goes on exactly.
+        smoke: two updates per stage.
+        say: called with a line as stages finish.
+
+    Raises:
+        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run.
+        TrainingError: a stage diverged; the folder keeps what was finished.
+    """
+    out = Path(out)
+    recipe = recipe.smoke() if smoke else recipe
+    record = _open_record(out, recipe, seed, device, resume)
+    data = datasets.load(recipe.data, data_root)
+    for stage in recipe.stages:
+        if stage.name in record["stages"]:
+            continue
+        torch.manual_seed(seed)
+        model = _starting_model(recipe, stage, data, out, weights).to(device, memory_format=torch.channels_last)
+        entry = _train_stage(model, stage, data, out, seed=seed)
+        save(model, out / "stages" / f"{stage.name}.safetensors")
+        record["stages"][stage.name] = entry
+        write_json(out / RECORD, record)
+        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+        say(f"{stage.name}: top-1 {entry['test']['top1']:.2f} % after {entry['seconds']:.1f} s of training")
+    shutil.copyfile(out / "stages" / f"{recipe.stages[-1].name}.safetensors", out / "model.safetensors")
+    return Run(folder=out, record=record)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder. Raises ValueError where there is none."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run: it has no {RECORD}")
+    try:
+        return Run(folder=Path(folder), record=json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+
+
+def _starting_model(recipe: Recipe, stage: Stage, data: Data, out: Path, weights: str | Path | None) -> nn.Module:
+    """The float model a stage starts from: built afresh, then the earlier stage's or the given weights."""
+    model = models.build(recipe.model, **_arguments(recipe, data))
+    file = out / "stages" / f"{stage.start}.safetensors" if stage.start else weights
+    if file is not None:
+        load_(model, file)
+        restore_(model)
+    return model
+
+
+def _arguments(recipe: Recipe, data: Data) -> dict[str, Any]:
+    """The builder's arguments; the data's classes and channels where the builder takes them."""
+    follows = {"num_classes": data.num_classes, "in_channels": data.image_shape[0]}
+    accepted = models.accepts(recipe.model)
+    return {key: value for key, value in follows.items() if key in accepted} | dict(recipe.model_arguments)
+
+
+def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int) -> dict[str, Any]:
+    """Quantize, calibrate and train a model through a stage, in place; the stage's entry of the record."""
+    device = next(model.parameters()).device
+    batches = data.train_batches(stage.batch_size, seed=seed, device=device)
+    test = data.test_batches(TEST_BATCH, device=device)
+    if stage.policy is not None:
+        quantize_(model, stage.policy)
+        calibrate_(model, batches, stage.calibration_batches)
+    optimizer = make_optimizer(
+        model,
+        stage.optimizer,
+        lr=stage.lr,
+        weight_decay=stage.weight_decay,
+        momentum=stage.momentum,
+        nesterov=stage.nesterov,
+    )
+    position = Position()
+    kept = load_checkpoint(out / "checkpoint")
+    if kept is not None and kept["position"].pop("stage") == stage.name:
+        position = Position(**kept["position"])
+        restore_checkpoint_(kept, model, optimizer)
+
+    def test_now(_: Position, numbers: dict[str, Any]) -> None:
+        metrics = evaluate(model, test, description=f"{stage.name}, epoch {numbers['epoch']}")
+        numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss}
+
+    def save_now(position: Position) -> None:
+        save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name})
+
+    history = train(
+        model, stage, batches, optimizer, position=position, after_epoch=test_now, save=save_now
+    ).history
+    costs = cost(model, data.image_shape)
+    return {
+        "test": evaluate(model, test, description=f"{stage.name}, last").as_dict(),
+        "best_test_top1": max(numbers["test_top1"] for numbers in history),
+        "cost": {name: getattr(costs, name) for name in ("bitops", "macs", "params", "size_bytes")},
+        "seconds": sum(numbers["seconds"] for numbers in history),
+        "epochs": history,
+    }
+
+
+def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.device, resume: bool) -> dict[str, Any]:
+    """A new record, or the one in ``out`` to go on with."""
+    described = {"recipe": describe(recipe), "seed": seed}
+    if (out / RECORD).is_file():
+        if not resume:
+            raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
+        record = read_run(out).record
+        if {key: record[key] for key in described} != described:
+            raise ValueError(f"{out} holds another run ({record['recipe']['name']}, seed {record['seed']}): give another --out")
+        return record
+    record = described | {"device": str(device), "environment": environment(), "stages": {}}
+    write_json(out / RECORD, record)
+    return record
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe in plain values, every setting of every stage spelled out."""
+    stages = []
+    for stage in recipe.stages:
+        fields = {name: getattr(stage, name) for name in stage.__dataclass_fields__}
+        fields["policy"] = None if stage.policy is None else plain(asdict(stage.policy))
+        fields["schedule"] = repr(stage.schedule)
+        fields["objective"] = getattr(stage.objective, "__name__", repr(stage.objective))
+        stages.append(plain(fields))
+    return plain(
+        {
+            "name": recipe.name,
+            "model": recipe.model,
+            "model_arguments": dict(recipe.model_arguments),
+            "data": recipe.data,
+            "parameters": dict(recipe.parameters),
+            "stages": stages,
+        }
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    return {
+        "flatbit": metadata.version("flatbit"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples are lists, types their names."""
+    return json.loads(json.dumps(value, default=lambda thing: getattr(thing, "__name__", repr(thing))))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1))
+    os.replace(partial, path)

@@ -1,0 +1,79 @@
+"""Learning-rate schedules: pure functions of progress, as factors of the base rate.
+
+A schedule is called with the epochs done so far, ``epoch`` (a fraction inside an epoch), and all
+``epochs`` of the stage. Those of the papers change at whole epochs; they take the integer part.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+
+class Schedule(ABC):
+    """A factor of the base learning rate as a function of progress; abstract."""
+
+    @abstractmethod
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """The factor after ``epoch`` of ``epochs`` epochs."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Constant(Schedule):
+    """The base rate throughout."""
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return 1.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Steps(Schedule):
+    """Times ``factor`` at each milestone epoch: ``Steps((75, 125))`` (SQWA, SAQ, FAQ's CIFAR runs)."""
+
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exponential(Schedule):
+    """Times ``decay`` at each epoch (FAQ: 0.936 over 110 epochs, from 0.0015 to 1.04e-6)."""
+
+    decay: float
+
+    @classmethod
+    def reaching(cls, final: float, epochs: int) -> Exponential:
+        """The decay that multiplies the rate by ``final`` over ``epochs`` epochs.
+
+        FAQ's shorter runs keep the first rate 0.0015 and the last 1e-6: 0.8852 for 60 epochs.
+        """
+        return cls(final ** (1 / epochs))
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return self.decay ** math.floor(epoch)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cosine(Schedule):
+    """``(1 + cos(pi t / T)) / 2`` at whole epochs t, after ``warmup`` epochs at a constant factor.
+
+    UNIQ's 1-bit runs: ``Cosine(warmup=5, warmup_factor=0.001 / 0.004)`` keeps lr 0.001 for 5 epochs,
+    then starts at 0.004 and anneals over the remaining T = epochs - 5.
+    """
+
+    warmup: int = 0
+    warmup_factor: float = 1.0
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        t = math.floor(epoch) - self.warmup
+        if t < 0:
+            return self.warmup_factor
+        return (1 + math.cos(math.pi * t / max(epochs - self.warmup, 1))) / 2
