@@ -17,7 +17,9 @@ def bar(*extra: str) -> Progress:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     fields = [TextColumn(f"{{task.fields[{name}]}}") for name in extra]
     console = Console(file=sys.stderr)
-    return Progress(*columns, *fields, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True)
+    return Progress(
+        *columns, *fields, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
+    )
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

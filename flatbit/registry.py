@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -66,13 +66,14 @@ def import_object(path: str) -> Any:
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise ValueError(f"{path!r}: expected package.module:name")
-    sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{path!r}: no module {error.name!r} here or installed (looked in {os.getcwd()} too)") from error
+        raise ValueError(f"{path!r}: no module {error.name!r} here or installed (looked in {here} too)") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     if not hasattr(module, name):
         raise ValueError(f"{path!r}: module {module_name!r} has no {name!r}: {nearest(name, vars(module))}")
     return getattr(module, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -64,7 +64,7 @@ class Data:
     test: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: Augment = Augment()
+    augment: Augment = field(default_factory=Augment)
     class_names: tuple[str, ...] = ()
 
     @property
@@ -133,8 +133,8 @@ class TensorBatches(Batches):
         for step in range(start, len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
             images = self.images[index]
-            if self.augment is not None:
-                images = self.augment(images, generator(self.seed or 0, epoch, step, device=self.device))
+            if (augment := self.augment) is not None:
+                images = augment(images, generator(self.seed or 0, epoch, step, device=self.device))
             x = (images.float() - self.mean) / self.scale
             yield x.contiguous(memory_format=torch.channels_last), self.labels[index]
 

@@ -108,12 +108,15 @@ def _observe_(
 
     Returns the samples in each batch.
     """
-    index, samples = 0, []
+    samples: list[int] = []
 
     def observe(quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(quantizer, Quantizer)
+        index = len(samples)
         if not bool(args[0].isfinite().all()):
-            raise ValueError(f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?")
+            raise ValueError(
+                f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?"
+            )
         if index < counts[quantizer]:
             quantizer.observe_(args[0])
         if quantizer.enabled and not quantizer.calibrated:
@@ -121,7 +124,7 @@ def _observe_(
 
     hooks = [quantizer.register_forward_pre_hook(observe) for quantizer in counts]  # type: ignore[arg-type]
     try:
-        for index, x in enumerate(track(inputs, description, total=max(counts.values(), default=0))):
+        for x in track(inputs, description, total=max(counts.values(), default=0)):
             _use_batch_statistics_(model, not _is_float(model) and len(x) > 1)
             model(x)
             samples.append(len(x))

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from .layers import is_quantized, row_of
-from .policy import LayerSpec, roles_of
+from .layers import row_of
+from .policy import LayerSpec, roles_of, spec_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,19 +52,20 @@ class Convention:
 def convention(model: nn.Module) -> Convention:
     """The convention of a model as it stands, quantized or float."""
     modules = {name: module for name, module in model.named_modules() if row_of(module)}
-    layers = [(module, module.spec if is_quantized(module) else None) for module in modules.values()]
+    layers = [(module, spec_of(module)) for module in modules.values()]
     specs = [spec for _, spec in layers if spec]
     roles: dict[str, set[str]] = {}
     weighted = [(name, modules[name], role) for name, role in roles_of(model).items()]
     for _, module, role in weighted:
-        roles.setdefault(role, set()).add(_bits(module.spec if is_quantized(module) else None))
-    first = weighted[0][1].spec if weighted and is_quantized(weighted[0][1]) else None
+        roles.setdefault(role, set()).add(_bits(spec_of(module)))
+    first = spec_of(weighted[0][1]) if weighted else None
     at_output = any(s.output for s in specs)
     return Convention(
         policy=specs[0].policy if specs else "float",
         **{role: ", ".join(sorted(roles.get(role, {"none"}))) for role in ("first", "last", "shortcut", "inner")},
         image=f"{first.input.bits} bit" if first and first.input else "float",
-        weight_step=", ".join(sorted({s.weight.granularity for m, s in layers if s and _is_weighted(m) and s.weight})) or "none",
+        weight_step=", ".join(sorted({s.weight.granularity for m, s in layers if s and _is_weighted(m) and s.weight}))
+        or "none",
         activations="output" if at_output else "input" if any(s.input for s in specs) else "none",
         batch_norm=_fixed(s.weight for m, s in layers if s and not _is_weighted(m) and s.weight),
         bias=_fixed(s.bias for s in specs if s.bias),

@@ -71,7 +71,9 @@ class Cost:
         return sum(layer.size_bytes for layer in self.layers)
 
     def __str__(self) -> str:
-        table = Table("layer", "type", "bits W/A", "MACs", "bit-operations", "parameters", "bytes", title="cost of one image")
+        table = Table(
+            "layer", "type", "bits W/A", "MACs", "bit-operations", "parameters", "bytes", title="cost of one image"
+        )
         for c in self.layers:
             bits = f"{c.weight_bits}/{c.activation_bits}" if c.macs else ""
             table.add_row(c.name, c.type, bits, f"{c.macs:,}", f"{c.bitops:,}", f"{c.params:,}", f"{c.size_bytes:,}")
@@ -124,7 +126,9 @@ def _is_product(module: nn.Module) -> bool:
 
 
 def _holds(module: nn.Module) -> bool:
-    return is_quantized(module) or any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False)))
+    return is_quantized(module) or any(
+        True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))
+    )
 
 
 def _macs(module: Any, x: Tensor, output: Tensor) -> int:

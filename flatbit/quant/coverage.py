@@ -11,7 +11,7 @@ from torch import nn
 
 from .convention import Convention, convention
 from .layers import is_quantized, row_of
-from .policy import LayerSpec, TensorSpec
+from .policy import LayerSpec, TensorSpec, spec_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ def coverage(model: nn.Module, refusals: dict[str, str] | None = None) -> Covera
         if name in refusals:
             layers.append(_row(name, module, "refused", reason=refusals[name]))
         elif is_quantized(module):
-            layers.append(_row(name, module, "quantized", spec=module.spec))
+            layers.append(_row(name, module, "quantized", spec=spec_of(module)))
         elif weighted:
             layers.append(_row(name, module, "float", reason="float by policy"))
         elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -113,4 +113,8 @@ def _row(
 
 
 def _describe(spec: TensorSpec | None) -> str:
-    return "float" if spec is None else f"{spec.bits} {spec.method}" + (" /channel" if spec.granularity == "channel" else "")
+    return (
+        "float"
+        if spec is None
+        else f"{spec.bits} {spec.method}" + (" /channel" if spec.granularity == "channel" else "")
+    )

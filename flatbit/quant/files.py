@@ -7,7 +7,6 @@ first. Where the model came from ``flatbit.models.build`` the file also says how
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import models
+from ..atomic import replacing
 from .convert import apply_specs_
 from .layers import quantized_layers
 from .policy import LayerSpec, TensorSpec
@@ -32,7 +32,6 @@ def save(model: nn.Module, path: str | Path) -> None:
             quantized layer's spec, and its build call where ``flatbit.models.build`` made it.
         path: the file; an existing one is replaced only once the new one is complete.
     """
-    path = Path(path)
     tensors, aliases = _distinct(model.state_dict())
     metadata = {
         "format": FORMAT,
@@ -40,10 +39,8 @@ def save(model: nn.Module, path: str | Path) -> None:
         "specs": json.dumps({name: asdict(layer.spec) for name, layer in quantized_layers(model)}),
         "aliases": json.dumps(aliases),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    with replacing(Path(path)) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def load(path: str | Path) -> nn.Module:
@@ -104,7 +101,7 @@ def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _spec(fields: dict[str, Any]) -> LayerSpec:
-    parts = {key: value and TensorSpec(**value) if isinstance(value, dict) else value for key, value in fields.items()}
+    parts: dict[str, Any] = {k: TensorSpec(**v) if isinstance(v, dict) else v for k, v in fields.items()}
     return LayerSpec(**parts)
 
 
@@ -115,7 +112,9 @@ def _check_same_model(
     own = {key: tuple(v.shape) for key, v in model.state_dict().items() if "_quantizer." not in key}
     theirs = {key: tuple(v.shape) for key, v in tensors.items() if "_quantizer." not in key}
     missing, extra = sorted(own.keys() - theirs.keys()), sorted(theirs.keys() - own.keys())
-    shapes = [f"{key} is {theirs[key]}, expected {own[key]}" for key in own if key in theirs and theirs[key] != own[key]]
+    shapes = [
+        f"{key} is {theirs[key]}, expected {own[key]}" for key in own if key in theirs and theirs[key] != own[key]
+    ]
     extra += [name for name in specs if name not in dict(model.named_modules())]
     if missing or extra or shapes:
         raise ValueError(

@@ -10,12 +10,15 @@ only one that exists at 1 bit). LSQ+ alone uses other offsets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .rounding import Number
+
+Bits = Any
+"""A whole number, or a 0-dim integer tensor where a graph is compiled."""
 
 
 class Levels(NamedTuple):
@@ -26,26 +29,26 @@ class Levels(NamedTuple):
     high: Number
 
 
-def midrise(bits: Number) -> Levels:
+def midrise(bits: Bits) -> Levels:
     """2^b levels, symmetric, none of them zero: +-1/2, +-3/2, ... steps (UNIQ, SAQ, DoReFa)."""
-    half = 1 << bits >> 1  # type: ignore[operator]
+    half = 1 << bits >> 1
     return Levels(0.5, -half, half - 1)
 
 
-def midtread(bits: Number) -> Levels:
+def midtread(bits: Bits) -> Levels:
     """2^b - 1 levels, symmetric about a level at zero (SQWA, FAQ, DQ). One level only at 1 bit."""
-    highest = (1 << bits >> 1) - 1  # type: ignore[operator]
+    highest = (1 << bits >> 1) - 1
     return Levels(0.0, -highest, highest)
 
 
-def unsigned(bits: Number) -> Levels:
+def unsigned(bits: Bits) -> Levels:
     """2^b levels from zero up: what follows a ReLU."""
-    return Levels(0.0, 0, (1 << bits) - 1)  # type: ignore[operator]
+    return Levels(0.0, 0, (1 << bits) - 1)
 
 
-def twos_complement(bits: Number) -> Levels:
+def twos_complement(bits: Bits) -> Levels:
     """2^b levels, one more below zero than above (LSQ weights). Only {-1, 0} at 1 bit."""
-    half = 1 << bits >> 1  # type: ignore[operator]
+    half = 1 << bits >> 1
     return Levels(0.0, -half, half - 1)
 
 
@@ -54,7 +57,9 @@ def choose(condition: Tensor | bool, yes: Levels, no: Levels) -> Levels:
     if isinstance(condition, bool):
         return yes if condition else no
     device = condition.device
-    pairs = [(torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)) for a, b in zip(yes, no, strict=True)]
+    pairs = [
+        (torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)) for a, b in zip(yes, no, strict=True)
+    ]
     return Levels(*(torch.where(condition, a, b) for a, b in pairs))
 
 

@@ -28,6 +28,11 @@ def through(quantizer: Quantizer | None, x: Any) -> Any:
     return x if quantizer is None or x is None else quantizer(x)
 
 
+def _quantized_input(layer: Any, x: Tensor) -> Tensor:
+    """The input that ``forward`` uses."""
+    return through(layer.input_quantizer, x)
+
+
 def _quantized_weight(layer: Any) -> Tensor:
     """The weight that ``forward`` uses: on its grid, or the float weight where that is the policy."""
     return through(layer.weight_quantizer, layer.weight)
@@ -41,46 +46,51 @@ def _quantized_bias(layer: Any) -> Tensor | None:
 class QLinear(nn.Linear):
     """A linear layer with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+        return F.linear(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
 
 
 class QConv1d(nn.Conv1d):
     """A 1-d convolution with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
 
 
 class QConv2d(nn.Conv2d):
     """A 2-d convolution with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
 
 
 class QConv3d(nn.Conv3d):
     """A 3-d convolution with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(through(self.input_quantizer, input), self.quantized_weight(), self.quantized_bias())
+        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
 
 
 class QConvTranspose1d(nn.ConvTranspose1d):
     """A 1-d transposed convolution with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
@@ -91,6 +101,7 @@ class QConvTranspose1d(nn.ConvTranspose1d):
 class QConvTranspose2d(nn.ConvTranspose2d):
     """A 2-d transposed convolution with a quantized input, weight and bias."""
 
+    quantized_input = _quantized_input
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
 
@@ -102,11 +113,11 @@ def _transposed(convolve: Any, layer: Any, input: Tensor, output_size: list[int]
     sizes = (layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation)
     padding = layer._output_padding(input, output_size, *sizes)
     weight, bias = layer.quantized_weight(), layer.quantized_bias()
-    x = through(layer.input_quantizer, input)
+    x = layer.quantized_input(input)
     return convolve(x, weight, bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation)
 
 
-def _norm_forward(layer: Any, input: Tensor) -> Tensor:
+def _normalize(layer: Any, input: Tensor) -> Tensor:
     """``_BatchNorm.forward`` with the quantized scale and shift."""
     layer._check_input_dim(input)
     momentum = layer.momentum or 0.0
@@ -127,7 +138,9 @@ class QBatchNorm1d(nn.BatchNorm1d):
 
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
-    forward = _norm_forward
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _normalize(self, input)
 
 
 class QBatchNorm2d(nn.BatchNorm2d):
@@ -135,7 +148,9 @@ class QBatchNorm2d(nn.BatchNorm2d):
 
     quantized_weight = _quantized_weight
     quantized_bias = _quantized_bias
-    forward = _norm_forward
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _normalize(self, input)
 
 
 def _with_quantized_output(base: type[nn.Module]) -> type[nn.Module]:

@@ -11,7 +11,7 @@ between levels, so they drop out of the derivative, and the optimum solves (UNIQ
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import brentq
@@ -50,8 +50,8 @@ def power_of_two_width(bits: int) -> float:
     its derivative in log D vanishes: ``E(2 D) = E(D)``.
     """
     num_positive = 2 ** (bits - 1) - 1
-    step = brentq(lambda d: _distortion(2 * d, num_positive) - _distortion(d, num_positive), 1e-3, 2.0)
-    return step * (2**bits - 1)
+    step: Any = brentq(lambda d: _distortion(2 * d, num_positive) - _distortion(d, num_positive), 1e-3, 2.0)
+    return float(step) * (2**bits - 1)
 
 
 def _solve(num_positive: int, first: float, density: Density) -> float:
@@ -62,7 +62,7 @@ def _solve(num_positive: int, first: float, density: Density) -> float:
         m0, m1, _ = _moments(edges, density)
         return float(np.sum(m * (m1 - m * step * m0)))
 
-    return brentq(stationarity, 1e-4, 8.0, xtol=1e-13)
+    return float(brentq(stationarity, 1e-4, 8.0, xtol=1e-13))  # type: ignore[arg-type]
 
 
 def _distortion(step: float, num_positive: int) -> float:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
 from ..registry import nearest
-from .layers import row_of
+from .layers import is_quantized, row_of
 from .quantizer import MAX_BITS
-from .quantizers import METHODS
 
 FLOAT_BITS = 32
 SHORTCUT = re.compile(r"(^|\.)(shortcut|downsample|skip)(\.|$)")
@@ -192,21 +191,24 @@ def roles_of(model: nn.Module) -> dict[str, str]:
     rows = {name: row_of(module) for name, module in model.named_modules()}
     weighted = [name for name, row in rows.items() if row and row.kind in ("convolution", "linear")]
     roles = {name: "shortcut" if SHORTCUT.search(name) else "inner" for name in weighted}
-    return roles | {name: "last" for name in weighted[-1:]} | {name: "first" for name in weighted[:1]}
+    return roles | dict.fromkeys(weighted[-1:], "last") | dict.fromkeys(weighted[:1], "first")
 
 
 def _activations(settings: Settings) -> TensorSpec | None:
     if settings.activations >= FLOAT_BITS:
         return None
-    return TensorSpec(
-        method=settings.activation_method, bits=settings.activations, options=settings.activation_options
-    )
+    return TensorSpec(method=settings.activation_method, bits=settings.activations, options=settings.activation_options)
 
 
 def _matches(pattern: Pattern, name: str, module: nn.Module, role: str) -> bool:
     if isinstance(pattern, type):
         return isinstance(module, pattern)
     return pattern[1:] == role if pattern.startswith("@") else fnmatch.fnmatchcase(name, pattern)
+
+
+def spec_of(module: nn.Module) -> LayerSpec | None:
+    """The spec a module was quantized by; None for a float module."""
+    return cast(LayerSpec, module.spec) if is_quantized(module) else None
 
 
 def check_bits(what: str, bits: int) -> None:

@@ -103,7 +103,9 @@ def _hol_imagenet(weights: int, activations: int) -> Policy:
 def _saq(weights: int, activations: int) -> Policy:
     """SAQ: first and last weights 8 bits, the last input too; images not quantized, counted as 8 bits."""
     edges = _edges(weights, activations)
-    return _policy("saq", weights, activations, rules=(*edges, Rule("@first", {"activations": FLOAT_BITS, "input_bits": 8})))
+    return _policy(
+        "saq", weights, activations, rules=(*edges, Rule("@first", {"activations": FLOAT_BITS, "input_bits": 8}))
+    )
 
 
 def _uniq(weights: int, activations: int) -> Policy:
@@ -131,6 +133,7 @@ def _float_edges(method: str, activation_method: str, granularity: str = "tensor
     """A baseline that keeps its first and last layer in float."""
 
     def make(weights: int, activations: int) -> Policy:
+        """A baseline as its paper has it: first and last layer float."""
         made = _policy(method, weights, activations, activation_method, _float(EDGES))
         return replace(made, base=replace(made.base, granularity=granularity))
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .layers import quantized_layers, quantizers, row_of
 from .quantizer import Quantizer
@@ -89,12 +90,16 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
 
 def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
     if not quantizer.enabled:
-        raise QuantizationError(f"{quantizer.site}: its quantizer is switched off (inside as_float?): nothing is quantized")
+        raise QuantizationError(
+            f"{quantizer.site}: its quantizer is switched off (inside as_float?): nothing is quantized"
+        )
     grid = quantizer.grid(x)
     if not bool(output.isfinite().all()):
         raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")
     if not grid.contains(output):
-        raise QuantizationError(f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid")
+        raise QuantizationError(
+            f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid"
+        )
     used = int(grid.codes(output).unique().numel())
     return Levels(used=used, allowed=grid.num_levels)
 
@@ -133,7 +138,7 @@ class _NoFloatWeight(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(product in func.__name__ for product in PRODUCTS):
-            for arg in torch.utils._pytree.tree_leaves(args):
+            for arg in tree_leaves(args):
                 if isinstance(arg, Tensor) and (name := self.latent.get(arg.untyped_storage().data_ptr())) is not None:
                     raise QuantizationError(
                         f"weight of layer {name!r} entered {func.__name__} in float: something reads layer.weight past "

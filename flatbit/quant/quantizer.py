@@ -11,13 +11,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .grid import Grid, Levels
-from .rounding import Number, Surrogate, Ties, fake_quantize, read_is_free
+from .rounding import Surrogate, Ties, fake_quantize, read_is_free
 
 MAX_BITS = 8
 
@@ -78,9 +78,8 @@ class Quantizer(nn.Module, ABC):
             reason = f": {self.refusal}" if self.refusal else ""
             raise ValueError(f"{site}: method {self.method!r} takes {span} bits, got {bits}{reason}")
         if granularity not in self.granularities:
-            raise ValueError(
-                f"{site}: method {self.method!r} takes one step per {' or '.join(self.granularities)}, got {granularity!r}"
-            )
+            allowed = " or ".join(self.granularities)
+            raise ValueError(f"{site}: method {self.method!r} takes one step per {allowed}, got {granularity!r}")
         self.register_buffer("bits", torch.tensor(bits))
         self.site = site
         self.granularity = granularity
@@ -144,7 +143,7 @@ class Quantizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"{self.bit_width()} bit, {self.granularity}" + ("" if self.calibrated else ", uncalibrated")
 
-    def _numbers(self, *buffers: Tensor) -> tuple[Number, ...]:
+    def _numbers(self, *buffers: Tensor) -> tuple[Any, ...]:
         """Read scalar buffers as numbers where a read is free, else leave them tensors."""
         return tuple(b.item() for b in buffers) if read_is_free(self.bits) else buffers
 

@@ -25,9 +25,13 @@ def refusals(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             found[name] = "its fused kernel reads in_proj_weight and out_proj.weight past any quantizer"
-            found |= {f"{name}.out_proj".lstrip("."): "read by the attention's fused kernel, its forward is never called"}
+            found |= {
+                f"{name}.out_proj".lstrip("."): "read by the attention's fused kernel, its forward is never called"
+            }
         elif isinstance(module, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
-            reason = "read by the encoder layer's fused kernel in eval mode: torch.backends.mha.set_fastpath_enabled(False)"
+            reason = (
+                "read by the encoder layer's fused kernel in eval mode: torch.backends.mha.set_fastpath_enabled(False)"
+            )
             found |= {f"{name}.{child}".lstrip("."): reason for child in ("linear1", "linear2")}
         elif isinstance(module, WEIGHTED) and name not in found:
             reason = _reason(module)

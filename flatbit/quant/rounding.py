@@ -33,7 +33,8 @@ from torch import Tensor
 
 Surrogate = Literal["identity", "clip", "learned", "residual"]
 Ties = Literal["even", "even_from_low", "away"]
-Number = Tensor | float
+Number = Any
+"""A number, or a 0-dim tensor where a graph is compiled, on a GPU, or where it takes gradients."""
 SMALLEST_STEP = 1e-8
 
 

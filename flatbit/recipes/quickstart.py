@@ -19,20 +19,18 @@ def quickstart(*, epochs: int = 20) -> Recipe:
         rules = policy(method, weights=bits, activations=bits)
         return Stage(name=f"{method}-w{bits}a{bits}", policy=rules, start=start, batch_size=64, **settings)  # type: ignore[arg-type]
 
-    sgd = {"epochs": epochs, "lr": 0.01, "schedule": Cosine(), "weight_decay": 1e-4}
+    sgd = {"lr": 0.01, "schedule": Cosine(), "weight_decay": 1e-4}
     adam = {"epochs": 2 * epochs, "optimizer": "adam", "lr": 0.004, "schedule": Cosine(warmup=3, warmup_factor=0.25)}
     return Recipe(
         name="quickstart",
         model="preresnet8",
         data="digits",
         stages=(
-            Stage(
-                name="float", epochs=epochs, lr=0.1, schedule=Cosine(), weight_decay=5e-4, batch_size=64
-            ),
+            Stage(name="float", epochs=epochs, lr=0.1, schedule=Cosine(), weight_decay=5e-4, batch_size=64),
             quantized("faq", 8, "float", epochs=2, lr=1e-3),
-            quantized("faq", 4, "float", **sgd),
-            quantized("uniq", 4, "float", **sgd),
-            quantized("uniq", 2, "float", **sgd),
+            quantized("faq", 4, "float", epochs=epochs, **sgd),
+            quantized("uniq", 4, "float", epochs=epochs, **sgd),
+            quantized("uniq", 2, "float", epochs=2 * epochs, **sgd),
             quantized("uniq", 1, "uniq-w2a2", **adam),
         ),
         parameters={"epochs": epochs},

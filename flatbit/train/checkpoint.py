@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..atomic import replacing
+
 NAME = "checkpoint.pt"
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]
-) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
     """Write model, optimizer, random state and position to ``folder``, replacing the last checkpoint at once.
 
     Args:
         folder: made if missing.
         position: plain values that say where the run stands (stage, epoch, step, sums so far).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
     content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random, "position": position}
-    partial = folder / f".{NAME}.partial"
-    torch.save(content, partial)
-    os.replace(partial, folder / NAME)
+    with replacing(folder / NAME) as partial:
+        torch.save(content, partial)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

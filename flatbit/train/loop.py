@@ -46,7 +46,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     *,
     position: Position | None = None,
-    after_epoch: Callable[[Position, dict[str, Any]], None] = lambda position, numbers: None,
+    after_epoch: Callable[[dict[str, Any]], None] = lambda numbers: None,
     save: Callable[[Position], None] = lambda position: None,
     save_every_s: float = 600.0,
 ) -> Position:
@@ -57,8 +57,8 @@ def train(
         batches: of the training split; their order is a function of (seed, epoch, step).
         optimizer: over the model's parameter groups; its lr is set at every update.
         position: where to go on; None for the beginning.
-        after_epoch: called with the position and the epoch's numbers (lr, loss, train top-1, images/s),
-            which it may add to; they are appended to ``position.history``.
+        after_epoch: called with the epoch's numbers (lr, loss, train top-1, images/s), which it may
+            add to; they are appended to ``position.history``.
         save: called after every epoch, and every ``save_every_s`` inside one.
 
     Returns:
@@ -85,7 +85,7 @@ def train(
                     save(position)
                     saved = time.monotonic()
             numbers = _close_epoch(position, optimizer)
-            after_epoch(position, numbers)
+            after_epoch(numbers)
             position.history.append(numbers)
             save(position)
     return position

@@ -20,8 +20,9 @@ class Stage:
 
     Attributes:
         name: of the stage, as results carry it (``uniq-w2a2``).
-        epochs: how long.
+        epochs: how long; 0 only calibrates and evaluates.
         policy: what is quantized; None trains in float.
+        strict: refuse a model with layers that cannot be quantized; False leaves those float.
         start: the earlier stage whose weights and batch norms it starts from; None for the model as
             it is built (or the weights that the run was given).
         optimizer, lr, momentum, nesterov, weight_decay: of the optimizer; no decay on learned steps.
@@ -30,6 +31,8 @@ class Stage:
         growth: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (FAQ's
             virtual batch: gradients averaged, batch norm per mini-batch).
         calibration_batches: for ``calibrate_``; None for what the method asks.
+        reestimate_batches: training batches to re-estimate batch-norm statistics from at the end; 0
+            keeps those of training.
         objective: the loss.
         max_steps: per epoch; None for the whole epoch.
     """
@@ -37,6 +40,7 @@ class Stage:
     name: str
     epochs: int
     policy: Policy | None = None
+    strict: bool = True
     start: str | None = None
     optimizer: OptimizerName = "sgd"
     lr: float
@@ -47,12 +51,24 @@ class Stage:
     batch_size: int = 128
     growth: tuple[tuple[int, int], ...] = ()
     calibration_batches: int | None = None
+    reestimate_batches: int = 0
     objective: Objective = cross_entropy
     max_steps: int | None = None
 
     def batches_per_update(self, epoch: int) -> int:
         """n of ``growth`` at an epoch: how many mini-batches make one update."""
         return max((n for start, n in self.growth if epoch >= start), default=1)
+
+    def smoke(self) -> Stage:
+        """The same stage cut to two updates."""
+        return replace(
+            self,
+            epochs=min(self.epochs, 1),
+            max_steps=SMOKE_STEPS * self.batches_per_update(0),
+            batch_size=min(self.batch_size, 32),
+            calibration_batches=1,
+            reestimate_batches=min(self.reestimate_batches, 2),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,13 +97,11 @@ class Recipe:
             if stage.name in seen:
                 raise ValueError(f"recipe {self.name!r}: two stages are called {stage.name!r}")
             if stage.start is not None and stage.start not in seen:
-                raise ValueError(f"recipe {self.name!r}: stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage")
+                raise ValueError(
+                    f"recipe {self.name!r}: stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage"
+                )
             seen.add(stage.name)
 
     def smoke(self) -> Recipe:
         """The same recipe, every stage cut to two updates: does it run, not what does it reach."""
-        stages = tuple(
-            replace(stage, epochs=1, max_steps=SMOKE_STEPS * stage.batches_per_update(0), calibration_batches=1, batch_size=min(stage.batch_size, 32))
-            for stage in self.stages
-        )  # fmt: skip
-        return replace(self, stages=stages)
+        return replace(self, stages=tuple(stage.smoke() for stage in self.stages))

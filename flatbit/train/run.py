@@ -1,15 +1,14 @@
 """The engine: take a recipe through its stages, leave one folder, go on where a run was cut off.
 
-    run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
-    model.safetensors            the last stage's model
-    stages/NAME.safetensors      each finished stage's model
-    checkpoint/                  the stage in progress
+run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
+model.safetensors            the last stage's model
+stages/NAME.safetensors      each finished stage's model
+checkpoint/                  the stage in progress
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -23,11 +22,13 @@ from torch import nn
 
 from .. import data as datasets
 from .. import models
+from ..atomic import replacing
 from ..data.batches import Data
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_, restore_
 from ..quant.cost import cost
 from ..quant.files import load_, save
+from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .evaluate import evaluate
 from .loop import Position, train
@@ -83,7 +84,8 @@ def run(
         if stage.name in record["stages"]:
             continue
         torch.manual_seed(seed)
-        model = _starting_model(recipe, stage, data, out, weights).to(device, memory_format=torch.channels_last)
+        model = _starting_model(recipe, stage, data, out, weights).to(device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         entry = _train_stage(model, stage, data, out, seed=seed)
         save(model, out / "stages" / f"{stage.name}.safetensors")
         record["stages"][stage.name] = entry
@@ -128,7 +130,7 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
     batches = data.train_batches(stage.batch_size, seed=seed, device=device)
     test = data.test_batches(TEST_BATCH, device=device)
     if stage.policy is not None:
-        quantize_(model, stage.policy)
+        quantize_(model, stage.policy, strict=stage.strict)
         calibrate_(model, batches, stage.calibration_batches)
     optimizer = make_optimizer(
         model,
@@ -144,20 +146,20 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
         position = Position(**kept["position"])
         restore_checkpoint_(kept, model, optimizer)
 
-    def test_now(_: Position, numbers: dict[str, Any]) -> None:
+    def score(numbers: dict[str, Any]) -> None:
         metrics = evaluate(model, test, description=f"{stage.name}, epoch {numbers['epoch']}")
         numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss}
 
     def save_now(position: Position) -> None:
         save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name})
 
-    history = train(
-        model, stage, batches, optimizer, position=position, after_epoch=test_now, save=save_now
-    ).history
+    history = train(model, stage, batches, optimizer, position=position, after_epoch=score, save=save_now).history
+    if stage.reestimate_batches:
+        reestimate_batchnorm_(model, batches, stage.reestimate_batches)
     costs = cost(model, data.image_shape)
     return {
         "test": evaluate(model, test, description=f"{stage.name}, last").as_dict(),
-        "best_test_top1": max(numbers["test_top1"] for numbers in history),
+        "best_test_top1": max((numbers["test_top1"] for numbers in history), default=None),
         "cost": {name: getattr(costs, name) for name in ("bitops", "macs", "params", "size_bytes")},
         "seconds": sum(numbers["seconds"] for numbers in history),
         "epochs": history,
@@ -172,7 +174,9 @@ def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.devic
             raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
         record = read_run(out).record
         if {key: record[key] for key in described} != described:
-            raise ValueError(f"{out} holds another run ({record['recipe']['name']}, seed {record['seed']}): give another --out")
+            raise ValueError(
+                f"{out} holds another run ({record['recipe']['name']}, seed {record['seed']}): give another --out"
+            )
         return record
     record = described | {"device": str(device), "environment": environment(), "stages": {}}
     write_json(out / RECORD, record)
@@ -219,7 +223,5 @@ def plain(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1))

@@ -42,7 +42,9 @@ class DorefaWeight(Quantizer):
         (bits,) = self._numbers(self.bits)
         magnitude = x.detach().abs().mean()
         fixed = torch.ones_like(magnitude)
-        top = torch.where(bits == 1, magnitude, fixed) if isinstance(bits, Tensor) else magnitude if bits == 1 else fixed
+        top = (
+            torch.where(bits == 1, magnitude, fixed) if isinstance(bits, Tensor) else magnitude if bits == 1 else fixed
+        )
         return top * 2 / ((1 << bits) - 1)
 
     def observe_(self, x: Tensor) -> None:
@@ -72,4 +74,6 @@ class DorefaActivation(ActivationQuantizer):
         return x.new_zeros(())
 
 
-METHODS.add("dorefa", Method(weights=DorefaWeight, activations=DorefaActivation, paper="DoReFa-Net (Zhou et al., 2016)"))
+METHODS.add(
+    "dorefa", Method(weights=DorefaWeight, activations=DorefaActivation, paper="DoReFa-Net (Zhou et al., 2016)")
+)

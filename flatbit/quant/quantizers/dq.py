@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, midtread
+from ..grid import Levels
 from ..quantizer import MAX_BITS, Quantizer, Site
 from ..rounding import learned_step, straight_through
 from . import METHODS, Method
@@ -37,7 +37,7 @@ class DqWeight(Quantizer):
     ``q = d (2^(b-1) - 1)``.
 
     Attributes:
-        step, range: parameters d and q, shape ().
+        step, reach: parameters d and q, shape ().
     """
 
     method = "dq"
@@ -46,19 +46,19 @@ class DqWeight(Quantizer):
     supported_bits = range(2, 9)
     refusal = ONE_BIT
     step: nn.Parameter
-    range: nn.Parameter
+    reach: nn.Parameter
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
         super().__init__(bits, site, granularity)
-        self.step, self.range = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
+        self.step, self.reach = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
         self.calibrated = False
 
     def normalize(self, x: Tensor) -> Tensor:
-        limit = learned_range(self.step, self.range, MOST_SIGNED)
+        limit = learned_range(self.step, self.reach, MOST_SIGNED)
         return torch.clamp(x, -limit, limit)
 
     def levels(self, x: Tensor) -> Levels:
-        highest = highest_code(self.step, self.range, MOST_SIGNED)
+        highest = highest_code(self.step, self.reach, MOST_SIGNED)
         return Levels(0.0, -highest, highest)
 
     def step_of(self, x: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class DqWeight(Quantizer):
         highest = 2 ** (int(self.bits) - 1) - 1
         step = next_power_of_two(x.detach().abs().max() / highest)
         self._set_("step", step)
-        self._set_("range", step * highest)
+        self._set_("reach", step * highest)
 
     def bit_width(self) -> int:
         if not self.calibrated:
             return int(self.bits)
-        return math.ceil(math.log2(int(highest_code(self.step, self.range, MOST_SIGNED)) + 1) + 1)
+        return math.ceil(math.log2(int(highest_code(self.step, self.reach, MOST_SIGNED)) + 1) + 1)
 
 
 @final
@@ -85,33 +85,33 @@ class DqActivation(ActivationQuantizer):
     ``d (2^(b-1) - 1)`` where signed.
 
     Attributes:
-        step, range: parameters d and q, shape ().
+        step, reach: parameters d and q, shape ().
     """
 
     method = "dq"
     surrogate = "residual"
     ties = "away"
-    range_name = "range"
+    range_name = "reach"
     signed_bits = range(2, 9)
     signed_refusal = ONE_BIT
     step: nn.Parameter
-    range: nn.Parameter
+    reach: nn.Parameter
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.step, self.range = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
+        self.step, self.reach = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
         self.calibrated = False
 
     def signed_levels(self, bits: int) -> Levels:
-        highest = highest_code(self.step, self.range, MOST_SIGNED)
+        highest = highest_code(self.step, self.reach, MOST_SIGNED)
         return Levels(0.0, -highest, highest)
 
     def levels(self, x: Tensor) -> Levels:
-        highest = highest_code(self.step, self.range, self._most())
+        highest = highest_code(self.step, self.reach, self._most())
         return Levels(0.0, -highest * self.signed, highest)
 
     def normalize(self, x: Tensor) -> Tensor:
-        limit = learned_range(self.step, self.range, self._most())
+        limit = learned_range(self.step, self.reach, self._most())
         return torch.clamp(x, -limit * self.signed, limit)
 
     def step_of(self, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class DqActivation(ActivationQuantizer):
     def bit_width(self) -> int:
         if not self.calibrated:
             return int(self.bits)
-        highest = int(highest_code(self.step, self.range, self._most()))
+        highest = int(highest_code(self.step, self.reach, self._most()))
         return math.ceil(math.log2(highest + 1)) + int(self.signed)
 
     def _most(self) -> Tensor:
@@ -140,16 +140,16 @@ def nearest_power_of_two(step: Tensor) -> Tensor:
     return straight_through(power, step)
 
 
-def highest_code(step: Tensor, range_: Tensor, most: Tensor | int) -> Tensor:
+def highest_code(step: Tensor, reach: Tensor, most: Tensor | int) -> Tensor:
     """``q'/d'``, an integer in [1, most] as a float tensor without gradient."""
     with torch.no_grad():
-        return (learned_step(range_) / nearest_power_of_two(step)).round().clamp(1, most)
+        return (learned_step(reach) / nearest_power_of_two(step)).round().clamp_min(1).clamp_max(most)
 
 
-def learned_range(step: Tensor, range_: Tensor, most: Tensor | int) -> Tensor:
+def learned_range(step: Tensor, reach: Tensor, most: Tensor | int) -> Tensor:
     """``q' = d' round(q/d')``, with derivative 1 to q and none to d."""
-    value = nearest_power_of_two(step).detach() * highest_code(step, range_, most)
-    return straight_through(value, learned_step(range_))
+    value = nearest_power_of_two(step).detach() * highest_code(step, reach, most)
+    return straight_through(value, learned_step(reach))
 
 
 METHODS.add("dq", Method(weights=DqWeight, activations=DqActivation, paper="DQ (Uhlich et al., ICLR 2020)"))

@@ -117,4 +117,6 @@ def best_affine_grid(x: Tensor, step: Tensor, shift: Tensor, high: int) -> tuple
     return best
 
 
-METHODS.add("lsq_plus", Method(weights=LsqPlusWeight, activations=LsqPlusActivation, paper="LSQ+ (Bhalgat et al., 2020)"))
+METHODS.add(
+    "lsq_plus", Method(weights=LsqPlusWeight, activations=LsqPlusActivation, paper="LSQ+ (Bhalgat et al., 2020)")
+)

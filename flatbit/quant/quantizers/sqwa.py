@@ -82,7 +82,7 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
     q = torch.arange(0 if offset == 0 else 0.5, high + offset + 0.5, dtype=torch.float64, device=w.device)
     best, least = start.double(), math.inf
     for scale in STARTS:
-        step = start.double() * scale
+        step, weight, sums = start.double() * scale, running[0], running[:1]
         for _ in range(200):
             inner = torch.searchsorted(magnitudes, (q[1:] - 0.5) * step)
             edges = torch.cat([inner.new_zeros(1), inner, inner.new_tensor([magnitudes.numel()])])

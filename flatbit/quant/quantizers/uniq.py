@@ -47,7 +47,7 @@ class UniqWeight(LearnedStepWeight):
         gradient_scale: bool = True,
     ) -> None:
         super().__init__(bits, site, granularity, gradient_scale=gradient_scale)
-        self.start_rule = start
+        self.start_rule: Start = start
 
     def levels(self, x: Tensor) -> Levels:
         return midrise(*self._numbers(self.bits))
@@ -88,7 +88,7 @@ class UniqActivation(LearnedStepActivation):
         gradient_scale: bool = True,
     ) -> None:
         super().__init__(bits, site, granularity, signed=signed, gradient_scale=gradient_scale)
-        self.start_rule = start
+        self.start_rule: Start = start
 
     def signed_levels(self, bits: int) -> Levels:
         return midrise(bits)

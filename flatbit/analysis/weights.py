@@ -1,0 +1,57 @@
+"""Weights against their grid: histograms of latent weights, with the levels and how often each is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..quant.layers import quantized_layers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WeightHistogram:
+    """One layer's latent weights and the levels they are rounded to.
+
+    Attributes:
+        layer: its name.
+        edges, counts: the histogram, of what the quantizer rounds (SAQ and DoReFa: after their
+            transformation; one step per channel: divided by the channel's step).
+        levels: the grid's values on the same axis, ascending.
+        occupancy: share of the weights at each level; sums to 1.
+    """
+
+    layer: str
+    edges: np.ndarray
+    counts: np.ndarray
+    levels: np.ndarray
+    occupancy: np.ndarray
+
+
+@torch.no_grad()
+def weight_histograms(model: nn.Module, bins: int = 80) -> tuple[WeightHistogram, ...]:
+    """The histogram of every layer with quantized weights, in order of definition."""
+    found = []
+    for name, layer in quantized_layers(model):
+        quantizer = layer._modules.get("weight_quantizer")
+        if quantizer is None or layer.weight.ndim < 2:
+            continue
+        grid = quantizer.grid(layer.weight)
+        w = quantizer.normalize(layer.weight)
+        unit = grid.step if grid.step.numel() > 1 else torch.ones(())
+        values = (w / unit).flatten().float().cpu().numpy()
+        codes = (grid.codes(quantizer(layer.weight)) - grid.low).flatten()
+        step = 1.0 if grid.step.numel() > 1 else float(grid.step)
+        counts, edges = np.histogram(values, bins=bins)
+        found.append(
+            WeightHistogram(
+                layer=name,
+                edges=edges,
+                counts=counts,
+                levels=step * (np.arange(grid.low, grid.high + 1) + grid.offset),
+                occupancy=codes.bincount(minlength=grid.num_levels).cpu().numpy() / codes.numel(),
+            )
+        )
+    return tuple(found)

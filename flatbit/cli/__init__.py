@@ -1,0 +1,50 @@
+"""The command line: one verb per file, the same manners everywhere.
+
+Progress goes to standard error, one result to standard output (``--json`` for machines). Exit status 0;
+2 for the caller's mistake, with one line that names it and its mend; 1 for anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from ..quant.proof import QuantizationError
+from ..registry import Registry
+from ..train.loop import TrainingError
+
+COMMANDS: Registry[Callable[..., None]] = Registry("command", __name__)
+
+
+def app() -> typer.Typer:
+    """The application with every verb of this folder."""
+    application = typer.Typer(
+        help="Neural networks of 1 to 8 bits: train, quantize, prove, cost. Begin with: flatbit quickstart",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+    )
+    application.callback()(lambda: None)
+    for name in COMMANDS.names():
+        application.command(name)(COMMANDS.get(name))
+    return application
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    try:
+        app()()
+    except ValueError as error:
+        _stop(error, 2)
+    except (QuantizationError, TrainingError) as error:
+        _stop(error, 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; a run goes on with --resume", 130)
+
+
+def _stop(message: object, status: int) -> None:
+    print(f"flatbit: {message}", file=sys.stderr)
+    raise SystemExit(status)

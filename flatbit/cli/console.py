@@ -1,0 +1,51 @@
+"""What every verb prints with: progress lines on standard error, one result on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+WIDE = 150
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Seed = Annotated[int, typer.Option(help="Of initialisation, order and augmentation.")]
+DataName = Annotated[str, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")]
+DataDir = Annotated[str | None, typer.Option(help="The folder that holds the data set's files.")]
+WeightBits = Annotated[int, typer.Option("-w", "--weights-bits", help="Bits of weights, 1 to 8; 32 is float.")]
+ActivationBits = Annotated[
+    int, typer.Option("-a", "--activation-bits", help="Bits of activations, 1 to 8; 32 is float.")
+]
+
+
+def say(line: str) -> None:
+    """One line of progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def show(result: RenderableType, value: Any, as_json: bool) -> None:
+    """The verb's one result on standard output: ``result`` for people, or ``value`` as JSON."""
+    if as_json:
+        print(json.dumps(value, indent=1))
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDE)
+    console.print(result)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``["weights=2", "model=resnet20"]`` as keyword arguments: JSON where it is, else text."""
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {setting!r}: expected NAME=VALUE, such as weights=2")
+        try:
+            parsed[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[name] = text
+    return parsed

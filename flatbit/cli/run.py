@@ -1,0 +1,77 @@
+"""flatbit run: a recipe by name, or from a file of yours."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..recipes import RECIPES
+from ..registry import nearest
+from ..report.page import write_page
+from ..report.summary import as_json, summarize, table_of
+from ..train import run as engine
+from ..train.recipe import Recipe
+from . import COMMANDS
+from .console import DataDir, Device, Json, Seed, parse_settings, say, show
+
+
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A name of `flatbit list recipes`, or a Python file with a function `recipe`.")
+    ],
+    data: DataDir = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE/seedN.")] = None,
+    set: Annotated[list[str], typer.Option(help="A parameter of the recipe, NAME=VALUE; may be repeated.")] = [],  # noqa: B006
+    weights: Annotated[Path | None, typer.Option(help="Float weights (safetensors) to start from.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out, exactly where it was cut off.")] = False,
+    smoke: Annotated[bool, typer.Option(help="Two updates per stage: does it run at all.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a recipe and leave one folder: run.json, model.safetensors, report.html.
+
+    `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
+    """
+    made = make_recipe(recipe, parse_settings(set))
+    out = out or Path("runs") / made.name / f"seed{seed}"
+    done = engine.run(
+        made, out, seed=seed, device=device, data_root=data, weights=weights, resume=resume, smoke=smoke, say=say
+    )
+    rows = summarize([done])
+    page = write_page([done], out / "report.html", data_root=data)
+    show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
+    say(f"run: {out}  report: {page}")
+
+
+def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
+    """The recipe of a name or file with its parameters set. Raises ValueError for unknown ones."""
+    function = _from_file(Path(name)) if name.endswith(".py") else RECIPES.get(name)
+    known = inspect.signature(function).parameters
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"recipe {name!r} has no parameter {setting!r}: {nearest(setting, known)}")
+    made = function(**settings)
+    return replace(made, parameters=dict(made.parameters) | settings)
+
+
+def _from_file(path: Path) -> Callable[..., Recipe]:
+    if not path.is_file():
+        raise ValueError(f"no such recipe file: {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "recipe"):
+        raise ValueError(f"{path} has no function called recipe: see `flatbit list recipes` for examples")
+    return module.recipe
+
+
+COMMANDS.add("run", run)

@@ -1,0 +1,1 @@
+"""Reports: what run folders say, as a table and as one self-contained page."""

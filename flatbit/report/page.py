@@ -1,0 +1,116 @@
+"""One self-contained HTML page from run folders: table, curves, weights, misread images, conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import nn
+
+from .. import data as datasets
+from ..analysis import figure
+from ..analysis.misread import misread
+from ..analysis.weights import weight_histograms
+from ..atomic import replacing
+from ..data.batches import Data
+from ..quant.files import load
+from ..train.run import Run
+from .summary import Row, summarize
+
+MOST_LAYERS = 9
+
+
+def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path | None = None) -> Path:
+    """Write the report of runs of one recipe (one per seed) to an HTML file; it needs nothing beside itself.
+
+    Args:
+        runs: finished runs; pictures come from the first.
+        path: the file.
+        data_root: where the data set's files are, for the pictures of images.
+
+    Raises:
+        ValueError: runs of different recipes, or none.
+    """
+    path = Path(path)
+    rows = summarize(runs)
+    record = runs[0].record
+    environment = Environment(loader=PackageLoader("flatbit.report", "."), autoescape=True, undefined=StrictUndefined)
+    html = environment.get_template("page.html.j2").render(
+        title=f"flatbit: {record['recipe']['name']}",
+        record=record,
+        rows=rows,
+        seeds=[run.record["seed"] for run in runs],
+        today=date.today().isoformat(),
+        figures=_figures(runs, rows),
+        weights=_weight_figures(runs[0]),
+        misread=_misread_figure(runs[0], rows, data_root),
+        proofs={name: entry["test"]["levels"] for name, entry in record["stages"].items()},
+    )
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
+    return path
+
+
+def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
+    by_bitops = [(row.method, row.bits, row.bitops / 1e6, row.top1, row.spread) for row in rows]
+    by_bytes = [(row.method, row.bits, row.size_bytes / 1000, row.top1, row.spread) for row in rows]
+    curves = {
+        name: [[epoch["test_top1"] for epoch in run.record["stages"][name]["epochs"]] for run in runs]
+        for name in (row.stage for row in rows)
+    }
+    drawn = {
+        "bitops": figure.accuracy_against_cost(
+            by_bitops, x_label="bit-operations of one image, millions", title="Accuracy against arithmetic"
+        ),
+        "bytes": figure.accuracy_against_cost(by_bytes, x_label="model size, kB", title="Accuracy against size"),
+    }
+    if any(values[0] for values in curves.values()):
+        drawn["learning"] = figure.learning_curves(
+            curves, title="Test accuracy by epoch: each seed, and the mean", y_label="top-1, %"
+        )
+    return {name: figure.to_svg(drawing) for name, drawing in drawn.items()}
+
+
+def _weight_figures(run: Run) -> dict[str, str]:
+    drawn = {}
+    for name in run.record["stages"]:
+        histograms = weight_histograms(stage_model(run, name))
+        if histograms:
+            title = f"{name}: latent weights and their levels"
+            drawn[name] = figure.to_svg(figure.weight_panels(histograms[:MOST_LAYERS], title=title))
+    return drawn
+
+
+def _misread_figure(run: Run, rows: Sequence[Row], data_root: str | Path | None) -> dict[str, Any] | None:
+    """The first stage's (float) and the last stage's misread test images, side by side."""
+    if len(rows) < 2:
+        return None
+    data = datasets.load(run.record["recipe"]["data"], data_root)
+    first, last = rows[0], rows[-1]
+    result = misread(stage_model(run, first.stage), stage_model(run, last.stage), data.test_batches())
+    names = data.class_names or [str(label) for label in range(data.num_classes)]
+    short = last.bits if last.method != "float" else "float"
+    drawn = figure.misread_gallery(result, _pictures(data), names, first=first.method, second=short)
+    return {
+        "svg": figure.to_svg(drawn),
+        "first": first.stage,
+        "last": last.stage,
+        "first_wrong": int((result.first != result.labels).sum()),
+        "last_wrong": int((result.second != result.labels).sum()),
+        "num_samples": result.num_samples,
+    }
+
+
+def stage_model(run: Run, stage: str) -> nn.Module:
+    """The model that a finished stage left, in eval mode on the CPU."""
+    return load(run.folder / "stages" / f"{stage}.safetensors")
+
+
+def _pictures(data: Data) -> Any:
+    """Test images for drawing: (N, H, W) where grey, (N, H, W, 3) where coloured."""
+    images: torch.Tensor = data.test.images
+    return images[:, 0].numpy() if images.shape[1] == 1 else images.permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,132 @@
+"""A summary of runs: one row per stage, mean and spread over the runs' seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from ..train.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One stage over all seeds; accuracies in percent of the last epoch.
+
+    Attributes:
+        stage: its name; ``method``, ``bits``: what was quantized, and to what.
+        top1, spread: mean and standard deviation (n - 1) over seeds; spread is None for one seed.
+        best: mean of each seed's best test epoch, an optimistic selection.
+        loss: points of top-1 below the float stage; None where there is none.
+        num_seeds: n.
+        size_bytes, bitops: of the model, one image.
+        seconds: mean training time.
+        convention: the rules the accuracy was got under; ``edges``: the part that differs most, short.
+    """
+
+    stage: str
+    method: str
+    bits: str
+    top1: float
+    spread: float | None
+    best: float | None
+    loss: float | None
+    num_seeds: int
+    size_bytes: int
+    bitops: int
+    seconds: float
+    convention: str
+    edges: str
+
+    @property
+    def accuracy(self) -> str:
+        """``98.30 ± 0.22``, or the one seed's value."""
+        return f"{self.top1:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+
+
+def summarize(runs: Sequence[Run]) -> list[Row]:
+    """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or none."""
+    if not runs:
+        raise ValueError("no runs to summarize")
+    recipes = {str(run.record["recipe"]) for run in runs}
+    if len(recipes) > 1:
+        names = sorted({run.record["recipe"]["name"] for run in runs})
+        raise ValueError(f"runs of different recipes or settings cannot be averaged: {', '.join(names)}")
+    stages = [name for name in runs[0].record["stages"] if all(name in run.record["stages"] for run in runs)]
+    rows: list[Row] = []
+    for name in stages:
+        rows.append(_row(name, [run.record["stages"][name] for run in runs], rows))
+    return rows
+
+
+def table_of(rows: Sequence[Row], title: str) -> Table:
+    """The rows as a table for a terminal."""
+    n = max(row.num_seeds for row in rows)
+    spread = f", mean ± std over {n} seeds" if n > 1 else ""
+    table = Table(
+        "stage",
+        "bits",
+        f"top-1 %{spread}",
+        "below float",
+        "bytes",
+        "bit-operations",
+        "seconds",
+        "convention",
+        title=title,
+    )
+    for row in rows:
+        loss = "" if row.loss is None or row.method == "float" else f"{row.loss:+.2f}"
+        cost = f"{row.size_bytes:,}", f"{row.bitops / 1e6:,.1f} M"
+        table.add_row(row.stage, row.bits, row.accuracy, loss, *cost, f"{row.seconds:.1f}", row.edges)
+    return table
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values."""
+    return [asdict(row) for row in rows]
+
+
+def _row(name: str, entries: list[dict[str, Any]], earlier: list[Row]) -> Row:
+    scores = [entry["test"]["top1"] for entry in entries]
+    best = [entry["best_test_top1"] for entry in entries if entry["best_test_top1"] is not None]
+    convention = entries[0]["test"]["convention"]
+    reference = next((row.top1 for row in earlier if row.method == "float"), None)
+    is_float = convention["policy"] == "float"
+    top1 = statistics.mean(scores)
+    return Row(
+        stage=name,
+        method=convention["policy"],
+        bits="W32/A32" if is_float else convention["inner"],
+        top1=top1,
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+        best=statistics.mean(best) if best else None,
+        loss=None if reference is None else reference - top1,
+        num_seeds=len(scores),
+        size_bytes=entries[0]["cost"]["size_bytes"],
+        bitops=entries[0]["cost"]["bitops"],
+        seconds=statistics.mean(entry["seconds"] for entry in entries),
+        convention=_sentence(convention),
+        edges=_edges(convention),
+    )
+
+
+def _sentence(convention: dict[str, str]) -> str:
+    if convention["policy"] == "float":
+        return "float"
+    labels = ("first", "last", "shortcut", "image")
+    parts = [f"{label} {convention[label]}" for label in labels]
+    parts += [f"weight step per {convention['weight_step']}", f"activations at the {convention['activations']}"]
+    return ", ".join([*parts, f"batch norm {convention['batch_norm']}", f"bias {convention['bias']}"])
+
+
+def _edges(convention: dict[str, str]) -> str:
+    """First / last / shortcut, and batch norm where it is not float."""
+    if convention["policy"] == "float":
+        return ""
+    bits = " ".join(
+        f"{role} {convention[role]}" for role in ("first", "last", "shortcut") if convention[role] != "none"
+    )
+    return bits + ("" if convention["batch_norm"] == "float" else f" BN {convention['batch_norm']}")
