@@ -33,7 +33,7 @@ def accuracy_against_cost(
 
     figure, axes = _canvas(6.6, 4.0)
     methods = list(dict.fromkeys(point[0] for point in points))
-    for index, (color, method) in enumerate(zip(COLORS, methods, strict=False)):
+    for index, (color, method) in enumerate(zip(_cycle(), methods, strict=False)):
         own = sorted((p for p in points if p[0] == method), key=lambda p: p[2])
         cost, top1 = [p[2] for p in own], [p[3] for p in own]
         spread = [p[4] or 0.0 for p in own]

@@ -6,14 +6,26 @@ import json
 import sys
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console, RenderableType
 
 WIDE = 150
 
+
+def usable(device: str) -> str:
+    """The device, where a tensor can be put on it. Raises ValueError."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion is how torch says it has no CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device}: {reason}: take cpu, or the name of a device that is here") from error
+    return device
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
-Seed = Annotated[int, typer.Option(help="Of initialisation, order and augmentation.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.", callback=usable)]
+Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")]
 DataName = Annotated[str, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")]
 DataDir = Annotated[str | None, typer.Option(help="The folder that holds the data set's files.")]
 WeightBits = Annotated[int, typer.Option("-w", "--weights-bits", help="Bits of weights, 1 to 8; 32 is float.")]

@@ -34,7 +34,7 @@ def cost_(
     `flatbit cost preresnet20 --set variant=saq --set num_classes=100 --method saq -w 4 -a 4`
     """
     network = load(model) if Path(model).suffix == ".safetensors" else build(model, **parse_settings(set))
-    if min(weights_bits, activation_bits) < FLOAT_BITS:
+    if (weights_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
         quantize_(network, policy(method, weights=weights_bits, activations=activation_bits))
     counted = cost(network, _shape(input_shape))
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}

@@ -57,7 +57,12 @@ def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
     for setting in settings:
         if setting not in known:
             raise ValueError(f"recipe {name!r} has no parameter {setting!r}: {nearest(setting, known)}")
-    made = function(**settings)
+    try:
+        made = function(**settings)
+    except TypeError as error:
+        raise ValueError(f"recipe {name!r} with {settings}: {error}: see --set NAME=VALUE") from error
+    if not isinstance(made, Recipe):
+        raise ValueError(f"recipe {name!r} returned {type(made).__name__}: expected a flatbit.train.recipe.Recipe")
     return replace(made, parameters=dict(made.parameters) | settings)
 
 

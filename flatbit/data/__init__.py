@@ -23,7 +23,8 @@ def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
         arguments: what else the set takes.
 
     Raises:
-        ValueError: an unknown name or argument; files that are missing, and how to get them.
+        ValueError: an unknown name or argument, or one that is missing; files that are missing, and how
+            to get them.
     """
     loader = import_object(name) if ":" in name else DATASETS.get(name)
     known = inspect.signature(loader).parameters
@@ -32,6 +33,10 @@ def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"data set {name!r} has no argument {argument!r}: {nearest(argument, known)}")
+    try:
+        inspect.signature(loader).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"data set {name!r}: {error}") from None
     data = loader(**arguments)
     if not isinstance(data, Data):
         raise ValueError(f"{name!r} returned {type(data).__name__}: expected a flatbit.data.Data")

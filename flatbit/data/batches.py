@@ -110,6 +110,8 @@ class TensorBatches(Batches):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        if not len(split.labels):
+            raise ValueError(f"data set {data.name!r}: a split of it has no images")
         self.device = torch.device(device)
         self.images = split.images.to(self.device)
         self.labels = split.labels.to(self.device)
@@ -141,5 +143,6 @@ class TensorBatches(Batches):
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream is a function of a few whole numbers: (seed, epoch, step)."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    # The length goes in too: to a SeedSequence (seed, epoch) and (seed, epoch, 0) are the same.
+    state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))

@@ -23,12 +23,16 @@ def build(name: str, **arguments: Any) -> nn.Module:
         arguments: the builder's keyword arguments, plain values (``num_classes=100``, ``width=2``).
 
     Raises:
-        ValueError: an unknown name or argument, with the nearest known ones.
+        ValueError: an unknown name or argument, with the nearest known ones; an argument that is missing.
     """
     builder, known = _builder(name), accepts(name)
     for argument in arguments:
         if argument not in known and "**" not in known:
             raise ValueError(f"model {name!r} has no argument {argument!r}: {nearest(argument, known)}")
+    try:
+        inspect.signature(builder).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"model {name!r}: {error}") from None
     model = builder(**arguments)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name!r} returned {type(model).__name__}: expected a torch.nn.Module")

@@ -2,9 +2,9 @@
 
 from .convert import as_float
 from .coverage import coverage
-from .layers import quantized_layers, quantizers
+from .layers import quantized_layers, quantizers_of
 from .presets import preset_names
 from .proof import Proof, prove
 from .quantizer import Quantizer
 
-__all__ = ["Proof", "Quantizer", "as_float", "coverage", "preset_names", "prove", "quantized_layers", "quantizers"]
+__all__ = ["Proof", "Quantizer", "as_float", "coverage", "preset_names", "prove", "quantized_layers", "quantizers_of"]

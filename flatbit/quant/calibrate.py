@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..progress import track
 from .convert import as_float
-from .layers import quantized_layers, quantizers
+from .layers import quantized_layers, quantizers_of
 from .quantizer import Quantizer
 
 
@@ -58,7 +58,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
     for name, layer in layers:
         _start_weights_(name, layer)
-    watched = [q for _, q in quantizers(model) if q.site.role in ("input", "output")]
+    watched = [q for _, q in quantizers_of(model) if q.site.role in ("input", "output")]
     if not watched:
         return Calibration(num_batches=0, num_samples=0)
     for quantizer in watched:
@@ -154,7 +154,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _is_float(model: nn.Module) -> bool:
-    return not any(quantizer.enabled for _, quantizer in quantizers(model))
+    return not any(quantizer.enabled for _, quantizer in quantizers_of(model))
 
 
 def _use_batch_statistics_(model: nn.Module, use: bool) -> None:

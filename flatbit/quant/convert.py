@@ -12,7 +12,7 @@ from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage
-from .layers import FLOAT_CLASS, SLOTS, TABLE, is_quantized, quantized_layers, quantizers, row_of
+from .layers import FLOAT_CLASS, SLOTS, TABLE, is_quantized, quantized_layers, quantizers_of, row_of
 from .policy import LayerSpec, Policy, TensorSpec
 from .quantizer import Quantizer, Site
 from .quantizers import METHODS
@@ -88,7 +88,7 @@ def restore_(model: nn.Module) -> None:
 @contextmanager
 def as_float(model: nn.Module) -> Iterator[None]:
     """Run a quantized model as its float network: every quantizer passes its input through."""
-    active = [quantizer for _, quantizer in quantizers(model) if quantizer.enabled]
+    active = [quantizer for _, quantizer in quantizers_of(model) if quantizer.enabled]
     for quantizer in active:
         quantizer.enabled = False
     try:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .rounding import Number
+from .rounding import Number, wide
 
 Bits = Any
 """A whole number, or a 0-dim integer tensor where a graph is compiled."""
@@ -68,7 +68,8 @@ class Grid:
     """The values one tensor can take: ``step * (code + offset)``, ``low <= code <= high``.
 
     Attributes:
-        step: shape () or broadcastable to the tensor (one per output channel), positive, detached.
+        step: shape () or broadcastable to the tensor (one per output channel), positive, detached;
+            float32 at least.
         offset: 0 or 1/2 (any number for LSQ+).
         low, high: the lowest and highest code.
     """
@@ -95,7 +96,7 @@ class Grid:
         return codes
 
     def contains(self, values: Tensor) -> bool:
-        """Whether every value lies on the grid (to the rounding of the value's dtype)."""
+        """Whether every value is a level exactly (a level rounded to the values' dtype where that is shorter)."""
         return bool(self._matches(values, self._nearest(values)).all())
 
     @property
@@ -120,11 +121,8 @@ class Grid:
         return f"{float(self.step.mean()):.4g}{per} * ([{self.low}..{self.high}]{offset})"
 
     def _nearest(self, values: Tensor) -> Tensor:
-        codes = (values.to(self.step.dtype) / self.step - self.offset).round()
+        codes = (wide(values) / self.step - self.offset).round()
         return codes.nan_to_num(0.0).clamp(self.low, self.high).to(torch.int32)
 
     def _matches(self, values: Tensor, codes: Tensor) -> Tensor:
-        exact = self.value(codes)
-        if values.dtype == exact.dtype:
-            return values == exact
-        return torch.isclose(values.to(exact.dtype), exact, rtol=2 * torch.finfo(values.dtype).eps, atol=0.0)
+        return values == self.value(codes).to(values.dtype)

@@ -208,6 +208,6 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in model.named_modules() if is_quantized(module))
 
 
-def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     """Every quantizer of a model, by name, each once (tied weights share theirs)."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))

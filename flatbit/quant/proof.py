@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .layers import quantized_layers, quantizers, row_of
+from .layers import quantized_layers, quantizers_of, row_of
 from .quantizer import Quantizer
 
 FLOAT_BITS = 32
@@ -62,7 +62,7 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
             than the bits allow, a float weight used in a product, a layer that reads unquantized
             activations though the policy counts them as quantized. Names the layer.
     """
-    watched = dict(quantizers(model))
+    watched = dict(quantizers_of(model))
     levels: dict[str, Levels] = {}
     names = {quantizer: name for name, quantizer in watched.items()}
 

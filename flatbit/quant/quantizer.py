@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .grid import Grid, Levels
-from .rounding import Surrogate, Ties, fake_quantize, read_is_free
+from .rounding import Surrogate, Ties, fake_quantize, read_is_free, wide
 
 MAX_BITS = 8
 
@@ -116,7 +116,7 @@ class Quantizer(nn.Module, ABC):
         """The grid that ``forward(x)`` uses. Where the step is not computed from x, any x will do."""
         self._check(x)
         x = self.normalize(x)
-        step = self.step_of(x).detach()
+        step = wide(self.step_of(x).detach())
         offset, low, high = (torch.as_tensor(v).item() for v in self.levels(x))
         return Grid(step=step.clone(), offset=float(offset), low=int(low), high=int(high))
 

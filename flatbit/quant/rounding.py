@@ -78,14 +78,14 @@ def fake_quantize_reference(
 
     Args, returns and gradients as ``fake_quantize``.
     """
-    wide = _wide(x)
+    v = wide(x)
     with torch.no_grad():
         lowest, highest = step * (low + offset), step * (high + offset)
-        inside = (wide > lowest) & (wide < highest)
-        code = nearest_code(wide, step, offset, low, high, ties)
-        residual = code + offset - wide / step
+        inside = (v > lowest) & (v < highest)
+        code = nearest_code(v, step, offset, low, high, ties)
+        residual = code + offset - v / step
     value = step * (code + offset)
-    smooth = wide
+    smooth = v
     if surrogate in ("learned", "residual"):
         smooth = smooth + step * residual
     if surrogate in ("learned", "clip"):
@@ -179,21 +179,24 @@ class _FakeQuantize(torch.autograd.Function):
         learned: ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g x^q - g_x x) / step``;
         clip:    ``sum(g (bound + offset)) outside                    = sum(g x^q - g_x x^q) / step``.
         """
-        x, step, value = (_wide(t.detach()) for t in ctx.saved_tensors)
+        x, step, value = (wide(t.detach()) for t in ctx.saved_tensors)
         offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
-        g = g_x = _wide(gradients[0])
+        g = g_x = wide(gradients[0])
         if ctx.surrogate != "residual":
             g_x = _between(g, x, step * (ctx.low + offset), step * (ctx.high + offset))
         g_step = g_offset = None
         if ctx.needs_input_grad[1]:
             kept = value if ctx.surrogate == "clip" else x
             g_step = (_product_sum(g, value, step) - _product_sum(g_x, kept, step)) / step
-        if ctx.needs_input_grad[2]:
-            g_offset = (step * (g - g_x)).sum_to_size(offset.shape)
+        if ctx.needs_input_grad[2]:  # step * (bound + offset) has a mixed second derivative: keep it
+            outer = g - g_x
+            g_offset = (outer * ctx.saved_tensors[1]).sum_to_size(offset.shape)
+            if g_step is not None:
+                g_step = g_step + (outer * (ctx.offset - offset)).sum_to_size(step.shape)
         return g_x.to(gradients[0].dtype), g_step, g_offset, None, None, None, None
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """Half precision has too few bits for codes of 8: compute in float32 then."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -204,17 +207,20 @@ def _like(number: Number, x: Tensor) -> Tensor:
 
 def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:
     """``x^q`` as ``nearest_code`` defines it, in one buffer: memory traffic is what fake quantization costs."""
-    wide = _wide(x)
+    v = wide(x)
     if ties == "away":
-        magnitude = (wide.abs() / step).add_(0.5 - offset).floor_().clamp_(max=high).add_(offset).mul_(step)
-        return torch.where(wide < 0, -magnitude, magnitude).to(x.dtype)
+        magnitude = (v.abs() / step).add_(0.5 - offset).floor_().clamp_(max=high).add_(offset).mul_(step)
+        return torch.where(v < 0, -magnitude, magnitude).to(x.dtype)
     origin = low if ties == "even_from_low" else 0
     shift = offset + origin
     shifted = isinstance(shift, Tensor) or shift != 0
-    t = wide / step
+    t = v / step
     if shifted:
         t.sub_(shift)
-    t.clamp_(low - origin, high - origin).round_()
+    low, high = low - origin, high - origin
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        low, high = _like(low, t), _like(high, t)
+    t.clamp_(low, high).round_()
     if shifted:
         t.add_(shift)
     return t.mul_(step).to(x.dtype)

@@ -11,13 +11,15 @@ import math
 import torch
 from torch import Tensor
 
+from .rounding import wide
+
 
 def spread(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
     """Unbiased standard deviation per step; the root mean square where that is 0 or has one sample.
 
     Channels that are all zero take the mean spread of the others, so that no step is zero.
     """
-    x = _wide(x)
+    x = wide(x.detach())
     rms = group_mean(x.square(), step_shape).sqrt()
     count = x.numel() // max(rms.numel(), 1)
     if count > 1:
@@ -28,22 +30,20 @@ def spread(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
 
 def mean_magnitude(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
     """E|x| per step; channels that are all zero take the mean of the others."""
-    return fill_zeros(group_mean(_wide(x).abs(), step_shape))
+    return fill_zeros(group_mean(wide(x.detach()).abs(), step_shape))
 
 
 def percentile(x: Tensor, percent: float) -> Tensor:
     """The smallest value that at least ``percent`` of all values do not exceed. Shape ()."""
     flat = x.detach().flatten()
-    rank = min(max(math.ceil(percent / 100 * flat.numel()), 1), flat.numel())
-    return flat.kthvalue(rank).values
+    rank = math.ceil(percent * flat.numel() / 100 - 1e-9 * flat.numel())  # 99.9 % of 1000 is 999, not 999.0000001
+    return flat.kthvalue(min(max(rank, 1), flat.numel())).values
 
 
 def fill_zeros(figures: Tensor) -> Tensor:
     """Replace zeros by the mean of the non-zero entries (all zero: unchanged)."""
     positive = figures > 0
-    if not positive.any():
-        return figures
-    return torch.where(positive, figures, figures[positive].mean())
+    return torch.where(positive, figures, figures.sum() / positive.sum().clamp_min(1))
 
 
 def group_mean(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
@@ -52,7 +52,3 @@ def group_mean(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
         return x.mean()
     return x.sum_to_size(step_shape) * (math.prod(step_shape) / x.numel())
 
-
-def _wide(x: Tensor) -> Tensor:
-    x = x.detach()
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -44,7 +44,7 @@ def faq(
     lengths keep the first and the last rate. ``schedule="steps"``: lr 1e-3 x0.1 at 30, 60 and 90 of
     110. ``growth="doubling"``: 165 epochs, the virtual batch doubling at epochs 55, 150 and 160
     (Table 2). ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch, or by steps x0.1 at 30,
-    60, 85 and 95 and 1e-6 at the end. ``calibrate=False``: activations' ranges not from data.
+    60 and 85, and 1e-6 from 95 on. ``calibrate=False``: activations' ranges not from data.
     """
     eight = min(weights, activations) >= 8
     length = epochs if epochs is not None else 1 if eight else 165 if growth == "doubling" else PAPER_EPOCHS
@@ -79,7 +79,7 @@ def _descent(
 ) -> tuple[float, Schedule]:
     """First rate and schedule of a run below 8 bits."""
     if schedule == "steps":
-        milestones = (30, 60, 90) if pretrained else (30, 60, 85, 95)
+        milestones = (30, 60, 90) if pretrained else (30, 60, 85, 95, 95)  # from scratch it falls to 1e-6 at 95
         places = tuple(round(m * epochs / PAPER_EPOCHS) for m in milestones)
         return lr or (1e-3 if pretrained else 0.1), Steps(places)
     first = lr or (FIRST_LR if pretrained else 0.1)

@@ -47,14 +47,16 @@ def uniq(
         start: of the steps: Table 5's ``optimal``, ``lsq``, 0.1 or 0.2.
         warmup: epochs at lr 0.001 before the main rate, 1 bit only; 0 for none (Table 6).
         one_bit_start: what the 1-bit net starts from.
+        optimizer, lr: of the last stage; a 2-bit stage before it keeps its own.
         granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets.
     """
     options = {"start": start, "gradient_scale": gradient_scale}
 
     def stage(w: int, a: int, begin: str) -> Stage:
         binary = 1 in (w, a)
-        method = optimizer or ("adam" if binary else "sgd")
-        main = lr if lr is not None and (w, a) == (weights, activations) else 0.004 if method == "adam" else 0.01
+        last = (w, a) == (weights, activations)
+        method = (optimizer if last else None) or ("adam" if binary else "sgd")
+        main = lr if lr is not None and last else 0.004 if method == "adam" else 0.01
         return Stage(
             name=f"uniq-w{w}a{a}",
             epochs=epochs,

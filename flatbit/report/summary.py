@@ -48,7 +48,7 @@ class Row:
 
 
 def summarize(runs: Sequence[Run]) -> list[Row]:
-    """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or none."""
+    """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
     recipes = {str(run.record["recipe"]) for run in runs}
@@ -56,6 +56,8 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
         names = sorted({run.record["recipe"]["name"] for run in runs})
         raise ValueError(f"runs of different recipes or settings cannot be averaged: {', '.join(names)}")
     stages = [name for name in runs[0].record["stages"] if all(name in run.record["stages"] for run in runs)]
+    if not stages:
+        raise ValueError("no stage is finished in every run: go on with them first (--resume)")
     rows: list[Row] = []
     for name in stages:
         rows.append(_row(name, [run.record["stages"][name] for run in runs], rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
+    stream = islice(batches, num_batches)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("batch norm was given no batches to re-estimate from: the iterable is empty")
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     count = 0
@@ -41,7 +45,7 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
             norm.reset_running_stats()
             norm.train()
             norm.momentum = None  # cumulative average
-        for x, *_ in islice(batches, num_batches):
+        for x, *_ in chain([first], stream):
             model(x)
             count += 1
     finally:
@@ -49,8 +53,6 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
             module.training = mode
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-    if not count:
-        raise ValueError("batch norm was given no batches to re-estimate from: the iterable is empty")
     return count
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from ..atomic import replacing
 
 NAME = "checkpoint.pt"
+PARTS = {"model", "optimizer", "random", "position"}
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
@@ -37,10 +38,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.is_file():
         return None
+    reason = "its parts are others"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of ours ({error}): delete it to start the stage again") from error
+        content, reason = None, str(error).partition("\n")[0]
+    if not isinstance(content, dict) or content.keys() != PARTS:
+        raise ValueError(f"{path} is not a checkpoint of ours ({reason}): delete it to start the stage again")
+    return content
 
 
 def restore_checkpoint_(content: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

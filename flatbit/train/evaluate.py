@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,11 +57,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
         description: of the progress bar.
 
     Raises:
-        ValueError: no batches, or logits that are not finite.
+        ValueError: no batches, labels the model has no output for, or logits that are not finite.
         QuantizationError: the model is not quantized as it states.
     """
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
+    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
     model.eval()
     proof, hits1, hits5, loss, count = Proof(), 0, 0, 0.0, 0
     try:
@@ -68,6 +70,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
             if not count:
                 proof = prove(model, x[:PROOF_SAMPLES])
             logits = model(x).float()
+            if len(y) and int(y.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"a label is {int(y.max())}, but {type(model).__name__} has {logits.shape[1]} outputs: "
+                    "it was built for another data set (num_classes=)"
+                )
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
             hits1 += int(ranked[:, 0].sum())
             hits5 += int(ranked.sum())
@@ -78,8 +85,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
             module.training = mode
     if not count:
         raise ValueError("evaluate got no batches: the iterable is empty, or was used up before")
-    if loss != loss:
-        raise ValueError(f"the logits are NaN: a weight or a step of {type(model).__name__} is not finite")
+    if not math.isfinite(loss):
+        raise ValueError(f"the logits are NaN or infinite: a weight or a step of {type(model).__name__} is not finite")
     return Metrics(
         top1=100 * hits1 / count,
         top5=100 * hits5 / count,

@@ -70,10 +70,11 @@ def train(
     """
     position = position or Position()
     steps = min(len(batches), stage.max_steps or len(batches))
-    if position.epoch < stage.epochs and steps < stage.batches_per_update(position.epoch):
+    largest = max((stage.batches_per_update(epoch) for epoch in range(position.epoch, stage.epochs)), default=0)
+    if steps < largest:
         raise ValueError(
             f"stage {stage.name!r}: an epoch of {batches.num_samples} samples has {steps} mini-batches, fewer than one "
-            f"update takes ({stage.batches_per_update(position.epoch)}): lower batch_size or the virtual batch"
+            f"update takes ({largest}): lower batch_size or the virtual batch"
         )
     saved = time.monotonic()
     with bar("loss", "top1", "rate") as progress:

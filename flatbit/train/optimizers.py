@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..quant.layers import quantizers
+from ..quant.layers import quantizers_of
 
 OptimizerName = Literal["sgd", "adam"]
 
@@ -17,7 +17,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     SAQ's and PACT's clips decay with the weights, as their authors' code or paper has it.
     """
-    exempt = [p for _, q in quantizers(model) if not q.decays for p in q.parameters()]
+    exempt = [p for _, q in quantizers_of(model) if not q.decays for p in q.parameters()]
     ids = {id(p) for p in exempt}
     rest = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
     groups = [{"params": rest, "weight_decay": weight_decay}]

@@ -55,6 +55,10 @@ class Stage:
     objective: Objective = cross_entropy
     max_steps: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or self.epochs < 0:
+            raise ValueError(f"stage {self.name!r}: epochs={self.epochs!r}: expected 0 or more")
+
     def batches_per_update(self, epoch: int) -> int:
         """n of ``growth`` at an epoch: how many mini-batches make one update."""
         return max((n for start, n in self.growth if epoch >= start), default=1)
@@ -92,6 +96,8 @@ class Recipe:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError(f"recipe {self.name!r} has no stages: give it at least one")
         seen: set[str] = set()
         for stage in self.stages:
             if stage.name in seen:

@@ -102,9 +102,12 @@ def read_run(folder: str | Path) -> Run:
     if not path.is_file():
         raise ValueError(f"{folder} is not a run: it has no {RECORD}")
     try:
-        return Run(folder=Path(folder), record=json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        record = json.loads(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error})") from error
+    if not isinstance(record, dict) or not {"recipe", "seed", "stages"} <= record.keys():
+        raise ValueError(f"{path} is no record of a run: it has no recipe, seed and stages")
+    return Run(folder=Path(folder), record=record)
 
 
 def _starting_model(recipe: Recipe, stage: Stage, data: Data, out: Path, weights: str | Path | None) -> nn.Module:

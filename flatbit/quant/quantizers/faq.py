@@ -51,8 +51,7 @@ class FaqWeight(Quantizer):
         return midtread(*self._numbers(self.bits))
 
     def step_of(self, x: Tensor) -> Tensor:
-        (bits,) = self._numbers(self.bits)
-        unit = x.new_tensor(self.unit_steps)[bits - 2]
+        unit = x.new_tensor(self.unit_steps).index_select(0, (self.bits - 2).reshape(1)).squeeze(0)
         return next_power_of_two(unit * spread(x).clamp_min(1e-12))
 
     def observe_(self, x: Tensor) -> None:

@@ -1,0 +1,60 @@
+import pytest
+
+from flatbit.data import DATASETS, Data, load
+from flatbit.data.digits import digits
+
+
+@pytest.fixture
+def own_sets(tmp_path, monkeypatch, request):
+    """A module of the user's in the working directory; its name is unique to the test."""
+    name = f"own_sets_{request.node.name}".replace("[", "_").replace("]", "_")
+    tmp_path.joinpath(f"{name}.py").write_text(
+        "from dataclasses import replace\n"
+        "from flatbit.data.digits import digits\n"
+        "def files(*, root, size=3):\n"
+        "    return replace(digits(), name=f'{root}/{size}')\n"
+        "def wrong():\n"
+        "    return [1, 2]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_digits_are_the_embedded_set():
+    assert "digits" in DATASETS.names()
+    assert load("digits").test.labels.equal(digits().test.labels)
+
+
+def test_a_set_without_files_needs_no_root(tmp_path):
+    assert load("digits", tmp_path).name == "digits"
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown data set 'digit': did you mean digits"):
+        load("digit")
+
+
+def test_unknown_argument_is_named():
+    with pytest.raises(ValueError, match="data set 'digits' has no argument 'size'"):
+        load("digits", size=3)
+
+
+def test_a_function_of_the_users_gets_root_and_arguments(own_sets):
+    data = load(f"{own_sets}:files", "some/where", size=7)
+    assert isinstance(data, Data)
+    assert data.name == "some/where/7"
+
+
+def test_unknown_argument_of_the_users_function_suggests_the_nearest(own_sets):
+    with pytest.raises(ValueError, match="has no argument 'sizes': did you mean size"):
+        load(f"{own_sets}:files", "x", sizes=7)
+
+
+def test_missing_argument_is_named(own_sets):
+    with pytest.raises(ValueError, match="missing a required argument: 'root'"):
+        load(f"{own_sets}:files")
+
+
+def test_what_is_no_data_is_refused(own_sets):
+    with pytest.raises(ValueError, match=r"returned list: expected a flatbit\.data\.Data"):
+        load(f"{own_sets}:wrong")

@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from flatbit.quant.optimal_step import midtread_step
+from flatbit.quant.quantizers.sqwa import SqwaWeight, least_squares_step
+
+
+def naive_alternation(w, start, q_of):
+    """The specification's five steps as written, without sorting or running sums."""
+    best, least = None, float("inf")
+    for scale in (1.0, 0.5, 0.7, 0.85, 1.2, 1.5):
+        step = start * scale
+        for _ in range(200):
+            q = q_of(w / step)
+            if float(q.square().sum()) == 0:
+                step = step / 2
+                continue
+            previous, step = step, float((w * q).sum() / q.square().sum())
+            if abs(step - previous) < 1e-6 * previous:
+                break
+        error = float((w - step * q_of(w / step)).square().sum())
+        if error < least:
+            best, least = step, error
+    return best, least
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_step_of_the_specification(bits, site):
+    w = torch.randn(3000, generator=torch.Generator().manual_seed(bits), dtype=torch.float64)
+    k = 2 ** (bits - 1) - 1
+    start = midtread_step(bits) * float(w.std())
+    step, least = naive_alternation(w, start, lambda v: v.sign() * (v.abs() + 0.5).floor().clamp(max=k))
+    quantizer = SqwaWeight(bits, site()).double()
+    quantizer.observe_(w)
+    error = float((w - quantizer(w)).square().sum())
+    if bits <= 3:  # every start gives the same answer there; beyond, more starts find less error
+        assert float(quantizer.step) == pytest.approx(step, rel=1e-4)
+    assert error <= least * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("source", ["gaussian", "laplace", "uniform"])
+def test_step_beats_a_grid_of_other_steps(bits, source, site):
+    generator = torch.Generator().manual_seed(1)
+    w = {
+        "gaussian": torch.randn(432, generator=generator),
+        "laplace": torch.distributions.Laplace(0.0, 1.0).sample((432,)),
+        "uniform": torch.rand(432, generator=generator) - 0.5,
+    }[source]
+    quantizer = SqwaWeight(bits, site())
+    quantizer.observe_(w)
+    best, found = float((quantizer(w) - w).square().mean()), float(quantizer.step)
+    for factor in torch.linspace(0.4, 2.5, 211).tolist():
+        quantizer._set_("step", torch.tensor(found * factor))
+        assert best <= (1.01 if bits < 8 else 1.05) * float((quantizer(w) - w).square().mean())
+
+
+def test_one_bit_is_plus_or_minus_the_mean_magnitude(site):
+    w = torch.tensor([0.5, -1.5, 0.0, 2.0])
+    quantizer = SqwaWeight(1, site())
+    quantizer.observe_(w)
+    assert quantizer(w).tolist() == [1.0, -1.0, 1.0, 1.0]  # mean |w| = 1, sign(0) = +1
+
+
+def test_halves_go_away_from_zero(site):
+    quantizer = SqwaWeight(3, site())
+    quantizer._set_("step", torch.tensor(1.0))
+    w = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 9.0, 0.0])
+    assert quantizer(w).tolist() == [-3, -2, -1, 1, 2, 3, 3, 0]
+
+
+def test_gradient_passes_unchanged_even_outside(site, gradients, x64, g64):
+    quantizer = SqwaWeight(2, site()).double()
+    quantizer._set_("step", torch.tensor(0.1, dtype=torch.float64))
+    found = gradients(quantizer, x64 * 100, g64)
+    assert torch.equal(found["x"], g64)
+    assert set(found) == {"x"}  # the step is no parameter
+
+
+def test_four_level_variant_of_hol(site):
+    w = torch.randn(2000, dtype=torch.float64)
+    quantizer = SqwaWeight(2, site(), levels="midrise").double()
+    quantizer.observe_(w)
+    levels = (quantizer(w) / quantizer.step).unique()
+    assert torch.allclose(levels, torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64))
+    nearest = lambda v: (v.abs().floor().clamp(max=1) + 0.5) * v.sign()  # noqa: E731
+    assert float(quantizer.step) == pytest.approx(naive_alternation(w, 0.9957 * float(w.std()), nearest)[0], rel=1e-3)
+
+
+def test_average_of_captures_on_one_grid_lies_on_a_finer_grid(site):
+    quantizer = SqwaWeight(2, site())
+    quantizer._set_("step", torch.tensor(0.3))
+    average = torch.stack([quantizer(torch.randn(50)) for _ in range(7)]).mean(0)
+    codes = average / (0.3 / 7)
+    assert torch.allclose(codes, codes.round(), atol=1e-4)
+    assert int(codes.abs().max().round()) <= 7
+
+
+def test_step_scales_with_the_weights():
+    w = torch.randn(500, dtype=torch.float64)
+    small = least_squares_step(w, w.std(), 0.0, 3)
+    assert float(least_squares_step(1000 * w, 1000 * w.std(), 0.0, 3)) == pytest.approx(1000 * float(small), rel=1e-5)

@@ -1,0 +1,214 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flatbit.quant.rounding import (
+    SMALLEST_STEP,
+    fake_quantize,
+    fake_quantize_reference,
+    learned_step,
+    nearest_code,
+    ste_round,
+    straight_through,
+)
+
+SURROGATES = ("identity", "clip", "learned", "residual")
+GRIDS = [(0.5, -2, 1, "even_from_low"), (0.0, 0, 3, "even"), (0.0, -3, 3, "away"), (0.5, -1, 0, "even"), (0.0, -4, 3, "even")]
+
+
+def slow_code(x: float, step: float, offset: float, low: int, high: int, ties: str) -> int:
+    """The nearest level by trying all of them; a tie goes as the rule says. Independent of the code under test."""
+    distance = {code: abs(x - step * (code + offset)) for code in range(low, high + 1)}
+    least = min(distance.values())
+    tied = [code for code, d in distance.items() if d == least]
+    if len(tied) == 1:
+        return tied[0]
+    if ties == "away":
+        return max(tied) if x >= 0 else min(tied)
+    parity = low if ties == "even_from_low" else 0
+    return next(code for code in tied if (code - parity) % 2 == 0)
+
+
+@pytest.mark.parametrize(("offset", "low", "high", "ties"), GRIDS)
+@pytest.mark.parametrize("face", [fake_quantize, fake_quantize_reference])
+def test_takes_the_nearest_level_and_the_stated_tie(face, offset, low, high, ties):
+    x = torch.arange(-40, 41, dtype=torch.float64) / 8  # exact eighths: every tie at step 1/2 is hit
+    step = torch.tensor(0.5, dtype=torch.float64)
+    expected = [0.5 * (slow_code(float(v), 0.5, offset, low, high, ties) + offset) for v in x]
+    assert face(x, step, offset, low, high, surrogate="identity", ties=ties).tolist() == expected
+    assert (0.5 * (nearest_code(x, step, offset, low, high, ties) + offset)).tolist() == expected
+
+
+def test_zero_goes_down_at_one_bit_only_when_counted_from_the_lowest_level():
+    x, step = torch.zeros(1), torch.tensor(2.0)
+    signs = {ties: float(fake_quantize(x, step, 0.5, -1, 0, surrogate="identity", ties=ties)) for ties in ("even", "even_from_low", "away")}
+    assert signs == {"even": 1.0, "even_from_low": -1.0, "away": 1.0}
+
+
+def by_hand(surrogate):
+    """Gradients for x = [-3, -0.4, 0.7, 5], step 1, codes 0..3, upstream [1, 2, 3, 4]."""
+    x = torch.tensor([-3.0, -0.4, 0.7, 5.0], dtype=torch.float64, requires_grad=True)
+    step = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    out = fake_quantize(x, step, 0.0, 0, 3, surrogate=surrogate)
+    assert out.tolist() == [0.0, 0.0, 1.0, 3.0]
+    gradients = torch.autograd.grad((out * torch.tensor([1.0, 2, 3, 4])).sum(), [x, step], allow_unused=True)
+    return gradients[0].tolist(), None if gradients[1] is None else float(gradients[1])
+
+
+def test_closed_form_gradients_of_each_surrogate():
+    assert by_hand("identity") == ([1, 2, 3, 4], None)
+    assert by_hand("clip") == ([0, 0, 3, 0], 4 * 3)
+    x, step = by_hand("learned")
+    assert x == [0, 0, 3, 0]
+    assert step == pytest.approx(3 * (1 - 0.7) + 4 * 3)
+    x, step = by_hand("residual")
+    assert x == [1, 2, 3, 4]
+    assert step == pytest.approx(1 * 3 + 2 * 0.4 + 3 * 0.3 + 4 * (3 - 5))
+
+
+def test_gradient_stops_on_the_edges_themselves():
+    x = torch.tensor([0.0, 1e-9, 2.999, 3.0], requires_grad=True)
+    fake_quantize(x, torch.tensor(1.0), 0.0, 0, 3, surrogate="clip").sum().backward()
+    assert x.grad.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+@given(seed=st.integers(0, 1000), step=st.floats(0.05, 2.0), grid=st.sampled_from(GRIDS))
+@settings(max_examples=25, deadline=None)
+def test_faces_agree_in_value_and_first_and_second_derivatives(surrogate, per, seed, step, grid):
+    offset, low, high, ties = grid
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    steps = torch.full((3, 1, 1) if per == "channel" else (), step, dtype=torch.float64).requires_grad_()
+    offsets = torch.tensor(offset, dtype=torch.float64).requires_grad_() if ties == "even" else offset
+    inputs = [x, steps, *([offsets] if ties == "even" else [])]
+    faces = []
+    for face in (fake_quantize, fake_quantize_reference):
+        out = face(x, steps, offsets, low, high, surrogate=surrogate, ties=ties)
+        first = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True, allow_unused=True)
+        kept = [g for g in first if g is not None]
+        second = torch.autograd.grad(sum((g * (i + 1.5)).sum() for i, g in enumerate(kept)), inputs, allow_unused=True)
+        faces.append([out, *first, *second])
+    for fused, reference in zip(*faces, strict=True):
+        if reference is None or fused is None:
+            assert fused is None or not fused.any()
+            assert reference is None or not reference.any()
+        else:
+            assert torch.allclose(fused, reference, rtol=1e-10, atol=1e-12)
+
+
+def test_hessian_vector_products_through_a_net_agree():
+    torch.manual_seed(1)
+    w, v = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    x = torch.randn(8, 5, dtype=torch.float64)
+    products = []
+    for face in (fake_quantize, fake_quantize_reference):
+        weight = w.clone().requires_grad_()
+        q = face(weight, torch.tensor(0.4, dtype=torch.float64), 0.5, -2, 1, surrogate="learned", ties="even_from_low")
+        (gradient,) = torch.autograd.grad((x @ q.T).tanh().square().sum(), weight, create_graph=True)
+        products.append(torch.autograd.grad((gradient * v).sum(), weight)[0])
+    assert torch.allclose(*products, rtol=1e-11)
+    assert bool((products[0] != 0).any())
+
+
+def test_finite_differences_must_disagree_with_a_straight_through_gradient():
+    """The gradient is a surrogate's: gradcheck, which differentiates the true staircase, has to fail."""
+    x = torch.linspace(0.1, 2.4, 7, dtype=torch.float64, requires_grad=True)
+    step = torch.tensor(1.0, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(lambda t: fake_quantize(t, step, 0.0, 0, 3, surrogate="learned"), x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_step_gradient_is_exact_enough_in_float32(layout):
+    """The gradient is a difference of two dots over a million elements: hold it against float64 sums."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(32, 32, 32, 32, generator=generator).relu().to(memory_format=layout)
+    g = torch.randn(x.shape, generator=generator).to(memory_format=layout)
+    step = torch.tensor(0.01, requires_grad=True)
+    out = fake_quantize(x, step, 0.0, 0, 255, surrogate="learned")
+    out.backward(g)
+    r = (out.detach().double() - x.double()) / step.detach().double()
+    inside = (x > 0) & (x < 2.55)
+    exact = float((g.double() * torch.where(inside, r, 255.0 * (x >= 2.55))).sum())
+    assert float(step.grad) == pytest.approx(exact, rel=1e-4)
+
+
+def test_saves_input_and_output_and_no_mask():
+    saved = []
+    x = torch.randn(64, 64, requires_grad=True)
+    step = torch.tensor(0.5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        fake_quantize(x, step, 0.5, -2, 1, surrogate="learned")
+    assert [t.shape for t in saved] == [(64, 64), (), (64, 64)]
+    assert saved[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x = torch.linspace(-4, 4, 257).to(dtype).requires_grad_()
+    step = torch.tensor(8 / 255)
+    out = fake_quantize(x, step, 0.5, -128, 127, surrogate="learned", ties="even_from_low")
+    wide = fake_quantize(x.detach().float(), step, 0.5, -128, 127, surrogate="learned", ties="even_from_low")
+    assert out.dtype == dtype
+    assert torch.equal(out, wide.to(dtype))
+    out.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+def test_torch_func_transforms_take_the_reference_face():
+    step = torch.tensor(0.5)
+
+    def loss(x):
+        return fake_quantize(x, step, 0.5, -2, 1, surrogate="learned").square().sum()
+
+    x = torch.randn(5)
+    leaf = x.clone().requires_grad_()
+    loss(leaf).backward()
+    assert torch.allclose(torch.func.grad(loss)(x), leaf.grad)
+    assert torch.func.vmap(torch.func.grad(loss))(x[:, None]).shape == (5, 1)
+    parameter = torch.tensor(-0.3)
+    scaled = torch.func.grad(lambda p: learned_step(p, 0.25) * 3.0)(parameter)
+    assert float(scaled) == pytest.approx(-0.75)
+
+
+def test_learned_step_is_positive_and_scales_its_gradient():
+    for value, sign in ((0.3, 1.0), (-0.3, -1.0)):
+        p = torch.tensor(value, requires_grad=True)
+        step = learned_step(p, 0.1)
+        assert float(step.detach()) == pytest.approx(0.3)
+        (step * 5).backward()
+        assert float(p.grad) == pytest.approx(5 * 0.1 * sign)
+    assert float(learned_step(torch.tensor(0.0))) == pytest.approx(SMALLEST_STEP)
+
+
+def test_straight_through_is_exact_forward():
+    value, surrogate = torch.tensor([0.1, 1e8]), torch.tensor([1e8, 0.1], requires_grad=True)
+    out = straight_through(value, surrogate * 2)
+    assert torch.equal(out, value)
+    out.sum().backward()
+    assert surrogate.grad.tolist() == [2, 2]
+
+
+def test_ste_round_rounds_half_to_even_with_derivative_one():
+    t = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5], requires_grad=True)
+    out = ste_round(t)
+    assert out.tolist() == [-2, 0, 0, 2, 2]
+    out.sum().backward()
+    assert t.grad.tolist() == [1] * 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_cuda_equals_cpu(surrogate, device):
+    results = []
+    for where in ("cpu", device):
+        x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).to(where).requires_grad_()
+        step = torch.tensor(0.37, device=where, requires_grad=True)
+        out = fake_quantize(x, step, 0.5, -2, 1, surrogate=surrogate)
+        gradients = torch.autograd.grad(out.sin().sum(), [x, step], allow_unused=True)
+        results.append([out.detach().cpu(), *(g.cpu() for g in gradients if g is not None)])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert torch.allclose(on_cpu, on_gpu, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,50 @@
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import flatbit
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(flatbit.__path__, "flatbit."))
+
+
+@pytest.mark.parametrize("name", flatbit.__all__)
+def test_public_names_are_importable_and_documented(name):
+    assert inspect.getdoc(getattr(flatbit, name))
+
+
+def test_all_is_sorted_and_complete():
+    private = {name for name in vars(flatbit) if name.startswith("_")}
+    submodules = {name.split(".")[1] for name in MODULES}
+    assert flatbit.__all__ == sorted(flatbit.__all__)
+    assert set(vars(flatbit)) - private - submodules <= set(flatbit.__all__)
+
+
+def test_the_names_of_the_design_are_there():
+    agreed = "quantize_ restore_ calibrate_ evaluate cost grids policy save load load_ models data train analysis"
+    assert set(agreed.split()) <= set(flatbit.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_what_they_define_are_documented(module):
+    loaded = importlib.import_module(module)
+    assert inspect.getdoc(loaded)
+    for name, thing in vars(loaded).items():
+        own = (inspect.isfunction(thing) or inspect.isclass(thing)) and thing.__module__ == module
+        if not own or name.startswith("_"):
+            continue
+        # A dataclass without a docstring gets its signature as one: "Name(field: type)".
+        assert thing.__doc__, f"{module}.{name} has no docstring"
+        assert not thing.__doc__.startswith(f"{name}("), f"{module}.{name} has no docstring"
+        for part, method in vars(thing).items() if inspect.isclass(thing) else ():
+            overrides = any(part in vars(base) for base in thing.__mro__[1:])
+            if isinstance(method, property) or (inspect.isfunction(method) and not part.startswith("_")):
+                assert overrides or inspect.getdoc(method), f"{module}.{name}.{part} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_dunder_all_names_what_is_there(module):
+    loaded = importlib.import_module(module)
+    for name in getattr(loaded, "__all__", ()):
+        assert hasattr(loaded, name)
