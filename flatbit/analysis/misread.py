@@ -30,7 +30,7 @@ class Misread:
 
 @torch.no_grad()
 def misread(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Misread:
-    """Show the same batches to two networks, in eval mode; keep what either gets wrong."""
+    """Show the same batches to two networks, in eval mode; keep what either gets wrong. ValueError for no batches."""
     networks = (first, second)
     modes = [{module: module.training for module in network.modules()} for network in networks]
     said: list[list[Tensor]] = [[], []]
@@ -46,6 +46,8 @@ def misread(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Tensor,
         for network_modes in modes:
             for module, mode in network_modes.items():
                 module.training = mode
+    if not labels:
+        raise ValueError("misread got no batches: the iterable is empty, or was used up before")
     truth, a, b = (torch.cat(parts).numpy() for parts in (labels, *said))
     wrong = np.flatnonzero((a != truth) | (b != truth))
     return Misread(index=wrong, labels=truth[wrong], first=a[wrong], second=b[wrong], num_samples=len(truth))

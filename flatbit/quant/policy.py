@@ -88,10 +88,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Settings that change for the layers a pattern names."""
+    """Settings that change for the layers a pattern names; an ``optional`` one may name none."""
 
     pattern: Pattern
     changes: Mapping[str, Any]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +176,7 @@ class Policy:
 
     def _check_rules(self, modules: dict[str, nn.Module], rows: Mapping[str, Any], roles: dict[str, str]) -> None:
         for rule in self.rules:
-            if isinstance(rule.pattern, str) and rule.pattern.startswith("@"):
+            if rule.optional or (isinstance(rule.pattern, str) and rule.pattern.startswith("@")):
                 continue  # a model need not have shortcuts
             if not any(_matches(rule.pattern, name, modules[name], roles.get(name, "")) for name in rows):
                 raise ValueError(

@@ -84,7 +84,7 @@ def _sqwa_all(weights: int, activations: int) -> Policy:
 
 def _hol(weights: int, activations: int) -> Policy:
     """HOL on CIFAR-10 and VOC: edges float, PACT at each ReLU's output, residual tensors at b bits."""
-    residual = Rule("*.residual", {"here": True})
+    residual = Rule("*.residual", {"here": True}, optional=True)
     return _policy("sqwa", weights, activations, "pact", (residual, *_float(EDGES)), placement="output")
 
 
@@ -95,7 +95,7 @@ def _hol_synthetic(weights: int, activations: int) -> Policy:
 
 def _hol_imagenet(weights: int, activations: int) -> Policy:
     """HOL on ImageNet: edges float, residual tensors at 8 bits, "4-level" (mid-rise) weights."""
-    residual = Rule("*.residual", {"here": True, **_unless_float("activations", activations, 8)})
+    residual = Rule("*.residual", {"here": True, **_unless_float("activations", activations, 8)}, optional=True)
     made = _policy("sqwa", weights, activations, "pact", (residual, *_float(EDGES)), placement="output")
     return replace(made, base=replace(made.base, weight_options={"levels": "midrise"}))
 

@@ -51,4 +51,3 @@ def group_mean(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
     if not step_shape:
         return x.mean()
     return x.sum_to_size(step_shape) * (math.prod(step_shape) / x.numel())
-

@@ -13,3 +13,9 @@ from ..registry import Registry
 from ..train.recipe import Recipe
 
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", __name__)
+
+
+def check_choice(parameter: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of the ``known`` ones."""
+    if value not in known:
+        raise ValueError(f"{parameter}={value!r}: expected {' or '.join(known)}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Constant, Exponential, Schedule, Steps
-from . import RECIPES
+from . import RECIPES, check_choice
 from .float_net import FloatSchedule, float_stage
 
 PAPER_EPOCHS, PAPER_DECAY, SCRATCH_DECAY = 110, 0.936, 0.901
@@ -46,6 +46,8 @@ def faq(
     (Table 2). ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch, or by steps x0.1 at 30,
     60 and 85, and 1e-6 from 95 on. ``calibrate=False``: activations' ranges not from data.
     """
+    check_choice("schedule", schedule, ("exponential", "steps"))
+    check_choice("growth", growth, ("none", "doubling"))
     eight = min(weights, activations) >= 8
     length = epochs if epochs is not None else 1 if eight else 165 if growth == "doubling" else PAPER_EPOCHS
     rate, curve = (lr or 1e-4, Constant()) if eight else _descent(schedule, length, pretrained, lr)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Cosine
-from . import RECIPES
+from . import RECIPES, check_choice
 from .float_net import FloatSchedule, float_stage
 
 WARMUP_LR = 0.001
@@ -48,8 +48,10 @@ def uniq(
         warmup: epochs at lr 0.001 before the main rate, 1 bit only; 0 for none (Table 6).
         one_bit_start: what the 1-bit net starts from.
         optimizer, lr: of the last stage; a 2-bit stage before it keeps its own.
-        granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets.
+        granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets, but for the edges.
     """
+    check_choice("one_bit_start", one_bit_start, ("2-bit", "float"))
+    check_choice("granularity", granularity, ("tensor", "channel"))
     options = {"start": start, "gradient_scale": gradient_scale}
 
     def stage(w: int, a: int, begin: str) -> Stage:
@@ -61,10 +63,9 @@ def uniq(
             name=f"uniq-w{w}a{a}",
             epochs=epochs,
             policy=policy(
-                "uniq",
+                "uniq" if granularity == "tensor" else "uniq-imagenet",
                 weights=w,
                 activations=a,
-                granularity=granularity,
                 weight_options=options,
                 activation_options=options,
             ),

@@ -51,4 +51,17 @@ def _activation_cases(name, made):
 
 
 CASES = every_case()
-every_quantizer = pytest.mark.parametrize(("name", "role", "bits", "signed"), CASES)
+
+
+def quantizers_where(condition=lambda name, role, bits, signed: True):
+    """Parametrize a test over the cases that meet a condition."""
+    return pytest.mark.parametrize(("name", "role", "bits", "signed"), [c for c in CASES if condition(*c.values)])
+
+
+every_quantizer = quantizers_where()
+
+
+def is_symmetric(name: str, role: str, bits: int, signed: bool) -> bool:
+    """Whether the grid is its own mirror image."""
+    grid = calibrated(name, role, bits, signed).grid(sample(role, signed))
+    return grid.low + grid.offset == -(grid.high + grid.offset)

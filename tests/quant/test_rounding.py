@@ -14,7 +14,13 @@ from flatbit.quant.rounding import (
 )
 
 SURROGATES = ("identity", "clip", "learned", "residual")
-GRIDS = [(0.5, -2, 1, "even_from_low"), (0.0, 0, 3, "even"), (0.0, -3, 3, "away"), (0.5, -1, 0, "even"), (0.0, -4, 3, "even")]
+GRIDS = [
+    (0.5, -2, 1, "even_from_low"),
+    (0.0, 0, 3, "even"),
+    (0.0, -3, 3, "away"),
+    (0.5, -1, 0, "even"),
+    (0.0, -4, 3, "even"),
+]
 
 
 def slow_code(x: float, step: float, offset: float, low: int, high: int, ties: str) -> int:
@@ -42,7 +48,10 @@ def test_takes_the_nearest_level_and_the_stated_tie(face, offset, low, high, tie
 
 def test_zero_goes_down_at_one_bit_only_when_counted_from_the_lowest_level():
     x, step = torch.zeros(1), torch.tensor(2.0)
-    signs = {ties: float(fake_quantize(x, step, 0.5, -1, 0, surrogate="identity", ties=ties)) for ties in ("even", "even_from_low", "away")}
+    signs = {
+        ties: float(fake_quantize(x, step, 0.5, -1, 0, surrogate="identity", ties=ties))
+        for ties in ("even", "even_from_low", "away")
+    }
     assert signs == {"even": 1.0, "even_from_low": -1.0, "away": 1.0}
 
 
@@ -212,3 +221,11 @@ def test_cuda_equals_cpu(surrogate, device):
         results.append([out.detach().cpu(), *(g.cpu() for g in gradients if g is not None)])
     for on_cpu, on_gpu in zip(*results, strict=True):
         assert torch.allclose(on_cpu, on_gpu, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("face", [fake_quantize, fake_quantize_reference])
+def test_offset_alone_can_take_gradients(face):
+    offset = torch.tensor(0.2, requires_grad=True)
+    x = torch.tensor([-1.0, 0.9, 9.0])
+    face(x, torch.tensor(0.5), offset, 0, 3, surrogate="learned").backward(torch.tensor([1.0, 10.0, 100.0]))
+    assert float(offset.grad) == pytest.approx(0.5 * 101)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels
+from ..grid import Levels, choose
 from ..quantizer import MAX_BITS, Quantizer, Site
 from ..rounding import learned_step, straight_through
 from . import METHODS, Method
@@ -102,13 +102,14 @@ class DqActivation(ActivationQuantizer):
         self.step, self.reach = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
         self.calibrated = False
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_levels(self, bits: object) -> Levels:
         highest = highest_code(self.step, self.reach, MOST_SIGNED)
         return Levels(0.0, -highest, highest)
 
     def levels(self, x: Tensor) -> Levels:
-        highest = highest_code(self.step, self.reach, self._most())
-        return Levels(0.0, -highest * self.signed, highest)
+        highest = highest_code(self.step, self.reach, MOST_UNSIGNED)
+        (signed,) = self._numbers(self.signed)
+        return choose(signed, self.signed_levels(self.bits), Levels(0.0, 0, highest))
 
     def normalize(self, x: Tensor) -> Tensor:
         limit = learned_range(self.step, self.reach, self._most())

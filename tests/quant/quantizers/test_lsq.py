@@ -44,7 +44,7 @@ def test_signed_activations_are_twos_complement(bits, site, gradients, x64, g64)
     x, g = x64.reshape(4, 16), g64.reshape(4, 16)
     qn, qp = 2 ** (bits - 1), 2 ** (bits - 1) - 1
     quantizer = with_step(LsqActivation(bits, site("input"), signed=True, gradient_scale=False), 0.3)
-    value, dx, ds = closed_form(x, g, 0.3, qn, qp)
+    value, _, ds = closed_form(x, g, 0.3, qn, qp)
     found = gradients(quantizer, x, g)
     assert torch.allclose(quantizer(x), value)
     assert float(found["step"]) == pytest.approx(ds)

@@ -79,3 +79,8 @@ def test_constant_input_gives_no_range(site):
     quantizer = LsqPlusActivation(4, site("input"))
     quantizer.observe_(torch.full((10,), 2.0))
     assert not quantizer.calibrated
+
+
+def test_values_that_all_share_one_code_keep_the_first_range():
+    s, b = best_affine_grid(torch.ones(10), torch.tensor(1.0), torch.tensor(0.0), 3)
+    assert (float(s), float(b)) == (1.0, 0.0)

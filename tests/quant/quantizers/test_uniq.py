@@ -124,7 +124,9 @@ def test_signed_input_takes_the_weight_form(site):
     assert (grid.offset, grid.low, grid.high) == (0.5, -128, 127)
 
 
-@pytest.mark.parametrize(("start", "bits", "expected"), [(0.1, 2, 0.1), (0.2, 3, 0.2), ("lsq", 2, 2.0), ("lsq", 3, 2 / 3**0.5)])
+@pytest.mark.parametrize(
+    ("start", "bits", "expected"), [(0.1, 2, 0.1), (0.2, 3, 0.2), ("lsq", 2, 2.0), ("lsq", 3, 2 / 3**0.5)]
+)
 def test_other_starts_of_table_5(start, bits, expected, site):
     w = torch.tensor([1.0, -1.0, 1.0, -1.0])
     quantizer = UniqWeight(bits, site(), start=start)

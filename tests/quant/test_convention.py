@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from torch import nn
+
+from flatbit import models
+from flatbit.quant.convention import convention
+from flatbit.quant.convert import quantize_
+from flatbit.quant.presets import policy
+
+
+def of(name, weights, activations, **options):
+    model = models.build("preresnet8", in_channels=1, first_width=4)
+    quantize_(model, policy(name, weights=weights, activations=activations, **options))
+    return convention(model)
+
+
+def test_uniq():
+    found = of("uniq", 2, 2)
+    assert (found.policy, found.first, found.last, found.shortcut, found.inner) == (
+        "uniq",
+        "W8/A8",
+        "W8/A8",
+        "W2/A2",
+        "W2/A2",
+    )
+    assert (found.image, found.weight_step, found.activations) == ("8 bit", "tensor", "input")
+    assert (found.batch_norm, found.bias) == ("float", "float")
+
+
+def test_uniq_at_one_bit_leaves_edges_and_shortcuts_float():
+    found = of("uniq", 1, 1)
+    assert (found.first, found.last, found.shortcut, found.inner, found.image) == (
+        "float",
+        "float",
+        "float",
+        "W1/A1",
+        "float",
+    )
+
+
+def test_saq_image_is_float_but_counted():
+    found = of("saq", 4, 4)
+    assert (found.first, found.image, found.last) == ("W8/A8", "float", "W8/A8")
+
+
+def test_faq_fixed_point():
+    found = of("faq", 4, 4)
+    assert (found.batch_norm, found.bias, found.activations) == ("fixed point", "fixed point", "output")
+    assert found.inner == "W4/A4"
+
+
+def test_weight_only_and_channel():
+    found = of("uniq", 3, 32, granularity="channel")
+    assert (found.inner, found.activations, found.weight_step) == ("W3/A32", "none", "channel")
+
+
+def test_mixed_bits_are_all_listed():
+    model = models.build("preresnet8", in_channels=1, first_width=4)
+    quantize_(model, policy("uniq", weights=2, activations=2).override("layers.2.*", weights=4))
+    assert convention(model).inner == "W2/A2, W4/A2"
+
+
+def test_float_model():
+    found = convention(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    assert found.policy == "float"
+    assert str(found) == "float"
+    assert convention(nn.ReLU()).first == "none"
+
+
+def test_is_plain_data():
+    assert json.loads(json.dumps(of("uniq", 2, 2).as_dict()))["inner"] == "W2/A2"
+
+
+@pytest.mark.parametrize("words", ["uniq: W2/A2", "first W8/A8", "image 8 bit", "batch norm float"])
+def test_reads_as_a_sentence(words):
+    assert words in str(of("uniq", 2, 2))

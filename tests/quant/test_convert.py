@@ -1,0 +1,341 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import nn
+
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import apply_specs_, as_float, make_quantizer, quantize_, restore_
+from flatbit.quant.layers import QConv2d, QLinear, QReLU, quantizers_of
+from flatbit.quant.policy import LayerSpec, TensorSpec
+from flatbit.quant.presets import policy
+from flatbit.quant.quantizer import Site
+
+UNIQ = policy("uniq", weights=2, activations=2)
+
+
+def test_narrows_classes_and_keeps_parameters(small, images):
+    before = {name: id(p) for name, p in small.named_parameters()}
+    keys = list(small.state_dict())
+    quantize_(small, UNIQ)
+    assert isinstance(small[0], QConv2d)
+    assert isinstance(small[7], QLinear)
+    after = {name: id(p) for name, p in small.named_parameters() if "quantizer" not in name}
+    assert after == before
+    assert [key for key in small.state_dict() if "_quantizer." not in key] == keys
+
+
+def test_an_optimizer_made_before_still_holds_the_weights(small, images, quantized):
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    quantized(small)
+    before = small[3].weight.detach().clone()
+    small(images).sum().backward()
+    optimizer.step()
+    assert not torch.equal(small[3].weight, before)
+
+
+def test_restore_gives_the_float_model_back(net, images):
+    expected, state, classes = net(images), copy.deepcopy(net.state_dict()), [type(m) for m in net.modules()]
+    quantize_(net, policy("faq", weights=4, activations=4))
+    calibrate_(net, [images])
+    restore_(net)
+    assert [type(m) for m in net.modules()] == classes
+    assert list(net.state_dict()) == list(state)
+    assert torch.equal(net(images), expected)
+    restore_(net)  # a float model stays as it is
+    quantize_(net, UNIQ)  # and it can be quantized again
+
+
+def test_float_checkpoint_loads_with_exactly_the_quantizer_keys_missing(net):
+    state = copy.deepcopy(net.state_dict())
+    quantize_(net, UNIQ)
+    own = {key for key in net.state_dict() if "_quantizer." in key}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    assert set(missing) == own
+    assert not unexpected
+    quantized_state = net.state_dict()
+    restore_(net)
+    missing, unexpected = net.load_state_dict(quantized_state, strict=False)
+    assert not missing
+    assert set(unexpected) == own
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(6, 3), (5, 6)),
+        (nn.Linear(6, 3, bias=False), (5, 2, 6)),
+        (nn.Conv1d(4, 6, 3, padding=1), (2, 4, 7)),
+        (nn.Conv2d(4, 6, 3, stride=2, groups=2, padding="valid"), (2, 4, 7, 7)),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 7, 7)),
+        (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 7, 7)),
+        (nn.Conv3d(2, 3, 3), (1, 2, 5, 5, 5)),
+        (nn.ConvTranspose1d(4, 6, 3, stride=2), (2, 4, 7)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (2, 4, 5, 5)),
+    ],
+)
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_every_layer_type_computes_with_quantized_weight_and_input(layer, shape, granularity):
+    """The reference is the float layer itself, given the quantized tensors."""
+    model = nn.Sequential(copy.deepcopy(layer))
+    x = torch.randn(shape)
+    quantize_(
+        model,
+        policy("uniq", weights=3, activations=3, granularity=granularity).override(
+            "0", weights=3, activations=3, granularity=granularity
+        ),
+    )
+    calibrate_(model, [x])
+    reference = copy.deepcopy(layer)
+    with torch.no_grad():
+        reference.weight.copy_(model[0].quantized_weight())
+        expected = reference(model[0].input_quantizer(x))
+    assert torch.equal(model(x), expected)
+    assert not torch.equal(model(x), layer(x))
+    steps = model[0].weight_quantizer.step
+    channels = layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0]
+    assert steps.numel() == (channels if granularity == "channel" else 1)
+
+
+def test_transposed_convolution_takes_an_output_size():
+    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, stride=2))
+    quantize_(model, UNIQ)
+    calibrate_(model, [torch.randn(1, 2, 4, 4)])
+    assert model[0](torch.randn(1, 2, 4, 4), output_size=[10, 10]).shape[2:] == (10, 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_quantized_batch_norm_is_batch_norm_with_fixed_point_affine(training, momentum):
+    norm = nn.BatchNorm2d(3, momentum=momentum)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), copy.deepcopy(norm), nn.ReLU())
+    quantize_(model, policy("faq", weights=4, activations=4))
+    q = model[1].train(training)
+    reference = norm.train(training)
+    with torch.no_grad():
+        reference.weight.copy_((reference.weight * 16).round().clamp(-127, 127) / 16)
+        reference.bias.copy_((reference.bias * 65536).round() / 65536)
+    for _ in range(3):
+        x = torch.randn(4, 3, 5, 5) + 1
+        assert torch.allclose(q(x), reference(x), atol=1e-6)
+    for name, buffer in reference.named_buffers():
+        assert torch.equal(dict(q.named_buffers())[name], buffer)
+
+
+def test_batch_norm_without_statistics_or_affine():
+    for norm in (nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2, affine=False), nn.BatchNorm1d(2)):
+        x = torch.randn(4, 2) if isinstance(norm, nn.BatchNorm1d) else torch.randn(4, 2, 3, 3)
+        first = nn.Linear(2, 2) if x.ndim == 2 else nn.Conv2d(2, 2, 1)
+        model = nn.Sequential(first, norm, nn.ReLU())
+        quantize_(model, policy("faq", weights=4, activations=4))
+        calibrate_(model, [x])
+        with as_float(model):
+            expected = nn.Sequential(*copy.deepcopy(model)).train()(x)
+            assert torch.allclose(model.train()(x), expected)
+
+
+def test_weight_only_and_activation_only(small, images):
+    quantize_(small, policy("uniq", weights=2))
+    assert small[3].input_quantizer is None
+    calibrate_(small, [])  # no activations, so no data is needed
+    assert small(images).isfinite().all()
+    restore_(small)
+    quantize_(small, policy("uniq", activations=2))
+    assert small[3].weight_quantizer is None
+    assert small[3].quantized_weight() is small[3].weight
+
+
+def test_output_placement_quantizes_activations_once(small, images, quantized):
+    quantized(small, "uniq", placement="output")
+    assert isinstance(small[2], QReLU)
+    assert small[3].input_quantizer is None
+    h = small[2](small[1](small[0](images)))
+    assert h.unique().numel() <= 4
+
+
+def test_copies_pickles_and_moves(net, images, quantized):
+    quantized(net, "faq", 4, 4)
+    expected = net(images)
+    assert torch.equal(copy.deepcopy(net)(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(images), expected)
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(images), expected)
+    double = copy.deepcopy(net).double()
+    assert double.layers[0][0].conv1.weight_quantizer.bits.dtype == torch.int64
+    assert torch.allclose(double(images.double()).float(), expected, atol=0.2)
+    half = copy.deepcopy(net).bfloat16()
+    assert half(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_half_precision_model_quantizes_in_its_dtype(small, images):
+    small = small.bfloat16()
+    quantize_(small, UNIQ)
+    calibrate_(small, [images.bfloat16()])
+    assert small[3].weight_quantizer.step.dtype == torch.bfloat16
+    assert small(images.bfloat16()).isfinite().all()
+
+
+def test_autocast_keeps_steps_in_float32(net, images, quantized):
+    quantized(net).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(images)
+        assert out.dtype == torch.bfloat16
+        out.float().square().sum().backward()
+    steps = [q.step for _, q in quantizers_of(net)]
+    assert all(step.dtype == torch.float32 and step.grad.isfinite().all() for step in steps)
+
+
+def test_shared_module_is_quantized_once():
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Linear(4, 4), shared, nn.ReLU(), shared, nn.Linear(4, 2))
+    report = quantize_(model, UNIQ)
+    calibrate_(model, [torch.randn(8, 4)])
+    assert model[1] is model[3]
+    assert [layer.name for layer in report.quantized] == ["0", "1", "4"]
+    assert model(torch.randn(2, 4)).isfinite().all()
+
+
+def test_tied_weights_share_one_quantizer():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[3].weight = model[1].weight
+    quantize_(model, UNIQ)
+    assert model[1].weight_quantizer is model[3].weight_quantizer
+    assert model[1].input_quantizer is not model[3].input_quantizer
+    calibrate_(model, [torch.randn(8, 4)])
+    assert torch.equal(model[1].quantized_weight(), model[3].quantized_weight())
+
+
+def test_nested_containers_and_dicts():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.ModuleDict({"a": nn.Linear(4, 4)})
+            self.body = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2)])
+
+        def forward(self, x):
+            x = self.stem["a"](x)
+            for part in self.body:
+                x = part(x)
+            return x
+
+    model = Net()
+    report = quantize_(model, UNIQ)
+    assert [layer.name for layer in report.quantized] == ["stem.a", "body.0.0", "body.1.0"]
+
+
+def test_compiles_whole_once_for_all_bits(net, images, quantized):
+    torch._dynamo.reset()
+    quantized(net)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(net, backend=counter, fullgraph=True)
+    for bits in (2, 4, 8, 1):
+        for _, quantizer in quantizers_of(net):
+            quantizer.bits.fill_(bits)
+        assert torch.allclose(compiled(images), net(images), atol=1e-4)
+    assert counter.frame_count == 1
+
+
+def test_compiled_training_step_is_the_eager_one(net, images, quantized):
+    torch._dynamo.reset()
+    quantized(net).train()
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for model in (net, compiled):
+        torch.nn.functional.cross_entropy(model(images), torch.arange(4)).backward()
+    for (name, a), (_, b) in zip(net.named_parameters(), twin.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-4), name
+
+
+@pytest.mark.parametrize("method", ["uniq", "faq", "saq", "sqwa"])
+def test_exports_through_torch_export(net, images, quantized, method):
+    quantized(net, method, 4, 4 if method != "sqwa" else 32)
+    program = torch.export.export(net, (images,))
+    assert torch.allclose(program.module()(images), net(images), atol=1e-5)
+
+
+def test_as_float_is_the_float_network(net, images, quantized):
+    expected = net(images)
+    quantized(net)
+    assert not torch.equal(net(images), expected)
+    with as_float(net):
+        assert torch.equal(net(images), expected)
+        with as_float(net):
+            pass
+        assert torch.equal(net(images), expected)  # the inner one does not switch on what the outer switched off
+    assert not torch.equal(net(images), expected)
+
+
+def test_refused_bits_leave_the_model_untouched(small):
+    with pytest.raises(ValueError, match=r"weight of layer '3'.*2 to 8 bits, got 1"):
+        quantize_(small, policy("faq", weights=4, activations=4).override("3", weights=1))
+    assert type(small[0]) is nn.Conv2d
+    assert all("quantizer" not in key for key in small.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.ReLU(), nn.Flatten()), r"finds nothing to quantize in Sequential"),
+        (nn.Embedding(3, 3), r"finds nothing to quantize"),
+    ],
+)
+def test_nothing_to_quantize_is_an_error(model, words):
+    with pytest.raises(ValueError, match=words):
+        quantize_(model, UNIQ)
+
+
+def test_a_policy_that_leaves_all_float_is_an_error(small):
+    with pytest.raises(ValueError, match="nothing to quantize"):
+        quantize_(small, UNIQ.override("*", weights=32, activations=32))
+
+
+def test_quantizing_twice_is_an_error(small):
+    quantize_(small, UNIQ)
+    with pytest.raises(ValueError, match=r"already: call flatbit\.restore_"):
+        quantize_(small, UNIQ)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+def test_wrapped_models_are_refused(small):
+    with pytest.raises(ValueError, match=r"OptimizedModule.*quantize first"):
+        quantize_(torch.compile(small), UNIQ)
+    with pytest.raises(ValueError, match=r"DataParallel.*quantize first"):
+        quantize_(nn.DataParallel(small), UNIQ)
+
+
+def test_functional_activations_are_named_when_outputs_are_wanted():
+    with pytest.raises(ValueError, match=r"has none \(does it call F\.relu\?\).*placement='input'"):
+        quantize_(
+            nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
+            policy("hol", weights=2, activations=2).override("*", weights=2, activations=2),
+        )
+
+
+def test_unknown_option_suggests_the_nearest(small):
+    with pytest.raises(ValueError, match="no option 'strat': did you mean start"):
+        quantize_(small, policy("uniq", weights=2, weight_options={"strat": 0.1}))
+    with pytest.raises(ValueError, match="does not quantize outputs"):
+        make_quantizer(TensorSpec(method="sqwa", bits=2), Site(role="output"))
+
+
+def test_integer_images_are_refused_by_name(net, images, quantized):
+    quantized(net)
+    with pytest.raises(TypeError, match=r"input of layer 'conv1'.*uint8"):
+        net((images * 10).byte())
+
+
+def test_specs_of_a_quantized_model_apply_to_a_float_twin(net, images, quantized):
+    twin = copy.deepcopy(net)
+    quantized(net, "faq", 4, 4)
+    apply_specs_(
+        twin, {name: m.spec for name, m in net.named_modules() if isinstance(getattr(m, "spec", None), LayerSpec)}
+    )
+    twin.load_state_dict(net.state_dict())
+    assert torch.equal(twin(images), net(images))

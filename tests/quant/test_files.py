@@ -1,0 +1,150 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from flatbit import models
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import quantize_, restore_
+from flatbit.quant.files import load, load_, save
+from flatbit.quant.presets import policy, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_saved_and_loaded_computes_the_same(tmp_path, images, quantized, name):
+    bits = 1 if name == "xnor" else 4
+    model = models.build(
+        "preresnet8", in_channels=1, first_width=4, activation="hardtanh" if bits == 1 else "relu"
+    ).eval()
+    quantized(model, name, bits, 32 if name.startswith("sqwa") else bits)
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert torch.equal(again(images), model(images))
+    assert not again.training
+    assert [(n, m.spec) for n, m in again.named_modules() if hasattr(m, "spec")] == [
+        (n, m.spec) for n, m in model.named_modules() if hasattr(m, "spec")
+    ]
+
+
+def test_float_models_too(tmp_path, net, images):
+    save(net, tmp_path / "m.safetensors")
+    assert torch.equal(load(tmp_path / "m.safetensors")(images), net(images))
+
+
+def test_a_users_own_model_loads_into_itself(tmp_path, small, images, quantized):
+    quantized(small, "uniq", 2, 2)
+    save(small, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"does not say how to build.*load_\(model, path\)"):
+        load(tmp_path / "m.safetensors")
+    expected = small(images)
+    restore_(small)
+    for p in small.parameters():
+        nn.init.zeros_(p)
+    load_(small, tmp_path / "m.safetensors")
+    assert torch.equal(small(images), expected)
+
+
+def test_loads_into_a_model_quantized_alike(tmp_path, net, images, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    quantize_(twin, policy("uniq", weights=2, activations=2))
+    load_(twin, tmp_path / "m.safetensors")
+    assert torch.equal(twin(images), net(images))
+
+
+def test_a_model_quantized_otherwise_is_refused(tmp_path, net, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4)
+    quantize_(twin, policy("uniq", weights=4, activations=2))
+    with pytest.raises(ValueError, match=r"quantized otherwise than the model: flatbit\.restore_"):
+        load_(twin, tmp_path / "m.safetensors")
+
+
+def test_another_models_checkpoint_is_refused_before_anything_changes(tmp_path, net, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    other = models.build("resnet8", in_channels=1, first_width=4)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"checkpoint of another model than ResNetCifar: \d+ keys missing.*left over"):
+        load_(other, tmp_path / "m.safetensors")
+    wide = models.build("preresnet8", in_channels=1, first_width=8)
+    with pytest.raises(
+        ValueError, match=r"of another shape \['conv1\.weight is \(4, 1, 3, 3\), expected \(8, 1, 3, 3\)"
+    ):
+        load_(wide, tmp_path / "m.safetensors")
+    assert list(other.state_dict()) == list(before)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04pickle"])
+def test_a_file_that_is_none_is_refused(tmp_path, net, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.safetensors is not a safetensors file"):
+        load_(net, path)
+
+
+def test_truncated_and_missing_files(tmp_path, net):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ValueError, match="no such file"):
+        load(path)
+    save(net, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load(path)
+
+
+def test_plain_safetensors_of_others_load_by_name(tmp_path, net, images):
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "plain.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    load_(twin, tmp_path / "plain.safetensors")
+    assert torch.equal(twin(images), net(images))
+
+
+def test_tied_weights_are_written_once(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        model[2].weight = model[1].weight
+        return model
+
+    model = tied()
+    quantize_(model, policy("sqwa-all", weights=2))
+    calibrate_(model, [])
+    save(model, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert "2.weight" not in file.keys()  # noqa: SIM118
+        assert json.loads(file.metadata()["aliases"])["2.weight"] == "1.weight"
+    twin = tied()
+    load_(twin, tmp_path / "m.safetensors")
+    x = torch.randn(3, 4)
+    assert torch.equal(twin(x), model(x))
+    assert twin[2].weight is twin[1].weight
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, net, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save(net, path)
+    old = path.read_bytes()
+
+    def fails(*args):
+        args[1].write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("flatbit.quant.files.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save(net, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_format_is_kept(tmp_path, net, images):
+    save(net, tmp_path / "m.safetensors")
+    model = models.build("preresnet8", in_channels=1, first_width=4).to(memory_format=torch.channels_last)
+    load_(model, tmp_path / "m.safetensors")
+    weight = model.layers[1][0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,70 @@
+import torch
+from torch import nn
+
+from flatbit.quant.layers import (
+    ACTIVATIONS,
+    FLOAT_CLASS,
+    TABLE,
+    is_quantized,
+    quantized_layers,
+    quantizers_of,
+    row_of,
+    through,
+)
+
+
+def test_each_row_narrows_its_float_class():
+    for base, row in TABLE.items():
+        assert issubclass(row.quantized, base)
+        assert FLOAT_CLASS[row.quantized] is base
+        assert row.quantized.__init__ is base.__init__
+
+
+def test_issue_asks_for_these_layers():
+    assert {nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear} <= TABLE.keys()
+
+
+def test_lookup_is_by_exact_type():
+    class Mine(nn.Conv2d):
+        pass
+
+    assert row_of(nn.Conv2d(1, 1, 1)).kind == "convolution"
+    assert row_of(Mine(1, 1, 1)) is None
+    assert row_of(nn.Dropout()) is None
+
+
+def test_generated_activation_classes_can_be_imported_by_name():
+    from flatbit.quant import layers
+
+    for base in ACTIVATIONS:
+        assert getattr(layers, f"Q{base.__name__}") is TABLE[base].quantized
+
+
+def test_float_models_have_no_quantized_layers(net):
+    assert not list(quantized_layers(net))
+    assert not list(quantizers_of(net))
+    assert not is_quantized(net.conv1)
+
+
+def test_layers_and_quantizers_are_listed_once(net, quantized):
+    quantized(net)
+    names = [name for name, _ in quantized_layers(net)]
+    blocks = [f"layers.{stage}.0.{part}" for stage in range(3) for part in ("conv1", "conv2", "shortcut")]
+    assert names == ["conv1", *(name for name in blocks if name != "layers.0.0.shortcut"), "fc"]
+    assert len(list(quantizers_of(net))) == 2 * len(names)
+
+
+def test_through_passes_what_is_not_there():
+    x = torch.ones(2)
+    assert through(None, x) is x
+    assert through(lambda t: t + 1, None) is None
+
+
+def test_every_activation_quantizes_its_output(quantized):
+    for base in ACTIVATIONS:
+        if base is nn.Identity:
+            continue
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), base(), nn.Conv2d(2, 2, 3)).eval()
+        quantized(model, "lsq", 4, 4, placement="output")
+        out = model[1](model[0](torch.randn(2, 1, 8, 8)))
+        assert out.unique().numel() <= 16, base

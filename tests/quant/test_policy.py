@@ -1,0 +1,119 @@
+import pytest
+from torch import nn
+
+from flatbit.quant.policy import LayerSpec, check_bits, roles_of, spec_of
+from flatbit.quant.presets import policy
+
+
+def bits(spec: LayerSpec) -> tuple:
+    return (spec.weight.bits if spec.weight else 32, spec.input.bits if spec.input else 32)
+
+
+def test_roles_by_order_and_name(net):
+    roles = roles_of(net)
+    assert roles["conv1"] == "first"
+    assert roles["fc"] == "last"
+    assert [name for name, role in roles.items() if role == "shortcut"] == [
+        "layers.1.0.shortcut",
+        "layers.2.0.shortcut",
+    ]
+
+
+@pytest.mark.parametrize("name", ["downsample.0", "shortcut.0", "skip", "shortcut"])
+def test_shortcuts_by_their_usual_names(name):
+    module = nn.Conv2d(1, 1, 1)
+    for part in reversed(name.split(".")):
+        parent = nn.Module()
+        parent.add_module(part, module)
+        module = parent
+    model = nn.Module()
+    model.add_module("a", nn.Conv2d(1, 1, 1))
+    model.add_module("block", module)
+    model.add_module("z", nn.Linear(1, 1))
+    assert roles_of(model)[f"block.{name}"] == "shortcut"
+
+
+def test_a_single_layer_is_the_first(small):
+    assert roles_of(nn.Sequential(nn.Linear(1, 1))) == {"0": "first"}
+
+
+def test_later_rules_win(net):
+    p = (
+        policy("uniq", weights=2, activations=3)
+        .override("layers.*", weights=5)
+        .override("layers.2.*", weights=4, activations=6)
+    )
+    specs = p.resolve(net)
+    assert bits(specs["conv1"]) == (8, 8)
+    assert bits(specs["layers.0.0.conv1"]) == (5, 3)
+    assert bits(specs["layers.2.0.conv1"]) == (4, 6)
+
+
+def test_patterns_by_type_role_and_name(net):
+    p = (
+        policy("uniq", weights=2, activations=2)
+        .override(nn.Linear, weights=6)
+        .override("@shortcut", weights=32)
+        .override("conv1", activations=32)
+    )
+    specs = p.resolve(net)
+    assert bits(specs["fc"]) == (6, 8)
+    assert bits(specs["layers.1.0.shortcut"]) == (32, 2)
+    assert bits(specs["conv1"]) == (8, 32)
+
+
+def test_override_changes_method_granularity_and_options(net):
+    p = policy("uniq", weights=2, activations=2).override(
+        "layers.0.*", method="sqwa", activation_method="pact", weight_options={"levels": "midrise"}
+    )
+    spec = p.resolve(net)["layers.0.0.conv1"]
+    assert (spec.weight.method, spec.input.method) == ("sqwa", "pact")
+    assert spec.weight.options == {"levels": "midrise"}
+    assert str(spec.weight) == "2 bit sqwa per tensor, levels=midrise"
+    channel = policy("uniq", weights=2).override("fc", granularity="channel").resolve(net)["fc"]
+    assert channel.weight.granularity == "channel"
+
+
+def test_override_returns_a_new_policy():
+    first = policy("uniq", weights=2)
+    first.override("*", weights=4)
+    assert first == policy("uniq", weights=2)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(net):
+    with pytest.raises(ValueError, match=r"no layer matches 'layer\.0\.0\.conv1': did you mean layers\.0\.0\.conv1"):
+        policy("uniq", weights=2).override("layer.0.0.conv1", weights=4).resolve(net)
+    with pytest.raises(ValueError, match="no layer matches"):
+        policy("uniq", weights=2).override(nn.Conv3d, weights=4).resolve(net)
+    policy("uniq", weights=2).override("@shortcut", weights=4).resolve(nn.Sequential(nn.Linear(1, 1)))
+
+
+def test_unknown_setting_and_bad_bits():
+    with pytest.raises(ValueError, match="unknown setting 'weight': did you mean weights"):
+        policy("uniq", weights=2).override("*", weight=4)
+    with pytest.raises(ValueError, match="weights=9: expected 1 to 8 bits, or 32"):
+        policy("uniq", weights=2).override("*", weights=9)
+
+
+@pytest.mark.parametrize("bits", [0, -1, 9, 16, 31, 33])
+def test_bits_are_one_to_eight_or_float(bits):
+    with pytest.raises(ValueError, match="expected 1 to 8 bits"):
+        check_bits("weights", bits)
+
+
+def test_here_quantizes_an_input_under_output_placement(net):
+    p = policy("uniq", weights=2, activations=2, placement="output").override(
+        "layers.0.0.conv1", activations=4, here=True
+    )
+    specs = p.resolve(net)
+    assert specs["layers.0.0.conv1"].input.bits == 4
+    assert specs["layers.0.0.conv2"].input is None
+    assert specs["layers.0.0.conv2"].input_bits == 2  # counted as what the activation before gives
+    assert specs["layers.0.0.relu1"].output.bits == 2
+
+
+def test_spec_of_a_module(net, quantized):
+    assert spec_of(net.conv1) is None
+    quantized(net)
+    assert spec_of(net.conv1).role == "first"
+    assert bool(LayerSpec(policy="x")) is False

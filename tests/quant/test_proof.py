@@ -1,0 +1,166 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import as_float, quantize_
+from flatbit.quant.layers import quantizers_of
+from flatbit.quant.presets import policy
+from flatbit.quant.proof import QuantizationError, prove
+
+
+def test_counts_levels_of_every_tensor(net, images, quantized):
+    quantized(net, "uniq", 2, 3)
+    proof = prove(net, images)
+    assert set(proof.levels) == {name for name, _ in quantizers_of(net)}
+    conv = net.layers[1][0].conv1
+    counted = proof.levels["layers.1.0.conv1.weight_quantizer"]
+    assert counted.used == conv.quantized_weight().unique().numel()
+    assert counted.allowed == 4
+    assert proof.levels["layers.1.0.conv1.input_quantizer"].allowed == 8
+    assert proof.as_dict()["fc.weight_quantizer"][1] == 256
+
+
+@pytest.mark.parametrize("name", ["uniq", "saq", "faq", "lsq", "lsq_plus", "dorefa", "pact", "dq", "hol"])
+def test_holds_for_every_convention(net, images, quantized, name):
+    quantized(net, name, 4, 4)
+    assert prove(net, images).levels
+
+
+def test_float_model_has_nothing_to_prove(net, images):
+    assert prove(net, images).levels == {}
+
+
+def test_leaves_the_model_as_it_was(net, images, quantized):
+    quantized(net)
+    expected = net(images)
+    prove(net, images)
+    assert torch.equal(net(images), expected)
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
+
+
+def test_switched_off_quantizers_are_caught(net, images, quantized):
+    quantized(net)
+    with as_float(net), pytest.raises(QuantizationError, match=r"layer 'conv1': its quantizer is switched off"):
+        prove(net, images)
+
+
+def test_a_quantizer_that_leaves_its_grid_is_caught(net, images, quantized):
+    quantized(net)
+    quantizer = net.layers[0][0].conv2.weight_quantizer
+    quantizer.forward = lambda w: w + 0.01 * type(quantizer).forward(quantizer, w)
+    with pytest.raises(QuantizationError, match=r"weight of layer 'layers\.0\.0\.conv2': values off the stated grid"):
+        prove(net, images)
+
+
+class ReadsTheWeight(nn.Module):
+    """Calls its layer once, and once reads the float weight past it: half quantized in silence."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(F.relu(self.linear(x) + self.product(x)))
+
+    def product(self, x):
+        return F.linear(x, self.linear.weight)
+
+
+class ReadsATranspose(ReadsTheWeight):
+    def product(self, x):
+        return x @ self.linear.weight.t()
+
+
+class ReadsByEinsum(ReadsTheWeight):
+    def product(self, x):
+        return torch.einsum("ni,oi->no", x, self.linear.weight)
+
+
+@pytest.mark.parametrize("kind", [ReadsTheWeight, ReadsATranspose, ReadsByEinsum])
+def test_a_float_weight_in_a_product_is_caught(kind):
+    model = kind().eval()
+    quantize_(model, policy("uniq", weights=2, activations=2))
+    x = torch.randn(4, 8)
+    calibrate_(model, [x])
+    with pytest.raises(QuantizationError, match=r"weight of layer 'linear' entered .* in float"):
+        prove(model, x)
+
+
+def test_float_convolution_weight_is_caught(images):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 2, 3), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.last((self.conv(x) + F.conv2d(x, self.conv.weight)).mean((2, 3)))
+
+    model = Reads()
+    quantize_(model, policy("uniq", weights=2, activations=2))
+    calibrate_(model, [images])
+    with pytest.raises(QuantizationError, match="layer 'conv' entered convolution"):
+        prove(model, images)
+
+
+def test_a_layer_that_is_not_called_is_caught():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Skips()
+    quantize_(model, policy("sqwa-all", weights=2))
+    calibrate_(model, [])
+    with pytest.raises(QuantizationError, match=r"layer 'idle': its quantizer was not called"):
+        prove(model, torch.randn(2, 4))
+
+
+def test_unquantized_activations_that_count_as_quantized_are_caught():
+    """Output placement on a net whose layer reads a float sum: nothing would have shown it."""
+    model = nn.Sequential(
+        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
+    x = torch.randn(16, 8)
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [x])
+    with pytest.raises(
+        QuantizationError, match=r"input of layer '4' counts as 4 bit but has \d+ distinct values.*here=True"
+    ):
+        prove(model, x)
+
+
+def test_the_mend_that_the_message_names_works():
+    model = nn.Sequential(
+        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
+    x = torch.randn(16, 8)
+    quantize_(model, policy("faq", weights=4, activations=4).override("4", activations=4, here=True))
+    calibrate_(model, [x])
+    assert prove(model, x).levels["4.input_quantizer"].allowed == 15
+
+
+def test_a_collapsed_or_nan_step_is_caught(net, images, quantized):
+    quantized(net)
+    net.layers[0][0].conv1.weight.data.fill_(float("nan"))
+    with pytest.raises(QuantizationError, match=r"layer 'layers\.0\.0\.conv1' is NaN or infinite"):
+        prove(net, images)
+
+
+def test_half_precision_is_proved_too(net, images, quantized):
+    quantized(net, "uniq", 4, 4)
+    assert prove(net.bfloat16(), images.bfloat16()).levels
+
+
+def test_shared_and_tied_layers_are_proved(images):
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Linear(4, 4), shared, nn.ReLU(), shared, nn.Linear(4, 4), nn.Linear(4, 2))
+    model[4].weight = shared.weight
+    quantize_(model, policy("uniq", weights=2, activations=4))
+    x = torch.randn(8, 4)
+    calibrate_(model, [x])
+    assert len(prove(model, x).levels) == 7  # four layers' inputs, three weights

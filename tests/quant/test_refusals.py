@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+
+from flatbit.quant.convert import quantize_
+from flatbit.quant.layers import is_quantized
+from flatbit.quant.presets import policy
+from flatbit.quant.refusals import refusals
+
+UNIQ = policy("uniq", weights=4, activations=4)
+
+
+class StandardizedConv(nn.Conv2d):
+    def forward(self, x):
+        w = (self.weight - self.weight.mean()) / self.weight.std()
+        return self._conv_forward(x, w, self.bias)
+
+
+def with_attention():
+    return nn.ModuleDict({"attend": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8), "last": nn.Linear(8, 2)})
+
+
+def test_multihead_attention_is_refused_whole():
+    found = refusals(with_attention())
+    assert set(found) == {"attend", "attend.out_proj"}
+    with pytest.raises(ValueError, match=r"2 layers cannot be quantized \(strict=False.*\n  attend: its fused kernel"):
+        quantize_(with_attention(), UNIQ)
+
+
+def test_not_strict_leaves_refused_layers_float_and_says_so():
+    model = with_attention()
+    report = quantize_(model, UNIQ, strict=False)
+    assert [layer.name for layer in report.refused] == ["attend", "attend.out_proj"]
+    assert not is_quantized(model["attend"].out_proj)
+    assert is_quantized(model["out"])
+    assert report.refused[0].num_weights == 3 * 64 + 64
+    assert "fused kernel" in str(report)
+
+
+def test_a_root_attention_has_sound_names():
+    assert set(refusals(nn.MultiheadAttention(8, 2))) == {"", "out_proj"}
+
+
+def test_encoder_layers_are_refused_while_their_fast_path_is_on():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert {"linear1", "linear2"} <= set(refusals(layer))
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        assert not {"linear1", "linear2"} & set(refusals(layer))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_subclasses_with_unknown_forward():
+    model = nn.Sequential(StandardizedConv(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    assert "StandardizedConv is a subclass of Conv2d" in refusals(model)["0"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.LSTM(4, 4), "no quantized form of LSTM"),
+        (nn.Bilinear(2, 2, 2), "no quantized form of Bilinear"),
+        (nn.LazyLinear(4), "LazyLinear|no shape yet"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "subclass of Linear"),
+    ],
+)
+def test_other_kinds(module, words):
+    (reason,) = refusals(nn.Sequential(module)).values()
+    assert __import__("re").search(words, reason)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_weight_norm_computes_its_weight_in_a_hook():
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2)))
+    assert "computed by a hook" in refusals(model)["0"]
+
+
+def test_uninitialised_lazy_layer_after_its_class_is_plain():
+    lazy = nn.LazyConv2d(4, 3)
+    lazy.__class__ = nn.Conv2d
+    assert "no shape yet" in refusals(nn.Sequential(lazy))["0"]
+
+
+def test_a_weight_tied_to_an_embedding_is_refused():
+    model = nn.ModuleDict({"embed": nn.Embedding(10, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 10, bias=False)})
+    model["head"].weight = model["embed"].weight
+    with pytest.raises(ValueError, match=r"head: its weight is shared by embed and head"):
+        quantize_(model, UNIQ)
+    report = quantize_(model, UNIQ, strict=False)
+    assert [layer.name for layer in report.refused] == ["head"]
+    assert [layer.name for layer in report.quantized] == ["body"]
+    assert [layer.name for layer in report.kept_float] == ["embed"]
+
+
+def test_tied_layers_must_be_quantized_alike():
+    def tied():
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+        model[2].weight = model[1].weight
+        return model
+
+    quantize_(tied(), UNIQ)
+    with pytest.raises(ValueError, match="shared by 1 and 2, which would quantize it differently: override them alike"):
+        quantize_(tied(), UNIQ.override("1", weights=2))

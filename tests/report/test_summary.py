@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flatbit.report.summary import as_json, summarize, table_of
+from flatbit.train.run import Run
+
+FLOAT = {
+    "policy": "float", "first": "float", "last": "float", "shortcut": "float", "inner": "float", "image": "float",
+    "weight_step": "none", "activations": "none", "batch_norm": "float", "bias": "float",
+}  # fmt: skip
+UNIQ = FLOAT | {
+    "policy": "uniq", "first": "W8/A8", "last": "W8/A8", "shortcut": "W2/A2", "inner": "W2/A2", "image": "8 bit",
+    "weight_step": "tensor", "activations": "input",
+}  # fmt: skip
+FAQ = UNIQ | {"policy": "faq", "batch_norm": "fixed point", "shortcut": "none"}
+
+
+def entry(top1, convention, seconds=10.0, best=None, bitops=5_000_000):
+    return {
+        "test": {"top1": top1, "convention": convention},
+        "best_test_top1": best,
+        "cost": {"bitops": bitops, "size_bytes": 1234, "macs": 1, "params": 1},
+        "seconds": seconds,
+    }
+
+
+def made(seed=0, recipe="tiny", **stages):
+    record = {"recipe": {"name": recipe, "lr": 0.1}, "seed": seed, "stages": stages}
+    return Run(folder=Path("nowhere"), record=record)
+
+
+def two_seeds():
+    first = made(0, float=entry(98.0, FLOAT, 10.0, 98.5), w2=entry(96.0, UNIQ, 20.0, 97.0))
+    second = made(1, float=entry(99.0, FLOAT, 30.0, 99.5), w2=entry(95.0, UNIQ, 40.0, 95.0))
+    return [first, second]
+
+
+def test_seeds_are_averaged_with_their_standard_deviation():
+    reference, quantized = summarize(two_seeds())
+    assert (reference.top1, quantized.top1) == (98.5, 95.5)
+    assert reference.spread == pytest.approx(0.5**0.5)
+    assert (reference.best, quantized.best) == (99.0, 96.0)
+    assert (reference.seconds, quantized.seconds) == (20.0, 30.0)
+    assert quantized.num_seeds == 2
+    assert quantized.accuracy == "95.50 ± 0.71"
+
+
+def test_loss_is_points_below_the_float_stage():
+    reference, quantized = summarize(two_seeds())
+    assert quantized.loss == 3.0
+    assert reference.loss is None
+
+
+def test_loss_is_counted_from_the_first_float_stage():
+    rows = summarize([made(a=entry(99.0, FLOAT), b=entry(98.0, UNIQ), c=entry(97.0, FLOAT), d=entry(96.0, UNIQ))])
+    assert [row.loss for row in rows] == [None, 1.0, 2.0, 3.0]
+
+
+def test_without_a_float_stage_there_is_no_loss():
+    (row,) = summarize([made(w2=entry(96.0, UNIQ))])
+    assert row.loss is None
+
+
+def test_one_seed_has_no_spread():
+    row = summarize(two_seeds()[:1])[0]
+    assert row.spread is None
+    assert row.accuracy == "98.00"
+
+
+def test_untrained_stages_have_no_best():
+    (row,) = summarize([made(w2=entry(96.0, UNIQ, best=None))])
+    assert row.best is None
+
+
+def test_bits_method_and_cost_are_those_of_the_record():
+    reference, quantized = summarize(two_seeds())
+    assert (reference.method, reference.bits) == ("float", "W32/A32")
+    assert (quantized.method, quantized.bits) == ("uniq", "W2/A2")
+    assert (quantized.size_bytes, quantized.bitops) == (1234, 5_000_000)
+
+
+def test_the_convention_is_spelled_out():
+    rows = summarize([made(a=entry(1, FLOAT), b=entry(1, UNIQ), c=entry(1, FAQ))])
+    assert [row.convention for row in rows] == [
+        "float",
+        "first W8/A8, last W8/A8, shortcut W2/A2, image 8 bit, weight step per tensor, activations at the input, "
+        "batch norm float, bias float",
+        "first W8/A8, last W8/A8, shortcut none, image 8 bit, weight step per tensor, activations at the input, "
+        "batch norm fixed point, bias float",
+    ]
+    assert [row.edges for row in rows] == [
+        "", "first W8/A8 last W8/A8 shortcut W2/A2", "first W8/A8 last W8/A8 BN fixed point",
+    ]  # fmt: skip
+
+
+def test_only_stages_that_every_run_finished():
+    whole, cut = two_seeds()
+    del cut.record["stages"]["w2"]
+    assert [row.stage for row in summarize([whole, cut])] == ["float"]
+    assert [row.stage for row in summarize([cut, whole])] == ["float"]
+
+
+def test_nothing_finished_is_an_error():
+    with pytest.raises(ValueError, match="no stage is finished in every run"):
+        summarize([made()])
+
+
+def test_no_runs_is_an_error():
+    with pytest.raises(ValueError, match="no runs to summarize"):
+        summarize([])
+
+
+def test_different_recipes_are_not_averaged():
+    runs = [made(0, "mine", a=entry(1, FLOAT)), made(1, "yours", a=entry(1, FLOAT))]
+    with pytest.raises(ValueError, match="different recipes or settings cannot be averaged: mine, yours"):
+        summarize(runs)
+
+
+def test_different_settings_of_one_recipe_are_not_averaged():
+    runs = two_seeds()
+    runs[1].record["recipe"]["lr"] = 0.2
+    with pytest.raises(ValueError, match="different recipes or settings"):
+        summarize(runs)
+
+
+def printed(rows, width=160):
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(table_of(rows, "a title"))
+    return capture.get()
+
+
+def test_the_table_holds_every_row():
+    text = printed(summarize(two_seeds()))
+    assert "a title" in text
+    assert "mean ± std over 2 seeds" in text
+    line = next(line for line in text.splitlines() if "w2" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == [
+        "w2", "W2/A2", "95.50 ± 0.71", "+3.00", "1,234", "5.0 M", "30.0", "first W8/A8 last W8/A8 shortcut W2/A2",
+    ]  # fmt: skip
+
+
+def test_the_float_row_claims_no_loss():
+    runs = [made(a=entry(99.0, FLOAT), c=entry(97.0, FLOAT))]
+    assert "+2.00" not in printed(summarize(runs))
+
+
+def test_json_is_plain_and_whole():
+    rows = summarize(two_seeds())
+    plain = json.loads(json.dumps(as_json(rows)))
+    assert [row["stage"] for row in plain] == ["float", "w2"]
+    assert plain[1]["top1"] == 95.5
+    assert set(plain[1]) == set(type(rows[1]).__dataclass_fields__)

@@ -1,0 +1,187 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import flatbit as fb
+from flatbit.quant import as_float
+
+LOGITS = nn.Identity()  # a model whose input is its logits
+
+
+def scores(n=37, classes=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, classes, generator=generator), torch.randint(classes, (n,), generator=generator)
+
+
+def by_hand(x, y):
+    x, y = x.double().numpy(), y.numpy()
+    ranks = [int((row > row[label]).sum()) for row, label in zip(x, y, strict=True)]
+    losses = [math.log(np.exp(row).sum()) - row[label] for row, label in zip(x, y, strict=True)]
+    n = len(y)
+    return 100 * sum(r < 1 for r in ranks) / n, 100 * sum(r < 5 for r in ranks) / n, sum(losses) / n
+
+
+@pytest.mark.parametrize("size", [1, 10, 37, 100])
+def test_metrics_are_those_of_the_hand_computation(size):
+    x, y = scores()
+    metrics = fb.evaluate(LOGITS, zip(x.split(size), y.split(size), strict=True))
+    top1, top5, loss = by_hand(x, y)
+    assert (metrics.top1, metrics.top5) == (pytest.approx(top1), pytest.approx(top5))
+    assert metrics.loss == pytest.approx(loss, rel=1e-6)
+    assert metrics.num_samples == 37
+
+
+def test_top5_of_few_classes_is_everything():
+    x, y = scores(classes=3)
+    assert fb.evaluate(LOGITS, [(x, y)]).top5 == 100.0
+
+
+def test_half_precision_logits_are_scored_in_float():
+    x, y = scores()
+    assert fb.evaluate(LOGITS, [(x.half(), y)]).loss == pytest.approx(by_hand(x.half(), y)[2], rel=1e-6)
+
+
+def test_modes_are_restored_and_eval_is_used():
+    model = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(8), nn.Dropout(0.1)).train()
+    model[1].eval()
+    x, y = scores()
+    expected = by_hand(x / (1 + model[1].eps) ** 0.5, y)[2]
+    assert fb.evaluate(model, [(x, y)]).loss == pytest.approx(expected, rel=1e-5)
+    assert [m.training for m in model.modules()] == [True, True, False, True]
+
+
+def test_modes_are_restored_after_an_error():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 8)).train()
+    with pytest.raises(RuntimeError):
+        fb.evaluate(model, [scores()])
+    assert all(m.training for m in model.modules())
+
+
+def test_the_model_is_as_before():
+    model = quantized()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    fb.evaluate(model, [batch()])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("batches", [[], iter([])])
+def test_no_batches_is_an_error(batches):
+    with pytest.raises(ValueError, match="evaluate got no batches: the iterable is empty, or was used up before"):
+        fb.evaluate(LOGITS, batches)
+
+
+def test_empty_batches_do_not_count():
+    x, y = scores()
+    assert fb.evaluate(LOGITS, [(x[:0], y[:0]), (x, y), (x[:0], y[:0])]) == fb.evaluate(LOGITS, [(x, y)])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(bad):
+    x, y = scores()
+    x[20, 3] = bad
+    with pytest.raises(ValueError, match=r"the logits are NaN or infinite: .* of Identity is not finite"):
+        fb.evaluate(LOGITS, zip(x.split(10), y.split(10), strict=True))
+
+
+def test_an_impossible_label_is_an_error_too():
+    x, y = scores()
+    x[20, y[20]] = -math.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        fb.evaluate(LOGITS, [(x, y)])
+
+
+def test_a_label_without_output_is_an_error():
+    x, y = scores()
+    y[5] = 8
+    with pytest.raises(ValueError, match="a label is 8, but Identity has 8 outputs: it was built for another data set"):
+        fb.evaluate(LOGITS, [(x, y)])
+
+
+def batch(n=16):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.randint(10, (n,), generator=generator)
+
+
+def quantized(method="uniq", bits=2):
+    torch.manual_seed(0)
+    model = fb.models.build("preresnet8", first_width=4)
+    fb.quantize_(model, fb.policy(method, weights=bits, activations=bits))
+    fb.calibrate_(model, [batch()])
+    return model
+
+
+@pytest.mark.parametrize("method", ["uniq", "faq", "saq"])
+def test_the_proof_and_the_convention_come_with_the_numbers(method):
+    metrics = fb.evaluate(quantized(method), [batch()])
+    assert metrics.convention.policy == method
+    assert metrics.convention.inner.startswith("W2/A2")
+    counts = metrics.proof.levels["layers.1.0.conv2.weight_quantizer"]
+    assert 2 <= counts.used <= counts.allowed <= 4
+    assert metrics.proof.levels["conv1.weight_quantizer"].allowed in (255, 256)
+
+
+def test_a_float_model_has_nothing_to_prove():
+    metrics = fb.evaluate(LOGITS, [scores()])
+    assert metrics.convention.policy == "float"
+    assert metrics.proof.levels == {}
+
+
+def test_as_dict_is_plain():
+    metrics = fb.evaluate(quantized(), [batch()])
+    plain = json.loads(json.dumps(metrics.as_dict()))
+    assert (plain["top1"], plain["loss"], plain["num_samples"]) == (metrics.top1, metrics.loss, 16)
+    assert plain["convention"]["policy"] == "uniq"
+    assert plain["levels"]["fc.weight_quantizer"] == [metrics.proof.levels["fc.weight_quantizer"].used, 256]
+
+
+def bypass(model):
+    """The last layer computes with its float weight."""
+    model.fc.forward = lambda x: F.linear(x, model.fc.weight, model.fc.bias)
+
+
+def nudge(model):
+    """One weight leaves its grid."""
+    quantizer = model.fc.weight_quantizer
+    exact = quantizer.primitive
+    quantizer.primitive = lambda x, *args, **settings: exact(x, *args, **settings) + 1e-3 * (x == x.max())
+
+
+def disable(model):
+    """One quantizer lets its input through."""
+    model.layers[0][0].conv1.weight_quantizer.enabled = False
+
+
+def widen(model):
+    """A weight is not finite."""
+    model.fc.weight.data[0, 0] = math.nan
+
+
+@pytest.mark.parametrize("tamper", [bypass, nudge, disable, widen])
+def test_a_model_that_is_not_quantized_as_it_says_gets_no_number(tamper):
+    model = quantized()
+    fb.evaluate(model, [batch()])
+    tamper(model)
+    layer = "layers.0.0.conv1" if tamper is disable else "fc"
+    with pytest.raises(fb.QuantizationError, match=layer.replace(".", r"\.")):
+        fb.evaluate(model, [batch()])
+
+
+def test_a_quantized_model_run_as_float_gets_no_number():
+    model = quantized()
+    with as_float(model), pytest.raises(fb.QuantizationError, match="switched off"):
+        fb.evaluate(model, [batch()])
+
+
+def test_an_uncalibrated_model_says_which_call_to_make():
+    model = fb.models.build("preresnet8", first_width=4)
+    fb.quantize_(model, fb.policy("uniq", weights=2, activations=2))
+    with pytest.raises(RuntimeError, match=r"call flatbit\.calibrate_"):
+        fb.evaluate(model, [batch()])

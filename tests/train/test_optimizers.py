@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+import flatbit as fb
+from flatbit.train.optimizers import make_optimizer, parameter_groups
+
+X = torch.randn(8, 3, 8, 8)
+DECAY = {"saq": True, "pact": True, "uniq": False, "lsq": False, "lsq_plus": False, "dq": False}
+
+
+def quantized(method):
+    model = fb.models.build("preresnet8", first_width=4)
+    fb.quantize_(model, fb.policy(method, weights=4, activations=4))
+    fb.calibrate_(model, [(X,)])
+    return model
+
+
+def names_of(model, parameters):
+    ids = {id(p) for p in parameters}
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def test_a_float_model_is_one_group_that_decays():
+    model = fb.models.build("preresnet8")
+    (group,) = parameter_groups(model, 5e-4)
+    assert group["weight_decay"] == 5e-4
+    assert names_of(model, group["params"]) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", DECAY)
+def test_every_parameter_is_in_one_group_once(method):
+    model = quantized(method)
+    ids = [id(p) for group in parameter_groups(model, 1e-4) for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", [method for method, decays in DECAY.items() if not decays])
+def test_learned_steps_do_not_decay(method):
+    model = quantized(method)
+    decayed, exempt = parameter_groups(model, 1e-4)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (1e-4, 0.0)
+    assert names_of(model, exempt["params"]) == {name for name, _ in model.named_parameters() if "quantizer" in name}
+
+
+@pytest.mark.parametrize("method", [method for method, decays in DECAY.items() if decays])
+def test_clips_of_saq_and_pact_decay_with_the_weights(method):
+    model = quantized(method)
+    (group,) = parameter_groups(model, 1e-4)
+    assert any("quantizer" in name for name in names_of(model, group["params"]))
+    assert group["weight_decay"] == 1e-4
+
+
+def test_frozen_weights_are_left_out():
+    model = fb.models.build("fcdnn")
+    model.last.requires_grad_(False)
+    (group,) = parameter_groups(model, 0.0)
+    assert not {name for name in names_of(model, group["params"]) if name.startswith("last")}
+
+
+def test_a_step_without_gradient_moves_weights_and_no_step():
+    model = quantized("uniq")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(model, "sgd", lr=0.1, weight_decay=0.5)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        expected = before[name] if "quantizer" in name else before[name] * 0.95
+        torch.testing.assert_close(p.detach(), expected, msg=name)
+
+
+def test_sgd_has_the_settings_it_is_given():
+    optimizer = make_optimizer(fb.models.build("fcdnn"), "sgd", lr=0.3, weight_decay=0.1, momentum=0.8, nesterov=True)
+    assert isinstance(optimizer, torch.optim.SGD)
+    settings = optimizer.param_groups[0]
+    assert {k: settings[k] for k in ("lr", "weight_decay", "momentum", "nesterov")} == {
+        "lr": 0.3, "weight_decay": 0.1, "momentum": 0.8, "nesterov": True,
+    }  # fmt: skip
+
+
+def test_momentum_is_nine_tenths_unless_said():
+    group = make_optimizer(fb.models.build("fcdnn"), "sgd", lr=0.1).param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, False, 0.0)
+
+
+def test_adam():
+    optimizer = make_optimizer(quantized("uniq"), "adam", lr=0.004, weight_decay=0.1)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.004, 0.004]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="optimizer 'adamw': expected 'sgd' or 'adam'"):
+        make_optimizer(fb.models.build("fcdnn"), "adamw", lr=0.1)
