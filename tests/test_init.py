@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import pkgutil
+from dataclasses import is_dataclass
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_modules_and_what_they_define_are_documented(module):
             overrides = any(part in vars(base) for base in thing.__mro__[1:])
             if isinstance(method, property) or (inspect.isfunction(method) and not part.startswith("_")):
                 assert overrides or inspect.getdoc(method), f"{module}.{name}.{part} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_facts_are_frozen(module):
+    loaded = importlib.import_module(module)
+    own = [thing for thing in vars(loaded).values() if is_dataclass(thing) and thing.__module__ == module]
+    assert {thing.__name__ for thing in own if not thing.__dataclass_params__.frozen} <= {"Position"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -15,6 +15,7 @@ from ..quant.proof import QuantizationError
 from ..registry import Registry
 from ..train.loop import TrainingError
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 COMMANDS: Registry[Callable[..., None]] = Registry("command", __name__)
 
 
@@ -39,10 +40,12 @@ def main() -> None:
         app()()
     except ValueError as error:
         _stop(error, 2)
-    except (QuantizationError, TrainingError) as error:
+    except (QuantizationError, TrainingError, OSError) as error:
         _stop(error, 1)
-    except KeyboardInterrupt:
-        _stop("interrupted; a run goes on with --resume", 130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _stop("interrupted; a run goes on with --resume", INTERRUPTED)
+        raise
 
 
 def _stop(message: object, status: int) -> None:

@@ -27,13 +27,14 @@ def cost_(
     weights_bits: WeightBits = FLOAT_BITS,
     activation_bits: ActivationBits = FLOAT_BITS,
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
+    trust: Annotated[bool, typer.Option(help="Import what a file names as package.module:function.")] = False,
     json: Json = False,
 ) -> None:
     """Count bit-operations, multiply-adds, parameters and bytes; nothing is trained.
 
     `flatbit cost preresnet20 --set variant=saq --set num_classes=100 --method saq -w 4 -a 4`
     """
-    network = load(model) if Path(model).suffix == ".safetensors" else build(model, **parse_settings(set))
+    network = load(model, trust=trust) if Path(model).suffix == ".safetensors" else build(model, **parse_settings(set))
     if (weights_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
         quantize_(network, policy(method, weights=weights_bits, activations=activation_bits))
     counted = cost(network, _shape(input_shape))

@@ -28,6 +28,7 @@ def eval_(
     ] = None,
     stage: Annotated[str | None, typer.Option(help="A stage of the run. Default: its last.")] = None,
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
+    trust: Annotated[bool, typer.Option(help="Import what the run or file names as package.module:function.")] = False,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -38,15 +39,20 @@ def eval_(
     folder = Path(model)
     if folder.is_dir():
         done = read_run(folder)
-        data = data or done.record["recipe"]["data"]
+        recorded = done.record["recipe"]["data"]
+        if data is None and ":" in recorded and not trust:
+            raise ValueError(
+                f"{folder} wants to import its data from {recorded!r}: --trust it, or say --data {recorded}"
+            )
+        data = data or recorded
         file = folder / "stages" / f"{stage}.safetensors" if stage else folder / "model.safetensors"
         if not file.is_file():
             raise ValueError(
                 f"{folder} has no finished stage {stage!r}: it has {', '.join(done.record['stages']) or 'none'}"
             )
-        network = load(file)
+        network = load(file, trust=trust)
     elif folder.suffix == ".safetensors":
-        network = load(folder)
+        network = load(folder, trust=trust)
     elif weights is not None:
         network = build(model, **parse_settings(set))
         load_(network, weights)

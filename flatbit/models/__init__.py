@@ -12,6 +12,7 @@ from ..registry import Registry, import_object, nearest
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", __name__)
 BUILD_CALL = "flatbit_build_call"
+_imported: set[str] = set()
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
@@ -40,6 +41,16 @@ def build(name: str, **arguments: Any) -> nn.Module:
     return model
 
 
+def is_known(name: str) -> bool:
+    """Whether building ``name`` runs no code that this process was not told to run.
+
+    True for registered names, and for ``package.module:function`` once it was given to ``build`` or
+    ``accepts`` here.
+    A name read from a file is not to be imported on the file's word.
+    """
+    return ":" not in name or name in _imported
+
+
 def accepts(name: str) -> list[str]:
     """The arguments a builder takes; ``**`` among them where it takes any. Raises ValueError."""
     parameters = inspect.signature(_builder(name)).parameters.values()
@@ -47,4 +58,8 @@ def accepts(name: str) -> list[str]:
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
-    return import_object(name) if ":" in name else MODELS.get(name)
+    if ":" not in name:
+        return MODELS.get(name)
+    builder = import_object(name)
+    _imported.add(name)
+    return builder

@@ -43,16 +43,30 @@ def save(model: nn.Module, path: str | Path) -> None:
         save_file(tensors, partial, metadata)
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     """Build the model that a file describes, quantize it as the file says, and load its tensors.
 
-    Returns the model in eval mode on the CPU. Raises ValueError for a file that is none of ours, or
-    of a model that ``flatbit.models.build`` did not make: give that one to ``load_``.
+    Args:
+        path: a file of ``save``.
+        trust: let a file that names ``package.module:function`` import and call it. A registered
+            model needs no trust, nor does one that this process has built itself.
+
+    Returns:
+        The model, in eval mode, on the CPU.
+
+    Raises:
+        ValueError: a file that is none of ours; a model that ``flatbit.models.build`` did not make, or
+            whose builder would have to be imported on the file's word.
     """
     _, metadata = _read(path)
     build = json.loads(metadata.get("build", "null"))
     if build is None:
         raise ValueError(f"{path} does not say how to build its model: build it and call flatbit.load_(model, path)")
+    if not trust and not models.is_known(build[0]):
+        raise ValueError(
+            f"{path} wants to import and call {build[0]!r}: if you trust it, load it with trust=True "
+            "(--trust), or build the model yourself and call flatbit.load_(model, path)"
+        )
     model = models.build(build[0], **build[1])
     load_(model, path)
     return model.eval()

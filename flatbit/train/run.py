@@ -78,6 +78,7 @@ def run(
     """
     out = Path(out)
     recipe = recipe.smoke() if smoke else recipe
+    models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     record = _open_record(out, recipe, seed, device, resume)
     data = datasets.load(recipe.data, data_root)
     for stage in recipe.stages:
@@ -170,12 +171,11 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
 
 
 def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.device, resume: bool) -> dict[str, Any]:
-    """A new record, or the one in ``out`` to go on with."""
+    """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
     described = {"recipe": describe(recipe), "seed": seed}
-    if (out / RECORD).is_file():
+    if (out / RECORD).is_file() and ((record := read_run(out).record)["stages"] or (out / "checkpoint").is_dir()):
         if not resume:
             raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
-        record = read_run(out).record
         if {key: record[key] for key in described} != described:
             raise ValueError(
                 f"{out} holds another run ({record['recipe']['name']}, seed {record['seed']}): give another --out"

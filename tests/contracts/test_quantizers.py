@@ -10,12 +10,15 @@ import torch
 import torch._dynamo.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from flatbit.quant import quantizers as folder
+from flatbit.quant.convert import apply_specs_
+from flatbit.quant.policy import LayerSpec, TensorSpec
 from flatbit.quant.quantizers import METHODS
 from flatbit.quant.rounding import fake_quantize_reference
 
-from .cases import CASES, SHAPE, calibrated, every_quantizer, is_symmetric, make, quantizers_where, sample
+from .cases import CASES, OPTIONS, SHAPE, calibrated, every_quantizer, is_symmetric, make, quantizers_where, sample
 
 NORMALIZED = {"saq", "dorefa", "xnor"}  # their weights are transformed before they are rounded
 
@@ -272,3 +275,22 @@ def test_compiled_gradients_are_the_eager_ones(name, role, signed):
         quantizer.zero_grad()
     for eager, traced in zip(*gradients, strict=True):
         assert torch.allclose(eager, traced, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_model_keeps_its_float_keys(name):
+    """The float checkpoint loads into the quantized model with exactly the quantizers' keys missing, and back."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.LazyLinear(2)
+    )
+    model(torch.zeros(1, 1, 6, 6))
+    float_state = copy.deepcopy(model.state_dict())
+    method, options = METHODS.get(name), OPTIONS.get(name, {})
+    weight = method.weights and TensorSpec(method=name, bits=min(method.weights.supported_bits), options=options)
+    read = method.activations and TensorSpec(method=name, bits=max(method.activations.supported_bits))
+    apply_specs_(model, {layer: LayerSpec(policy=name, weight=weight, input=read) for layer in ("0", "3", "5")})
+    missing, unexpected = model.load_state_dict(float_state, strict=False)
+    assert not unexpected
+    assert missing
+    assert all("_quantizer." in key for key in missing)
+    assert [key for key in model.state_dict() if "_quantizer." not in key] == list(float_state)

@@ -1,3 +1,4 @@
+import math
 from itertools import chain
 
 import pytest
@@ -58,7 +59,7 @@ def test_test_batches_are_all_samples_in_order(size):
     batches = numbered(3, test=5).test_batches(size)
     seen = ids(batches)
     assert list(chain(*seen)) == [0, 1, 2, 3, 4]
-    assert len(seen) == len(batches)
+    assert len(seen) == len(batches) == math.ceil(5 / size)
     assert ids(batches, epoch=4) == seen
 
 
@@ -166,3 +167,15 @@ def test_shuffling_is_uniform_enough():
     batches = numbered(4).train_batches(4, seed=0)
     first = torch.tensor([ids(batches, epoch)[0][0] for epoch in range(2000)]).bincount(minlength=4)
     assert first.min() > 400  # of 500 expected, five standard deviations
+
+
+@pytest.mark.gpu
+def test_batches_on_a_device_are_those_of_the_cpu_but_for_augmentation(device):
+    data = numbered(25, augment=Augment(pad=1, flip=True))
+    plain = (data.train_batches(4, seed=3, device=where, augment=False).epoch(1) for where in (device, "cpu"))
+    for (x, y), (x_cpu, y_cpu) in zip(*plain, strict=True):
+        assert x.device.type == y.device.type == device
+        assert torch.equal(x.cpu(), x_cpu)
+        assert torch.equal(y.cpu(), y_cpu)
+    augmented = data.train_batches(4, seed=3, device=device)
+    assert same(augmented.epoch(1, 2), list(augmented.epoch(1))[2:])

@@ -7,7 +7,7 @@ from flatbit.data.digits import digits
 @pytest.fixture
 def own_sets(tmp_path, monkeypatch, request):
     """A module of the user's in the working directory; its name is unique to the test."""
-    name = f"own_sets_{request.node.name}".replace("[", "_").replace("]", "_")
+    name = "own_sets_" + "".join(c if c.isalnum() else "_" for c in request.node.name)
     tmp_path.joinpath(f"{name}.py").write_text(
         "from dataclasses import replace\n"
         "from flatbit.data.digits import digits\n"

@@ -28,6 +28,11 @@ def test_forward_is_the_equation(block, depth):
     torch.testing.assert_close(model(x), h @ weights[-1].T + biases[-1])
 
 
+def test_the_default_is_the_papers_128_4_on_the_plane():
+    linears = [m for m in models.build("fcdnn").modules() if isinstance(m, torch.nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linears] == [(2, 128), (128, 128), (128, 128), (128, 2)]
+
+
 def test_images_are_flattened():
     model = models.build("fcdnn", in_features=12, num_classes=3)
     x = torch.randn(5, 3, 2, 2)

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.models import BUILD_CALL, MODELS, accepts, build
+from flatbit.models import BUILD_CALL, MODELS, accepts, build, is_known
 
 
 @pytest.fixture
 def own_models(tmp_path, monkeypatch, request):
     """A module of the user's in the working directory; its name is unique to the test."""
-    name = f"own_models_{request.node.name}".replace("[", "_").replace("]", "_")
+    name = "own_models_" + "".join(c if c.isalnum() else "_" for c in request.node.name)
     tmp_path.joinpath(f"{name}.py").write_text(
         "from torch import nn\n"
         "def net(hidden=4):\n"
@@ -65,6 +65,15 @@ def test_what_is_no_module_is_refused(own_models):
 def test_accepts_lists_the_arguments(own_models):
     assert {"num_classes", "in_channels", "width", "variant"} <= set(accepts("preresnet20"))
     assert accepts(f"{own_models}:net") == ["hidden"]
+
+
+@pytest.mark.parametrize("ask", [build, accepts])
+def test_a_name_is_known_once_somebody_here_asked_for_it(own_models, ask):
+    assert is_known("resnet20")
+    assert not is_known(f"{own_models}:net")
+    ask(f"{own_models}:net")
+    assert is_known(f"{own_models}:net")
+    assert not is_known(f"{own_models}:wrong")
 
 
 def test_a_builder_that_takes_any_argument_gets_it(own_models):

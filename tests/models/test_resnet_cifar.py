@@ -154,8 +154,9 @@ def test_every_activation_is_a_module_of_its_own_and_every_residual_has_a_name(n
     assert sum(name.endswith(".residual") for name, _ in model.named_modules()) == 9
 
 
-def test_weights_start_as_he_has_it():
-    weight = build("resnet8", width=4).layers[2][0].conv2.weight
+@pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
+def test_weights_start_as_he_has_it(name):
+    weight = build(name, width=4).layers[2][0].conv2.weight
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.01)
 
 
@@ -165,7 +166,9 @@ def test_hardtanh_in_place_of_relu():
     assert sum(isinstance(m, nn.Hardtanh) for m in model.modules()) == 7
 
 
-@pytest.mark.parametrize(("width", "first", "base"), [(1.0, None, 16), (1.4, None, 22), (2, 5, 5), (0.5, None, 8)])
+@pytest.mark.parametrize(
+    ("width", "first", "base"), [(1.0, None, 16), (1.4, None, 22), (2, 5, 5), (1, 1, 1), (0.5, None, 8)]
+)
 def test_base_width(width, first, base):
     assert base_width(width, first) == base
     model = build("resnet8", width=width, first_width=first)

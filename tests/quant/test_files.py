@@ -148,3 +148,29 @@ def test_memory_format_is_kept(tmp_path, net, images):
     load_(model, tmp_path / "m.safetensors")
     weight = model.layers[1][0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A file that names a builder in a module of its author's, which leaves a mark when it is called."""
+    (tmp_path / "theirs.py").write_text(
+        "import pathlib\nfrom torch import nn\n\n"
+        "def net():\n    pathlib.Path('called').touch()\n    return nn.Sequential(nn.Linear(2, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(2, 2))
+    setattr(model, models.BUILD_CALL, ["theirs:net", {}])
+    save(model, "m.safetensors")
+    return tmp_path
+
+
+def test_a_file_cannot_make_us_import_what_it_names(elsewhere):
+    with pytest.raises(ValueError, match=r"wants to import and call 'theirs:net'.*trust=True"):
+        load("m.safetensors")
+    assert not (elsewhere / "called").exists()
+
+
+def test_trusted_or_already_built_here_it_loads(elsewhere, monkeypatch):
+    assert isinstance(load("m.safetensors", trust=True), nn.Sequential)
+    assert (elsewhere / "called").exists()
+    assert isinstance(load("m.safetensors"), nn.Sequential)  # built in this process by now

@@ -121,3 +121,14 @@ def test_a_checkpoint_of_another_model_does_not_load(tmp_path):
     other = nn.Linear(4, 2)
     with pytest.raises(RuntimeError, match="Missing key"):
         restore_checkpoint_(load_checkpoint(tmp_path), other, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+@pytest.mark.gpu
+def test_dropout_on_a_device_goes_on_from_the_checkpoint(tmp_path, device):
+    dropout, x = nn.Dropout(0.5), torch.ones(100, device=device)
+    dropout(x)
+    save_checkpoint(tmp_path, *training(), {})
+    expected = dropout(x)
+    torch.manual_seed(99)
+    restore_checkpoint_(load_checkpoint(tmp_path), *training())
+    assert torch.equal(dropout(x), expected)

@@ -1,5 +1,6 @@
 import math
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import nn
 
 from flatbit.data.batches import Batches
 from flatbit.models import build
-from flatbit.train.loop import Position, TrainingError, train
+from flatbit.train import loop
+from flatbit.train.loop import CHECK_EVERY, Position, TrainingError, train
+from flatbit.train.objective import cross_entropy
 from flatbit.train.optimizers import make_optimizer
 from flatbit.train.recipe import Stage
 from flatbit.train.schedule import Cosine, Schedule, Steps
@@ -154,6 +157,102 @@ def test_an_update_is_a_whole_virtual_batch(blobs, size, n, updates):
     assert position.epoch == 1
 
 
+def test_mini_batches_that_make_no_update_do_not_count(blobs):
+    model, cut = mlp(), mlp()
+    made = stage(growth=((0, 3),), schedule=Cosine())  # 4 mini-batches: one is left over
+    found = train(model, made, batches_of(blobs, 12), sgd(model))
+    expected = train(cut, replace(made, max_steps=3), batches_of(blobs, 12), sgd(cut))
+    assert numbers(found.history) == numbers(expected.history)
+    assert same_weights(model, cut)
+
+
+def test_gradients_left_over_from_before_do_not_count(blobs):
+    model, clean = mlp(), mlp()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    for trained in (model, clean):
+        train(trained, stage(epochs=1), batches_of(blobs, 12), sgd(trained))
+    assert same_weights(model, clean)
+
+
+class Clock:
+    """Time in place of the loop's: each mini-batch takes ten seconds, all else none."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(loop, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def objective(self, model, x, y):
+        self.now += 10
+        return cross_entropy(model, x, y)
+
+
+def test_seconds_and_rate_are_those_of_training(blobs, monkeypatch):
+    clock, model = Clock(monkeypatch), mlp()
+
+    def slow_evaluation(numbers):
+        clock.now += 500
+
+    made = stage(objective=clock.objective, growth=((1, 2),))
+    history = train(model, made, batches_of(blobs, 12), sgd(model), after_epoch=slow_evaluation).history
+    assert [(epoch["seconds"], epoch["images_per_s"]) for epoch in history] == [(40, 1.2), (40, 1.2)]
+
+
+def test_saves_inside_an_epoch_are_so_many_seconds_apart(blobs, monkeypatch):
+    clock, model, saved = Clock(monkeypatch), mlp(), []
+    train(
+        model, stage(epochs=1, objective=clock.objective), batches_of(blobs, 4), sgd(model),
+        save=lambda p: saved.append((p.epoch, p.step)), save_every_s=25,
+    )  # fmt: skip
+    assert saved == [(0, 3), (0, 6), (0, 9), (0, 12), (1, 0)]
+
+
+def test_seconds_of_a_resumed_epoch_are_added_up(blobs, monkeypatch):
+    clock, model = Clock(monkeypatch), mlp()
+    position = Position(step=2, samples=24, seconds=100.0)
+    made = stage(epochs=1, objective=clock.objective)
+    (epoch,) = train(model, made, batches_of(blobs, 12), sgd(model), position=position).history
+    assert epoch["seconds"] == 120
+
+
+class Shown:
+    """Notes what a progress bar is told, in place of one."""
+
+    def __init__(self, *fields):
+        self.told = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def add_task(self, name, *, total, **fields):
+        self.told.append({"name": name, "total": total})
+
+    def update(self, task, **fields):
+        self.told.append(fields)
+
+
+def test_progress_tells_loss_accuracy_and_speed(blobs, monkeypatch):
+    clock, model, shown = Clock(monkeypatch), mlp(), Shown()
+    monkeypatch.setattr(loop, "bar", lambda *fields: shown)
+    made = stage(epochs=2, lr=0.0, objective=clock.objective)
+    history = train(model, made, batches_of(blobs, 12), sgd(model)).history
+    start, *told = shown.told
+    assert start == {"name": "short", "total": 8}
+    assert [update["completed"] for update in told] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert told[-1] == {
+        "completed": 8,
+        "loss": f"loss {history[-1]['train_loss']:.3f}",
+        "top1": f"top1 {history[-1]['train_top1']:.1f}",
+        "rate": "1 img/s",
+    }
+
+
 def test_the_virtual_batch_grows_at_its_epoch(blobs):
     model = mlp()
     counts = count_updates(optimizer := sgd(model))
@@ -281,3 +380,27 @@ def test_a_rate_far_too_high_stops(blobs):
 def test_position_is_plain_and_comes_back():
     position = Position(epoch=2, step=3, loss=0.5, hits=4.0, samples=7, seconds=0.25, history=[{"epoch": 1}])
     assert Position(**position.as_dict()) == position
+
+
+@pytest.mark.gpu
+def test_on_a_device_every_sample_counts_though_the_loss_is_looked_at_seldom(blobs, device):
+    there, here = mlp().to(device), mlp()
+    batches = blobs.train_batches(2, seed=0, device=device)  # 24 updates: one look at 20, one at the end
+    found = train(there, stage(), batches, sgd(there)).history
+    expected = train(here, stage(), batches_of(blobs, 2), sgd(here)).history
+    assert [e["train_loss"] for e in found] == pytest.approx([e["train_loss"] for e in expected], rel=1e-3)
+    assert [e["train_top1"] for e in found] == pytest.approx([e["train_top1"] for e in expected], abs=5)
+
+
+@pytest.mark.gpu
+def test_on_a_device_a_loss_that_is_not_finite_stops_at_the_next_look(blobs, device):
+    def objective(model, x, y):
+        logits = model(x)
+        calls.append(1)
+        return F.cross_entropy(logits, y) * (math.nan if len(calls) == 3 else 1), logits
+
+    calls, model = [], mlp().to(device)
+    batches = blobs.train_batches(2, seed=0, device=device)
+    with pytest.raises(TrainingError, match="the loss is not finite at epoch 0"):
+        train(model, stage(objective=objective), batches, sgd(model))
+    assert len(calls) <= CHECK_EVERY

@@ -1,7 +1,7 @@
 import pytest
 
 from flatbit.train.objective import cross_entropy
-from flatbit.train.recipe import SMOKE_STEPS, Recipe, Stage
+from flatbit.train.recipe import Recipe, Stage
 from flatbit.train.schedule import Constant
 
 
@@ -19,6 +19,7 @@ def test_defaults_are_plain_sgd():
     assert plain.schedule == Constant()
     assert plain.objective is cross_entropy
     assert plain.policy is None
+    assert (plain.batch_size, plain.strict, plain.reestimate_batches, plain.max_steps) == (128, True, 0, None)
 
 
 def test_one_batch_per_update_unless_it_grows():
@@ -46,7 +47,7 @@ def test_epochs_are_a_whole_number(epochs):
 def test_smoke_is_two_updates(epochs, size, again):
     cut = stage(epochs=epochs, batch_size=size, reestimate_batches=again and 50, growth=((0, 3), (1, 9))).smoke()
     assert cut.epochs == min(epochs, 1)
-    assert cut.max_steps == SMOKE_STEPS * 3
+    assert cut.max_steps == 2 * 3
     assert cut.batch_size == min(size, 32)
     assert cut.calibration_batches == 1
     assert cut.reestimate_batches == again

@@ -117,7 +117,7 @@ def test_the_models_are_those_of_the_record(finished):
 
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):
     torch.manual_seed(77)
-    assert_same_run(run(recipe(FLOAT, QUANTIZED), tmp_path / "again"), finished)
+    assert_same_run(run(recipe(FLOAT, QUANTIZED), str(tmp_path / "again")), finished)
 
 
 def test_another_seed_gives_another_run(finished, tmp_path):
@@ -186,6 +186,22 @@ def test_killed_between_steps_of_the_engine_and_resumed_equals_uninterrupted(
     assert_same_run(resumed(monkeypatch, tmp_path / "run"), finished)
 
 
+@pytest.mark.parametrize("saves", [2, 7, 11, 17])
+def test_resuming_does_only_the_updates_that_were_left(tmp_path, monkeypatch, saves):
+    updates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(engine, "train", partial(engine.train, save_every_s=-1))
+    with monkeypatch.context() as killed:
+        killed.setattr(torch.optim.SGD, "step", lambda self: updates.append(1) or step(self))
+        kill_after(killed, engine, "save_checkpoint", saves)
+        with pytest.raises(Killed):
+            run(recipe(FLOAT, QUANTIZED), tmp_path)
+    done = len(updates)
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: updates.append(1) or step(self))
+    run(recipe(FLOAT, QUANTIZED), tmp_path, resume=True)
+    assert 0 < done < len(updates) == 2 * 3 + 6 + 3
+
+
 def test_killed_by_the_data_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     original, steps = TensorBatches.epoch, []
 
@@ -229,6 +245,33 @@ def test_a_folder_with_a_run_is_left_alone(finished):
     with pytest.raises(ValueError, match="holds a run already: --resume goes on with it, another --out starts a new"):
         run(recipe(FLOAT, QUANTIZED), finished.folder)
     assert (finished.folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_died_before_it_had_anything_is_begun_anew(finished, tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        run(recipe(FLOAT), tmp_path / "run", weights=tmp_path / "misspelt.safetensors")
+    assert_same_run(run(recipe(FLOAT, QUANTIZED), tmp_path / "run"), finished)
+
+
+def test_a_broken_checkpoint_is_named_and_the_stage_begins_again_without_it(finished, tmp_path, monkeypatch):
+    kill_after(monkeypatch, engine, "save_checkpoint", 3)
+    with pytest.raises(Killed):
+        run(recipe(FLOAT, QUANTIZED), tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of ours .*: delete it"):
+        resumed(monkeypatch, tmp_path / "run")
+    checkpoint.unlink()
+    assert_same_run(resumed(monkeypatch, tmp_path / "run"), finished)
+
+
+def test_a_checkpoint_alone_is_not_run_over(tmp_path, monkeypatch):
+    kill_after(monkeypatch, engine, "save_checkpoint", 1)
+    with pytest.raises(Killed):
+        run(recipe(FLOAT), tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(recipe(FLOAT), tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"seed": 3}, {"lr": 0.04}, {"smoke": True}])
@@ -303,6 +346,12 @@ def test_classes_and_channels_follow_the_data_unless_given(tmp_path):
     wide = replace(small, model_arguments={"first_width": 2, "num_classes": 12})
     run(wide, tmp_path / "wide")
     assert fb.load(tmp_path / "wide" / "model.safetensors").fc.out_features == 12
+
+
+def test_an_unknown_model_leaves_no_record(tmp_path):
+    with pytest.raises(ValueError, match="unknown model 'resnet21'"):
+        run(recipe(FLOAT, model="resnet21"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_smoke_is_two_updates_a_stage(tmp_path, monkeypatch):

@@ -51,6 +51,10 @@ def test_cosine_is_the_closed_form(epoch):
     assert Cosine()(epoch, 350) == pytest.approx(math.cos(math.pi * epoch / 700) ** 2)
 
 
+def test_warmup_is_at_the_full_rate_unless_said():
+    assert Cosine(warmup=2)(0, 10) == 1.0
+
+
 def test_cosine_begins_at_one_and_ends_at_zero():
     assert Cosine()(0, 10) == 1.0
     assert Cosine()(10, 10) == pytest.approx(0)

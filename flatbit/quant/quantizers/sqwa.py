@@ -79,13 +79,19 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
     q = torch.arange(0.5 if offset else 0.0, high + offset + 0.5, dtype=torch.float64, device=w.device)
     step = start.double() * torch.cat([q.new_ones(1), q.new_tensor(2.0) ** torch.linspace(-2, 1, 39, device=w.device)])
     ends = torch.tensor([0, magnitudes.numel()], device=w.device).expand(len(step), 2)
-    for _ in range(200):
+
+    def nearest(step: Tensor) -> tuple[Tensor, Tensor]:
+        """``sum(w q)`` and ``sum(q^2)`` over the weights, each with its nearest level ``q``; shapes (starts,)."""
         inner = torch.searchsorted(magnitudes, (q[1:] - 0.5) * step[:, None])
         edges = torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=1)
-        products, squares = (q * running[edges].diff()).sum(1), (q.square() * edges.diff()).sum(1)
+        return (q * running[edges].diff()).sum(1), (q.square() * edges.diff()).sum(1)
+
+    for _ in range(200):
+        products, squares = nearest(step)
         previous, step = step, torch.where(squares > 0, products / squares.clamp_min(1), step / 2)
         if bool(((step - previous).abs() <= 1e-6 * previous).all()):
             break
+    products, squares = nearest(step)
     error = step.square() * squares - 2 * step * products  # + sum w^2, the same for all
     return step[error.argmin()].to(start.dtype)
 

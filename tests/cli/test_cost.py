@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import torch
+
+import flatbit as fb
+
+
+def totals(flatbit, *arguments):
+    result = flatbit("cost", *arguments, "--json")
+    assert (result.status, result.err) == (0, "")
+    return json.loads(result.out)
+
+
+def test_the_example_of_the_help_gives_the_number_of_the_paper(flatbit):
+    counted = totals(
+        flatbit, "preresnet20", "--set", "variant=saq", "--set", "num_classes=100", "--method", "saq", "-w", 4, "-a", 4
+    )
+    assert counted["bitops"] / 1e6 == pytest.approx(674.644, abs=0.0005)
+
+
+def test_json_is_the_library_s_count(flatbit):
+    model = fb.models.build("resnet8")
+    fb.quantize_(model, fb.policy("uniq", weights=2, activations=3))
+    expected = fb.cost(model, (3, 16, 16))
+    counted = totals(flatbit, "resnet8", "-w", 2, "-a", 3, "--input-shape", "3,16,16")
+    assert {name: counted[name] for name in ("bitops", "macs", "params", "size_bytes")} == {
+        "bitops": expected.bitops, "macs": expected.macs, "params": expected.params, "size_bytes": expected.size_bytes,
+    }  # fmt: skip
+    assert [layer["name"] for layer in counted["layers"]] == [layer.name for layer in expected.layers]
+    assert sum(layer["bitops"] for layer in counted["layers"]) == counted["bitops"]
+
+
+def test_float_unless_bits_are_given(flatbit):
+    counted = totals(flatbit, "resnet8")
+    assert counted["bitops"] == 1024 * counted["macs"]
+    assert counted["size_bytes"] > 4 * counted["params"]
+
+
+def test_weights_or_activations_alone(flatbit):
+    some = {layer["name"]: layer for layer in totals(flatbit, "resnet8", "-w", 2)["layers"]}
+    other = {layer["name"]: layer for layer in totals(flatbit, "resnet8", "-a", 2)["layers"]}
+    bits = [(layers["layers.1.0.conv1"][key]) for layers in (some, other) for key in ("weight_bits", "activation_bits")]
+    assert bits == [2, 32, 32, 2]
+
+
+def test_the_table_ends_in_the_totals(flatbit):
+    result = flatbit("cost", "resnet8", "-w", 2, "-a", 2)
+    counted = totals(flatbit, "resnet8", "-w", 2, "-a", 2)
+    last = [line for line in result.out.splitlines() if "total" in line][-1]
+    assert (result.status, result.err) == (0, "")
+    assert all(f"{counted[name]:,}" in last for name in ("bitops", "macs", "params", "size_bytes"))
+
+
+def test_a_function_of_the_users(flatbit, own):
+    module = own("from torch import nn\ndef net(n=5):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, n))\n")
+    assert totals(flatbit, f"{module}:net", "--input-shape", "3,2,2", "--set", "n=7")["macs"] == 84
+
+
+def test_a_file_is_counted_as_it_is(flatbit, tmp_path):
+    model = fb.models.build("preresnet8")
+    fb.quantize_(model, fb.policy("faq", weights=4, activations=4))
+    fb.calibrate_(model, [torch.randn(2, 3, 8, 8)])
+    fb.save(model, tmp_path / "net.safetensors")
+    assert totals(flatbit, tmp_path / "net.safetensors")["bitops"] == fb.cost(model, (3, 32, 32)).bitops
+
+
+def test_what_a_file_names_is_imported_on_trust_only(flatbit, refuses, own, monkeypatch):
+    module = own("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 7))\n")
+    fb.save(fb.models.build(f"{module}:net"), "net.safetensors")
+    monkeypatch.setattr("flatbit.models._imported", set())  # as in another process
+    arguments = ("net.safetensors", "--input-shape", "3,2,2")
+    assert f"wants to import and call '{module}:net'" in refuses("cost", *arguments)
+    assert totals(flatbit, *arguments, "--trust")["macs"] == 84
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("resnet21",), "unknown model 'resnet21': did you mean"),
+        (("resnet_cifar",), "missing a required argument: 'depth'"),
+        (("resnet8", "--set", "wdith=2"), "has no argument 'wdith': did you mean width"),
+        (("resnet8", "--set", "width"), "expected NAME=VALUE"),
+        (("resnet8", "--input-shape", "3x32x32"), "--input-shape '3x32x32': expected whole numbers with commas"),
+        (("resnet8", "--input-shape", "1,32,32"), "ResNetCifar does not take one image of shape (1, 32, 32)"),
+        (("resnet8", "--input-shape", "3,-1,32"), "does not take one image of shape (3, -1, 32)"),
+        (("resnet8", "-w", "9"), "weights=9: expected 1 to 8 bits, or 32 for float"),
+        (("resnet8", "-w", "0"), "weights=0: expected 1 to 8 bits"),
+        (("resnet8", "-w", "40"), "weights=40: expected 1 to 8 bits"),
+        (("resnet8", "-a", "-2"), "activations=-2: expected 1 to 8 bits"),
+        (("resnet8", "-w", "2", "--method", "unik"), "unknown policy 'unik': did you mean uniq"),
+        (("resnet8", "-w", "1", "--method", "faq"), "method 'faq' quantizes weights to 2-8 bits, got 1"),
+        (("no.such.module:net",), "no module"),
+        (("gone.safetensors",), "no such file: gone.safetensors"),
+    ],
+)
+def test_mistakes_are_one_line(refuses, arguments, says):
+    assert says in refuses("cost", *arguments)
+
+
+def test_a_file_that_is_none(refuses, tmp_path):
+    path = tmp_path / "text.safetensors"
+    path.write_text("not a model")
+    assert "is not a safetensors file" in refuses("cost", path)
+
+
+def test_a_quantized_file_is_not_quantized_again(refuses, tmp_path):
+    model = fb.models.build("preresnet8")
+    fb.quantize_(model, fb.policy("sqwa", weights=4))
+    fb.calibrate_(model, [])
+    fb.save(model, tmp_path / "net.safetensors")
+    assert "the model is quantized already" in refuses("cost", tmp_path / "net.safetensors", "-w", 2)
