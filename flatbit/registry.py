@@ -71,7 +71,10 @@ def import_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{path!r}: no module {error.name!r} here or installed (looked in {here} too)") from error
+        hint = f"; a file mynet.py is mynet:{name}" if ".py" in path else ""
+        raise ValueError(
+            f"{path!r}: no module {error.name!r} here or installed (looked in {here} too){hint}"
+        ) from error
     finally:
         sys.path.remove(here)
     if not hasattr(module, name):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .misread import Misread
+from .segments import Segments
 from .weights import WeightHistogram
 
 if TYPE_CHECKING:
@@ -16,17 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1d2733", "#66727f", "#e3e8ee"
+MOST_MISREAD = 18
 COLORS = ("#1f6fb4", "#d1622b", "#2f9464", "#8a5bb0", "#b03a52", "#7a6a3a")
 
 
 def accuracy_against_cost(
-    points: Sequence[tuple[str, str, float, float, float | None]], *, x_label: str, title: str
+    points: Sequence[tuple[str, str, float, float, float | None]], *, x_label: str, y_label: str, title: str
 ) -> Figure:
     """Accuracy over cost on a logarithmic axis, one mark per model with its spread.
 
     Args:
-        points: (method, label, cost, top-1 in percent, standard deviation or None).
-        x_label: what the cost is, with its unit.
+        points: (method, label, cost, accuracy in percent, standard deviation or None).
+        x_label, y_label: what cost and accuracy are, with their units.
         title: of the figure.
     """
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
@@ -48,8 +50,8 @@ def accuracy_against_cost(
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.14, y=0.16)
-    _label(axes, title, x_label, "top-1, %")
-    axes.legend(frameon=False, loc="lower right")
+    _label(axes, title, x_label, y_label)
+    axes.legend(frameon=False, loc="best")
     return figure
 
 
@@ -60,7 +62,7 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[float]]], *, title: s
         curves: per stage, per seed, one value per epoch.
         title, y_label: of the figure and its vertical axes.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     shown = {name: np.asarray(values, dtype=float) for name, values in curves.items() if len(values[0])}
     columns = min(3, len(shown))
@@ -69,7 +71,7 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[float]]], *, title: s
         epochs = np.arange(1, values.shape[1] + 1)
         axes.plot(epochs, values.T, color=color, linewidth=0.8, alpha=0.4)
         axes.plot(epochs, values.mean(0), color=color, linewidth=1.8, marker="o" if len(epochs) < 3 else None)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5) if len(epochs) > 1 else FixedLocator([1]))
         _label(axes, name, "epoch", y_label)
     figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
     figure.tight_layout()
@@ -97,13 +99,13 @@ def weight_panels(histograms: Sequence[WeightHistogram], *, title: str) -> Figur
 
 
 def misread_gallery(
-    result: Misread, images: np.ndarray, names: Sequence[str], *, first: str, second: str, most: int = 18
+    result: Misread, images: np.ndarray, names: Sequence[str], *, first: str, second: str, most: int = MOST_MISREAD
 ) -> Figure:
     """The images that either network gets wrong, with the truth and what each says; wrong answers in red.
 
     Args:
         result: from ``misread``.
-        images: all images shown to it, (N, H, W) or (N, H, W, 3).
+        images: those of ``result.index``, at least the first ``most``: (n, H, W) or (n, H, W, 3).
         names: of the classes.
         first, second: names of the two networks.
         most: how many images at most.
@@ -116,7 +118,7 @@ def misread_gallery(
         return figure
     figure, grid = _panels(shown, min(9, shown), 1.15, 1.75)
     for axes, i in zip(grid, range(shown), strict=False):
-        axes.imshow(images[result.index[i]], cmap="gray_r", interpolation="nearest")
+        axes.imshow(images[i], cmap="gray_r", interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
         truth = result.labels[i]
@@ -126,6 +128,34 @@ def misread_gallery(
             text = f"{network}: {names[said]}"
             axes.text(0.5, -0.16 - 0.2 * line, text, transform=axes.transAxes, ha="center", fontsize=8, color=color)
     figure.tight_layout()
+    return figure
+
+
+def segment_gallery(result: Segments, images: np.ndarray, names: Sequence[str]) -> Figure:
+    """One row per image: the input, the truth, and what each network says; void is white.
+
+    Args:
+        result: from ``segments``.
+        images: the inputs, (n, H, W) or (n, H, W, 3).
+        names: of the classes, for the key below.
+    """
+    from matplotlib.patches import Patch
+
+    columns: dict[str, np.ndarray] = {"input": images, "truth": result.truth, **result.answers}
+    height, width = result.truth.shape[1:]
+    figure, grid = _panels(len(images) * len(columns), len(columns), 1.9, 1.9 * height / width + 0.25)
+    palette = _palette(len(names))
+    for index, axes in enumerate(grid):
+        name, row = list(columns)[index % len(columns)], index // len(columns)
+        picture = columns[name][row]
+        axes.imshow(picture if name == "input" else palette[np.where(picture < len(names), picture, len(names))])
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if row == 0:
+            axes.set_title(name, fontsize=9, color=INK)
+    keys = [Patch(color=color, label=label) for color, label in zip(palette, names, strict=False)]
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.legend(handles=keys, loc="lower center", ncols=min(8, len(names)), fontsize=7.5, frameon=False)
     return figure
 
 
@@ -167,6 +197,14 @@ def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
+
+
+def _palette(classes: int) -> np.ndarray:
+    """(classes + 1, 3) colours that differ, white for void at the end."""
+    import matplotlib as mpl
+
+    colors = [*mpl.colormaps["tab20"].colors, *mpl.colormaps["tab20b"].colors]  # type: ignore[attr-defined]
+    return np.array([*(colors * (classes // len(colors) + 1))[:classes], (1.0, 1.0, 1.0)])
 
 
 def _cycle() -> list[str]:

@@ -6,6 +6,7 @@ Progress goes to standard error, one result to standard output (``--json`` for m
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from ..quant.proof import QuantizationError
 from ..registry import Registry
 from ..train.loop import TrainingError
 
+DEBUG = "FLATBIT_DEBUG"
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 COMMANDS: Registry[Callable[..., None]] = Registry("command", __name__)
 
@@ -42,6 +44,10 @@ def main() -> None:
         _stop(error, 2)
     except (QuantizationError, TrainingError, OSError) as error:
         _stop(error, 1)
+    except (TypeError, RuntimeError, SyntaxError) as error:  # out of code of the user's, or of torch's: where it arose
+        if os.environ.get(DEBUG):
+            raise
+        _stop(f"{type(error).__name__}: {error} ({DEBUG}=1 shows where it arose)", 1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             _stop("interrupted; a run goes on with --resume", INTERRUPTED)

@@ -28,6 +28,9 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1."
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")]
 DataName = Annotated[str, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")]
 DataDir = Annotated[str | None, typer.Option(help="The folder that holds the data set's files.")]
+DataArguments = Annotated[
+    list[str], typer.Option("--data-arg", help="An argument of the data set, NAME=VALUE, as mean=[0.5,0.5,0.5].")
+]
 WeightBits = Annotated[int, typer.Option("-w", "--weights-bits", help="Bits of weights, 1 to 8; 32 is float.")]
 ActivationBits = Annotated[
     int, typer.Option("-a", "--activation-bits", help="Bits of activations, 1 to 8; 32 is float.")
@@ -49,13 +52,20 @@ def show(result: RenderableType, value: Any, as_json: bool) -> None:
     console.print(result)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_names(pairs: list[str]) -> dict[str, str]:
+    """``["layer1=stage1"]`` as a mapping of names."""
+    return {str(old): str(new) for old, new in parse_settings(pairs, "--rename", "OLD=NEW").items()}
+
+
+def parse_settings(
+    settings: list[str], option: str = "--set", form: str = "NAME=VALUE, such as weights=2"
+) -> dict[str, Any]:
     """``["weights=2", "model=resnet20"]`` as keyword arguments: JSON where it is, else text."""
     parsed: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise ValueError(f"--set {setting!r}: expected NAME=VALUE, such as weights=2")
+            raise ValueError(f"{option} {setting!r}: expected {form}")
         try:
             parsed[name] = json.loads(text)
         except json.JSONDecodeError:

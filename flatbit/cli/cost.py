@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..models import build
 from ..quant.convert import quantize_
 from ..quant.cost import cost
-from ..quant.files import load
 from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
 from . import COMMANDS
 from .console import ActivationBits, Json, WeightBits, parse_settings, show
+from .network import open_network
 
 
 def cost_(
     model: Annotated[
-        str, typer.Argument(help="A model of `flatbit list models`, package.module:function, or a .safetensors file.")
+        str,
+        typer.Argument(help="A model of `flatbit list models`, package.module:function, a file, or a run's folder."),
     ],
     input_shape: Annotated[str, typer.Option(help="Of one image: channels,height,width.")] = "3,32,32",
-    method: Annotated[str, typer.Option(help="A policy of `flatbit list policies`.")] = "uniq",
+    method: Annotated[str | None, typer.Option(help="A policy of `flatbit list policies`. Default: uniq.")] = None,
     weights_bits: WeightBits = FLOAT_BITS,
     activation_bits: ActivationBits = FLOAT_BITS,
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
+    stage: Annotated[str | None, typer.Option(help="A stage of a run. Default: its last.")] = None,
     trust: Annotated[bool, typer.Option(help="Import what a file names as package.module:function.")] = False,
     json: Json = False,
 ) -> None:
@@ -34,9 +34,11 @@ def cost_(
 
     `flatbit cost preresnet20 --set variant=saq --set num_classes=100 --method saq -w 4 -a 4`
     """
-    network = load(model, trust=trust) if Path(model).suffix == ".safetensors" else build(model, **parse_settings(set))
+    if method is not None and weights_bits == activation_bits == FLOAT_BITS:
+        raise ValueError(f"--method {method} without bits: give -w, -a or both")
+    network = open_network(model, parse_settings(set), stage=stage, trust=trust).network
     if (weights_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
-        quantize_(network, policy(method, weights=weights_bits, activations=activation_bits))
+        quantize_(network, policy(method or "uniq", weights=weights_bits, activations=activation_bits))
     counted = cost(network, _shape(input_shape))
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}
     show(str(counted), totals | {"layers": [asdict(layer) for layer in counted.layers]}, json)

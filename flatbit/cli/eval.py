@@ -9,12 +9,10 @@ import typer
 from rich.table import Table
 
 from .. import data as datasets
-from ..models import build
-from ..quant.files import load, load_
 from ..train.evaluate import evaluate
-from ..train.run import read_run
 from . import COMMANDS
-from .console import DataDir, Device, Json, parse_settings, show
+from .console import DataArguments, DataDir, Device, Json, parse_names, parse_settings, show
+from .network import Rename, Weights, open_network
 
 
 def eval_(
@@ -23,9 +21,9 @@ def eval_(
     ],
     data: Annotated[str | None, typer.Option(help="The data set. Default: the run's own.")] = None,
     data_dir: DataDir = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A safetensors file for a model given by name or package.module:function.")
-    ] = None,
+    data_arg: DataArguments = [],  # noqa: B006
+    weights: Weights = None,
+    rename: Rename = [],  # noqa: B006
     stage: Annotated[str | None, typer.Option(help="A stage of the run. Default: its last.")] = None,
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
     trust: Annotated[bool, typer.Option(help="Import what the run or file names as package.module:function.")] = False,
@@ -36,33 +34,22 @@ def eval_(
 
     `flatbit eval runs/quickstart/seed0 --stage uniq-w2a2`
     """
-    folder = Path(model)
-    if folder.is_dir():
-        done = read_run(folder)
-        recorded = done.record["recipe"]["data"]
-        if data is None and ":" in recorded and not trust:
-            raise ValueError(
-                f"{folder} wants to import its data from {recorded!r}: --trust it, or say --data {recorded}"
-            )
-        data = data or recorded
-        file = folder / "stages" / f"{stage}.safetensors" if stage else folder / "model.safetensors"
-        if not file.is_file():
-            raise ValueError(
-                f"{folder} has no finished stage {stage!r}: it has {', '.join(done.record['stages']) or 'none'}"
-            )
-        network = load(file, trust=trust)
-    elif folder.suffix == ".safetensors":
-        network = load(folder, trust=trust)
-    elif weights is not None:
-        network = build(model, **parse_settings(set))
-        load_(network, weights)
-    else:
+    if weights is None and not Path(model).exists() and Path(model).suffix != ".safetensors":
         raise ValueError(f"{model!r} is no run, no .safetensors file, and --weights is not given: nothing to score")
-    if data is None:
+    opened = open_network(
+        model, parse_settings(set), weights=weights, rename=parse_names(rename), stage=stage, trust=trust
+    )
+    if data is None and opened.data is not None and ":" in opened.data and not trust:
+        raise ValueError(
+            f"{model} wants to import its data from {opened.data!r}: --trust it, or say --data {opened.data}"
+        )
+    name = data or opened.data
+    if name is None:
         raise ValueError("--data is not given: which test set? (flatbit list data)")
-    test = datasets.load(data, data_dir).test_batches(device=device)
-    metrics = evaluate(network.to(device), test)
-    table = Table("top-1 %", "top-5 %", "loss", "images", "levels used / allowed (weights)", title=f"{model} on {data}")
+    arguments = (opened.data_arguments if data is None else None) or {}
+    test = datasets.load(name, data_dir, **arguments | parse_settings(data_arg)).test_batches(device=device)
+    metrics = evaluate(opened.network.to(device), test)
+    table = Table("top-1 %", "top-5 %", "loss", "images", "levels used / allowed (weights)", title=f"{model} on {name}")
     levels = [counts for name, counts in metrics.proof.levels.items() if name.endswith("weight_quantizer")]
     used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"
     table.add_row(f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)

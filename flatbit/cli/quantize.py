@@ -14,7 +14,21 @@ from ..report.page import write_page
 from ..report.summary import as_json, summarize, table_of
 from ..train.run import run
 from . import COMMANDS
-from .console import ActivationBits, DataDir, DataName, Device, Json, Seed, WeightBits, parse_settings, say, show
+from .console import (
+    ActivationBits,
+    DataArguments,
+    DataDir,
+    DataName,
+    Device,
+    Json,
+    Seed,
+    WeightBits,
+    parse_names,
+    parse_settings,
+    say,
+    show,
+)
+from .network import Rename, Weights
 
 
 def quantize(
@@ -22,12 +36,11 @@ def quantize(
         str,
         typer.Argument(help="package.module:function that returns your network, or a name of `flatbit list models`."),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Its float weights, a safetensors file. Without, it is quantized as it is built."),
-    ] = None,
+    weights: Weights = None,
+    rename: Rename = [],  # noqa: B006
     data: DataName = "digits",
     data_dir: DataDir = None,
+    data_arg: DataArguments = [],  # noqa: B006
     method: Annotated[str, typer.Option(help="A policy of `flatbit list policies`.")] = "uniq",
     weights_bits: WeightBits = 4,
     activation_bits: ActivationBits = 4,
@@ -40,6 +53,15 @@ def quantize(
             help="Quantize activations at the layers' input, or at the activations' output. Default: the paper's."
         ),
     ] = None,
+    first: Annotated[
+        str | None, typer.Option(help="The layer that reads the image, where it is not the first one defined.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option(help="The layer that gives the logits, where it is not the last one defined.")
+    ] = None,
+    leave_float: Annotated[
+        list[str], typer.Option("--float", help="Layers to leave in float, by name or wildcard; may be repeated.")
+    ] = [],  # noqa: B006
     strict: Annotated[
         bool, typer.Option(help="Refuse a model with layers that cannot be quantized, or leave those float.")
     ] = True,
@@ -59,10 +81,14 @@ def quantize(
     made = RECIPES.get("finetune")(
         model=model, model_arguments=parse_settings(set), data=data, method=method, weights=weights_bits,
         activations=activation_bits, epochs=epochs, lr=lr, batch_size=batch_size, placement=placement, strict=strict,
+        first=first, last=last, leave_float=leave_float, data_arguments=parse_settings(data_arg, "--data-arg"),
     )  # fmt: skip
     label = model.replace(":", ".").replace("/", ".")
     out = out or Path("runs/quantize") / f"{label}-{method}-w{weights_bits}a{activation_bits}"
-    done = run(made, out, seed=seed, device=device, data_root=data_dir, weights=weights, resume=resume, say=say)
+    done = run(
+        made, out, seed=seed, device=device, data_root=data_dir, weights=weights, rename=parse_names(rename),
+        resume=resume, say=say,
+    )  # fmt: skip
     rows = summarize([done])
     say(str(coverage(load(out / "model.safetensors"))))
     page = write_page([done], out / "report.html", data_root=data_dir)

@@ -18,7 +18,8 @@ from ..report.summary import as_json, summarize, table_of
 from ..train import run as engine
 from ..train.recipe import Recipe
 from . import COMMANDS
-from .console import DataDir, Device, Json, Seed, parse_settings, say, show
+from .console import DataArguments, DataDir, Device, Json, Seed, parse_names, parse_settings, say, show
+from .network import Rename, Weights
 
 
 def run(
@@ -30,7 +31,9 @@ def run(
     device: Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE/seedN.")] = None,
     set: Annotated[list[str], typer.Option(help="A parameter of the recipe, NAME=VALUE; may be repeated.")] = [],  # noqa: B006
-    weights: Annotated[Path | None, typer.Option(help="Float weights (safetensors) to start from.")] = None,
+    data_arg: DataArguments = [],  # noqa: B006
+    weights: Weights = None,
+    rename: Rename = [],  # noqa: B006
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out, exactly where it was cut off.")] = False,
     smoke: Annotated[bool, typer.Option(help="Two updates per stage: does it run at all.")] = False,
     json: Json = False,
@@ -39,11 +42,12 @@ def run(
 
     `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
     """
-    made = make_recipe(recipe, parse_settings(set))
+    made = replace(make_recipe(recipe, parse_settings(set)), data_arguments=parse_settings(data_arg, "--data-arg"))
     out = out or Path("runs") / made.name / f"seed{seed}"
     done = engine.run(
-        made, out, seed=seed, device=device, data_root=data, weights=weights, resume=resume, smoke=smoke, say=say
-    )
+        made, out, seed=seed, device=device, data_root=data, weights=weights, rename=parse_names(rename),
+        resume=resume, smoke=smoke, say=say,
+    )  # fmt: skip
     rows = summarize([done])
     page = write_page([done], out / "report.html", data_root=data)
     show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)

@@ -9,6 +9,9 @@ from typing import Any
 
 from ..registry import Registry, import_object, nearest
 from .batches import Data
+from .user import user_data
+
+__all__ = ["DATASETS", "Data", "load", "user_data"]
 
 DATASETS: Registry[Callable[..., Data]] = Registry("data set", __name__)
 
@@ -36,7 +39,8 @@ def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
     try:
         inspect.signature(loader).bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"data set {name!r}: {error}") from None
+        hint = " (the folder that holds its files)" if "'root'" in str(error) else ""
+        raise ValueError(f"data set {name!r}: {error}{hint}") from None
     data = loader(**arguments)
     if not isinstance(data, Data):
         raise ValueError(f"{name!r} returned {type(data).__name__}: expected a flatbit.data.Data")

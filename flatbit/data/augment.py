@@ -36,20 +36,25 @@ class Augment:
 
 def crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     """Pad by ``pad`` zeros and cut a window of the original size at a random place, one per image."""
-    n, _, height, width = images.shape
-    padded = F.pad(images, (pad, pad, pad, pad))
+    n, channels, height, width = images.shape
     corners = torch.randint(2 * pad + 1, (2, n), generator=generator, device=images.device)
-    rows = corners[0, :, None] + torch.arange(height, device=images.device)
-    columns = corners[1, :, None] + torch.arange(width, device=images.device)
-    index = torch.arange(n, device=images.device)
-    # Advanced indices around a slice put (n, height, width) in front; channels come last, in memory too.
-    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).flatten()
+    # A row of a window is a run of width * channels neighbours in memory. Seen so, the windows' rows are
+    # an index_select, which copies whole runs: 20 times faster than indices per pixel.
+    runs = padded.as_strided((len(padded) // channels - width + 1, width * channels), (channels, 1))
+    image = torch.arange(n, device=images.device) * (height + 2 * pad)
+    rows = (image + corners[0])[:, None] + torch.arange(height, device=images.device)
+    first = rows * (width + 2 * pad) + corners[1, :, None]
+    return runs.index_select(0, first.flatten()).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image left and right with probability 1/2."""
     chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+    rows = images.permute(0, 2, 3, 1)
+    both = torch.cat([rows, rows.flip(2)])  # whole images are then selected, without asking the device how many
+    index = torch.arange(len(images), device=images.device) + len(images) * chosen
+    return both.index_select(0, index).permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:

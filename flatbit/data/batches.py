@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import final
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import Augment
-
 Batch = tuple[Tensor, Tensor]
+Task = Literal["classification", "segmentation"]
+
+VOID = 255
+"""The label of pixels that belong to no class: loss and mIoU ignore them."""
 
 
 class Batches(ABC):
@@ -37,108 +38,39 @@ class Batches(ABC):
         return self.epoch(0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Images:
-    """Labelled images in memory: ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Data:
-    """A data set that fits in memory, with what its batches need.
+class Data(ABC):
+    """A data set: facts about it, and batches of its two splits; abstract.
 
     Attributes:
         name: as results name it.
         num_classes: number of labels.
-        train, test: the splits.
-        mean, std: per channel, of pixels in [0, 1].
-        augment: what training does to its images.
         class_names: one per label, for pictures; may be empty.
+        task: classification has labels int64 (N,), segmentation int64 (N, H, W) with ``VOID``.
     """
 
     name: str
     num_classes: int
-    train: Images
-    test: Images
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: Augment = field(default_factory=Augment)
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...]
+    task: Task
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    @abstractmethod
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one input: (C, H, W) of images, (F,) of features."""
 
+    @abstractmethod
     def train_batches(
         self, batch_size: int, *, seed: int, device: torch.device | str = "cpu", augment: bool = True
-    ) -> TensorBatches:
-        """Shuffled, augmented training batches; the last, smaller one of an epoch is dropped."""
-        return TensorBatches(self, self.train, batch_size, device, seed=seed, augment=self.augment if augment else None)
+    ) -> Batches:
+        """Shuffled training batches, augmented if asked; the last, smaller one of an epoch is dropped."""
 
-    def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> TensorBatches:
-        """All test images, in order, as they are."""
-        return TensorBatches(self, self.test, batch_size, device)
+    @abstractmethod
+    def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> Batches:
+        """All test samples, in order, not augmented."""
 
-
-@final
-class TensorBatches(Batches):
-    """Batches of a set that lives on the device as uint8 and is augmented there.
-
-    Args:
-        data: gives mean, std.
-        split: its images.
-        batch_size: more than the split has samples means one batch of all.
-        device: where batches are made.
-        seed: shuffles, drops the last smaller batch, and feeds the augmentation; None keeps the order
-            and every sample.
-        augment: applied per batch, with a generator of (seed, epoch, step).
-    """
-
-    def __init__(
-        self,
-        data: Data,
-        split: Images,
-        batch_size: int,
-        device: torch.device | str,
-        *,
-        seed: int | None = None,
-        augment: Augment | None = None,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: expected at least 1")
-        if not len(split.labels):
-            raise ValueError(f"data set {data.name!r}: a split of it has no images")
-        self.device = torch.device(device)
-        self.images = split.images.to(self.device)
-        self.labels = split.labels.to(self.device)
-        self.num_samples = len(self.labels)
-        self.batch_size = min(batch_size, self.num_samples)
-        self.seed = seed
-        self.augment = augment
-        scale = 255 * torch.tensor(data.std)
-        self.scale = scale.reshape(-1, 1, 1).to(self.device)
-        self.mean = (255 * torch.tensor(data.mean)).reshape(-1, 1, 1).to(self.device)
-
-    def __len__(self) -> int:
-        whole = self.num_samples // self.batch_size
-        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order = torch.arange(self.num_samples)
-        if self.seed is not None:
-            order = torch.randperm(self.num_samples, generator=generator(self.seed, epoch))
-        order = order.to(self.device)
-        for step in range(start, len(self)):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images = self.images[index]
-            if (augment := self.augment) is not None:
-                images = augment(images, generator(self.seed or 0, epoch, step, device=self.device))
-            x = (images.float() - self.mean) / self.scale
-            yield x.contiguous(memory_format=torch.channels_last), self.labels[index]
+    @abstractmethod
+    def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -146,3 +78,15 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     # The length goes in too: to a SeedSequence (seed, epoch) and (seed, epoch, 0) are the same.
     state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError where a batch would hold nothing."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+
+
+def check_start(start: int, steps: int) -> None:
+    """Raise ValueError where an epoch would begin after its end."""
+    if not 0 <= start <= steps:
+        raise ValueError(f"an epoch of {steps} batches cannot begin at step {start}")

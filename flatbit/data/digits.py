@@ -9,12 +9,12 @@ from sklearn.model_selection import train_test_split
 
 from . import DATASETS
 from .augment import Augment
-from .batches import Data, Images
+from .memory import Images, MemoryData
 
 TEST_SIZE = 450
 
 
-def digits() -> Data:
+def digits() -> MemoryData:
     """1,347 training and 450 test images, one channel; the split is stratified and always the same.
 
     The 17 grey levels 0..16 are spread over 0..255. Training shifts images by up to one pixel.
@@ -25,7 +25,7 @@ def digits() -> Data:
     parts = train_test_split(images, labels, test_size=TEST_SIZE, stratify=labels, random_state=0)
     train_x, test_x, train_y, test_y = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
     scaled = train_x.float() / 255
-    return Data(
+    return MemoryData(
         name="digits",
         num_classes=10,
         train=Images(images=train_x, labels=train_y.long()),

@@ -9,6 +9,10 @@ from typing import Any
 from torch import nn
 
 from ..registry import Registry, import_object, nearest
+from .weights import Matching, load_weights_, read_checkpoint
+from .zoo import library_builder
+
+__all__ = ["BUILD_CALL", "MODELS", "Matching", "accepts", "build", "is_known", "load_weights_", "read_checkpoint"]
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", __name__)
 BUILD_CALL = "flatbit_build_call"
@@ -19,7 +23,8 @@ def build(name: str, **arguments: Any) -> nn.Module:
     """Build a network by name; it remembers the call, so that ``flatbit.load`` can repeat it.
 
     Args:
-        name: from ``flatbit list models``, or ``package.module:function`` for a function of yours
+        name: from ``flatbit list models``; ``torchvision/NAME`` or ``timm/NAME``; or
+            ``package.module:function`` for a function of yours
             that returns a module.
         arguments: the builder's keyword arguments, plain values (``num_classes=100``, ``width=2``).
 
@@ -58,6 +63,8 @@ def accepts(name: str) -> list[str]:
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
+    if "/" in name and ":" not in name:
+        return library_builder(name)
     if ":" not in name:
         return MODELS.get(name)
     builder = import_object(name)

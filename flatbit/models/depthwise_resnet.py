@@ -47,7 +47,10 @@ class DepthwiseResNet(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """1x1 to six times the block's *output* width, 3x3 depthwise, linear 1x1; 1x1 shortcut at a change."""
+    """1x1 to six times the block's *output* width, 3x3 depthwise, linear 1x1; 1x1 shortcut at a change.
+
+    The sum, signed, passes an ``nn.Identity`` named ``residual``, where a policy can quantize it for its readers.
+    """
 
     def __init__(self, in_width: int, out_width: int, stride: int, opens: bool) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class DepthwiseBlock(nn.Module):
         self.residual = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + self.residual(self.shortcut(x))
+        return self.residual(self.conv(x) + self.shortcut(x))
 
 
 MODELS.add("depthwise_resnet", DepthwiseResNet)

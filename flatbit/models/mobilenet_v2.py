@@ -88,8 +88,8 @@ class MobileNetV2(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise, 1x1 linear projection; a sum where stride is 1.
 
-    The tensor that enters the sum passes an ``nn.Identity`` named ``residual``, where a policy can
-    quantize it.
+    The block's output, signed, passes an ``nn.Identity`` named ``residual``, where a policy can quantize
+    it for both its readers: the next block's convolution and its sum.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class InvertedResidual(nn.Module):
             self.shortcut: nn.Module = nn.Identity()
             if in_width != out_width:
                 self.shortcut = nn.Sequential(nn.Conv2d(in_width, out_width, 1, bias=False), nn.BatchNorm2d(out_width))
-            self.residual = nn.Identity()
+        self.residual = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        return out + self.residual(self.shortcut(x)) if self.sums else out
+        return self.residual(out + self.shortcut(x) if self.sums else out)
 
 
 def conv_bn(

@@ -50,9 +50,12 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
         How many batches and samples it saw.
 
     Raises:
-        ValueError: not quantized, no data, a weight that is not finite or all zero, an input that is
-            constant zero or not finite or that never came, a sign the method cannot take.
+        ValueError: not quantized, no data, ``num_batches`` below 1, a weight that is not finite or all
+            zero, an input that is constant zero or not finite or that never came, a sign the method
+            cannot take.
     """
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"num_batches={num_batches}: expected 1 or more, or None for what the methods ask for")
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
@@ -136,8 +139,8 @@ def _observe_(
 
 def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:
     return (
-        f"{quantizer.site}: it was constant zero, or never reached, in all {num_batches} calibration batches, so its "
-        f"range is unknown: calibrate with more data, or leave it float with "
+        f"{quantizer.site}: it was {quantizer.says_nothing}, or never reached, in all {num_batches} calibration "
+        f"batches, so its range is unknown: calibrate with more data, or leave it float with "
         f"policy.override({quantizer.site.layer!r}, activations=32)"
     )
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from .layers import row_of
-from .policy import LayerSpec, roles_of, spec_of
+from .layers import bits_of, is_quantized, row_of
+from .policy import roles_of, spec_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,8 +16,8 @@ class Convention:
 
     Attributes:
         policy: the policy's name, ``float`` for a float model.
-        first, last, shortcut, inner: weight and activation bits of these layers (``W8/A8``; several
-            where they differ; ``none`` where the model has no such layer).
+        first, last, shortcut, inner: weight and activation bits in use in these layers (``W8/A8``;
+            several where they differ; ``none`` where the model has no such layer).
         image: what the network's input is turned into.
         weight_step: one step per ``tensor`` or output ``channel``.
         activations: at each layer's ``input`` or once at the activation's ``output``.
@@ -55,15 +55,15 @@ def convention(model: nn.Module) -> Convention:
     layers = [(module, spec_of(module)) for module in modules.values()]
     specs = [spec for _, spec in layers if spec]
     roles: dict[str, set[str]] = {}
-    weighted = [(name, modules[name], role) for name, role in roles_of(model).items()]
+    weighted = [(name, modules[name], role) for name, role in _roles(model).items()]
     for _, module, role in weighted:
-        roles.setdefault(role, set()).add(_bits(spec_of(module)))
-    first = spec_of(weighted[0][1]) if weighted else None
+        roles.setdefault(role, set()).add(_bits(module))
+    reads = getattr(weighted[0][1], "input_quantizer", None) if weighted else None
     at_output = any(s.output for s in specs)
     return Convention(
         policy=specs[0].policy if specs else "float",
         **{role: ", ".join(sorted(roles.get(role, {"none"}))) for role in ("first", "last", "shortcut", "inner")},
-        image=f"{first.input.bits} bit" if first and first.input else "float",
+        image=f"{reads.bit_width()} bit" if reads is not None else "float",
         weight_step=", ".join(sorted({s.weight.granularity for m, s in layers if s and _is_weighted(m) and s.weight}))
         or "none",
         activations="output" if at_output else "input" if any(s.input for s in specs) else "none",
@@ -72,16 +72,25 @@ def convention(model: nn.Module) -> Convention:
     )
 
 
+def _roles(model: nn.Module) -> dict[str, str]:
+    """The role of every weighted layer: as its spec says; a float one's by definition, or an edge that is vacant."""
+    defined = roles_of(model)
+    specs = {name: spec for name, module in model.named_modules() if (spec := spec_of(module))}
+    roles = {name: specs[name].role if name in specs else role for name, role in defined.items()}
+    left = [name for name, role in roles.items() if name not in specs and role == "inner"]
+    for edge in ("first", "last"):
+        if edge in defined.values() and edge not in roles.values() and left:
+            roles[left.pop()] = edge
+    return roles
+
+
 def _is_weighted(module: nn.Module) -> bool:
     row = row_of(module)
     return row is not None and row.kind in ("convolution", "linear")
 
 
-def _bits(spec: LayerSpec | None) -> str:
-    if spec is None:
-        return "float"
-    weight = spec.weight.bits if spec.weight else 32
-    return f"W{weight}/A{spec.input.bits if spec.input else spec.input_bits}"
+def _bits(module: nn.Module) -> str:
+    return "W{}/A{}".format(*bits_of(module)) if is_quantized(module) else "float"
 
 
 def _fixed(specs: object) -> str:

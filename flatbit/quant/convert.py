@@ -28,8 +28,8 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
     Args:
         model: any module; not yet quantized, not yet wrapped (DDP, ``torch.compile``).
         policy: ``flatbit.policy("uniq", weights=2, activations=2)``.
-        strict: raise if a layer with weights cannot be quantized right; False leaves it in float and
-            reports it.
+        strict: raise if a layer with weights cannot be quantized right, unless the policy leaves it in
+            float anyway; False leaves it in float and reports it.
 
     Returns:
         What was quantized, what stays float by policy, what was refused and why.
@@ -38,15 +38,18 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range.
     """
     _check_model(model)
-    refused = refusals(model)
-    specs = {name: spec for name, spec in policy.resolve(model).items() if name not in refused}
+    modules = dict(model.named_modules())
+    specs = policy.resolve(model)
+    refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
+    specs = {name: spec for name, spec in specs.items() if name not in refused}
     refused |= tied_refusals(model, specs)
     specs = {name: spec for name, spec in specs.items() if spec and name not in refused}
     _check_specs(model, policy, specs)
     if strict and refused:
         listed = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
         raise ValueError(
-            f"{len(refused)} layers cannot be quantized (strict=False leaves them in float and reports them):{listed}"
+            f"{len(refused)} layers cannot be quantized (strict=False leaves them in float and reports them, "
+            f"policy.override(name, weights=32, activations=32) leaves one in float):{listed}"
         )
     apply_specs_(model, specs)
     return coverage(model, refused)

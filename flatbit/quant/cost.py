@@ -2,8 +2,9 @@
 
     bit-operations = k^2 c_in (c_out / groups) h_out w_out b_w b_a     (SAQ, section 4.1)
 
-for convolutions, ``c_in c_out b_w b_a`` for linear layers, of one image; nothing else counts. Float
-is 32 bits; multiply-adds are the same without the bits.
+for convolutions, ``c_in c_out b_w b_a`` for linear layers, of one image; nothing else counts, and
+modules that multiply by weights of their own are named as not counted. Float is 32 bits;
+multiply-adds are the same without the bits.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .convert import as_float
-from .layers import is_quantized, row_of
-from .policy import FLOAT_BITS
+from .layers import FLOAT_BITS, bits_of, has_unknown_products, is_quantized, row_of
 from .quantizer import Quantizer
 
 FLOAT_BYTES = 4
@@ -46,9 +46,12 @@ class Cost:
 
     Attributes:
         layers: every module that holds parameters, in order of definition.
+        uncounted: names of the modules outside the table that hold a matrix themselves (attention,
+            RNNs, ``x @ self.w``): their parameters and bytes count, their products do not.
     """
 
     layers: tuple[LayerCost, ...]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def bitops(self) -> int:
@@ -83,6 +86,9 @@ class Cost:
         console = Console(width=120)
         with console.capture() as capture:
             console.print(table)
+            if self.uncounted:
+                names = ", ".join(name or "(the model itself)" for name in self.uncounted)
+                console.print(f"Products inside these are not counted: {names}", soft_wrap=True)
         return capture.get().rstrip()
 
 
@@ -94,8 +100,10 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         input_shape: of one image, without the batch: ``(3, 32, 32)``.
 
     Raises:
-        ValueError: the model does not take that shape.
+        ValueError: not a shape, or one that the model does not take.
     """
+    if not isinstance(input_shape, tuple | list):
+        raise ValueError(f"input_shape={input_shape!r}: expected the shape of one image, such as (3, 32, 32)")
     macs: dict[nn.Module, int] = {}
 
     def count(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -103,7 +111,7 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if _is_product(m)]
     modes = {module: module.training for module in model.modules()}
-    reference = next(model.parameters())
+    reference = next(chain(model.parameters(), filter(torch.is_floating_point, model.buffers())), torch.empty(0))
     try:
         model.eval()
         with torch.no_grad(), as_float(model):
@@ -117,7 +125,10 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
             module.training = mode
     counted: set[int] = set()
     holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
-    return Cost(layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders))
+    return Cost(
+        layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders),
+        uncounted=tuple(name for name, module in model.named_modules() if has_unknown_products(module)),
+    )
 
 
 def _is_product(module: nn.Module) -> bool:
@@ -141,7 +152,7 @@ def _macs(module: Any, x: Tensor, output: Tensor) -> int:
 
 def _layer_cost(name: str, module: Any, macs: int, counted: set[int]) -> LayerCost:
     """The cost of one layer; a parameter that an earlier layer ``counted`` (tied weights) is not counted again."""
-    weight_bits, activation_bits = _bits(module) if _is_product(module) else (FLOAT_BITS, FLOAT_BITS)
+    weight_bits, activation_bits = bits_of(module) if _is_product(module) else (FLOAT_BITS, FLOAT_BITS)
     own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
     counted |= {id(p) for p in own.values()}
     return LayerCost(
@@ -153,16 +164,6 @@ def _layer_cost(name: str, module: Any, macs: int, counted: set[int]) -> LayerCo
         bitops=macs * weight_bits * activation_bits,
         params=sum(p.numel() for p in own.values()),
         size_bytes=_size_bytes(module, own),
-    )
-
-
-def _bits(module: Any) -> tuple[int, int]:
-    if not is_quantized(module):
-        return FLOAT_BITS, FLOAT_BITS
-    weight, activations = module.weight_quantizer, module.input_quantizer
-    return (
-        weight.bit_width() if weight is not None else FLOAT_BITS,
-        activations.bit_width() if activations is not None else module.spec.input_bits,
     )
 
 

@@ -10,8 +10,9 @@ from rich.table import Table
 from torch import nn
 
 from .convention import Convention, convention
-from .layers import is_quantized, row_of
+from .layers import LOOKED_UP, NORMS, has_unknown_products, is_quantized, own_weights, row_of
 from .policy import LayerSpec, TensorSpec, spec_of
+from .refusals import refusals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,8 @@ class Coverage:
 
     Attributes:
         convention: the resolved rules that results must be read with.
-        layers: every layer that has weights or got a quantizer.
+        layers: every layer that has weights or got a quantizer; where the policy keeps norms in fixed
+            point, those that stay float too.
     """
 
     convention: Convention
@@ -74,27 +76,39 @@ class Coverage:
         return capture.get().rstrip()
 
 
-def coverage(model: nn.Module, refusals: dict[str, str] | None = None) -> Coverage:
-    """The coverage of a model as it stands: layers with weights, and activations with quantizers.
+def coverage(model: nn.Module, refused: dict[str, str] | None = None) -> Coverage:
+    """The coverage of a model as it stands: modules with weights, and those with quantizers.
 
     Args:
         model: any module.
-        refusals: why layers were refused, by name.
+        refused: why layers were refused, by name; None for what ``refusals`` finds.
     """
-    refusals = refusals or {}
+    refused = refusals(model) if refused is None else refused
+    stated = convention(model)
+    fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
     layers = []
     for name, module in model.named_modules():
-        row = row_of(module)
-        weighted = row is not None and row.kind in ("convolution", "linear")
-        if name in refusals:
-            layers.append(_row(name, module, "refused", reason=refusals[name]))
-        elif is_quantized(module):
+        if is_quantized(module):
             layers.append(_row(name, module, "quantized", spec=spec_of(module)))
-        elif weighted:
-            layers.append(_row(name, module, "float", reason="float by policy"))
-        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            layers.append(_row(name, module, "float", reason="a look-up table, not a product: stays float"))
-    return Coverage(convention=convention(model), layers=tuple(layers))
+        elif name in refused:
+            layers.append(_row(name, module, "refused", reason=refused[name]))
+        elif reason := _why_float(module, fixed_point):
+            layers.append(_row(name, module, "float", reason=reason))
+    return Coverage(convention=stated, layers=tuple(layers))
+
+
+def _why_float(module: nn.Module, fixed_point: bool) -> str:
+    """Why a module with weights is float; empty where it has none (or is a norm no policy speaks of)."""
+    row = row_of(module)
+    if isinstance(module, LOOKED_UP):
+        return "a look-up table, not a product: stays float"
+    if (row is not None and row.kind in ("convolution", "linear")) or has_unknown_products(module):
+        return "float by policy"
+    if own_weights(module):
+        return "vectors only (scales, tokens): stays float"
+    if fixed_point and isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
+        return f"no fixed-point form of {type(module).__name__}: its scale and shift stay float"
+    return ""
 
 
 def _row(
@@ -104,9 +118,7 @@ def _row(
     spec: LayerSpec | None = None,
     reason: str = "",
 ) -> LayerCoverage:
-    row = row_of(module)
-    own = [p for p in module.parameters(recurse=status == "refused") if p.ndim > 1]
-    num_weights = 0 if row is not None and row.kind == "activation" else sum(p.numel() for p in own)
+    num_weights = sum(weight.numel() for weight in own_weights(module))
     return LayerCoverage(
         name=name, type=type(module).__name__, status=status, spec=spec, num_weights=num_weights, reason=reason
     )

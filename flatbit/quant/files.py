@@ -7,6 +7,7 @@ first. Where the model came from ``flatbit.models.build`` the file also says how
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from .. import models
 from ..atomic import replacing
-from .convert import apply_specs_
-from .layers import quantized_layers
+from .convert import apply_specs_, restore_
+from .layers import quantized_layers, quantizers_of, row_of
 from .policy import LayerSpec, TensorSpec
 
 FORMAT = "1"
+ROLES = ("weight", "bias", "input", "output")
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -59,7 +61,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
             whose builder would have to be imported on the file's word.
     """
     _, metadata = _read(path)
-    build = json.loads(metadata.get("build", "null"))
+    build = _entry(path, metadata, "build", _build_call)
     if build is None:
         raise ValueError(f"{path} does not say how to build its model: build it and call flatbit.load_(model, path)")
     if not trust and not models.is_known(build[0]):
@@ -76,19 +78,50 @@ def load_(model: nn.Module, path: str | Path) -> None:
     """Load a file into a model, in place; a float model is first quantized as the file says.
 
     Raises:
-        ValueError: not a safetensors file, or the checkpoint of another model: names the first keys
-            that are missing, left over or of another shape.
+        ValueError: not a safetensors file, a description that cannot be read or that contradicts its
+            tensors, or the checkpoint of another model: names the first keys that are missing, left
+            over or of another shape. The model is then as it was.
     """
     tensors, metadata = _read(path)
-    tensors |= {name: tensors[kept] for name, kept in json.loads(metadata.get("aliases", "{}")).items()}
-    specs = {name: _spec(fields) for name, fields in json.loads(metadata.get("specs", "{}")).items()}
+    tensors |= _entry(path, metadata, "aliases", lambda found: {name: tensors[kept] for name, kept in found.items()})
+    specs = _entry(path, metadata, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
     present = {name: layer.spec for name, layer in quantized_layers(model)}
     if present and present != specs:
         raise ValueError(f"{path} is quantized otherwise than the model: flatbit.restore_(model) first, then load")
     _check_same_model(model, tensors, specs, path)
-    if not present and specs:
+    if not present:
         apply_specs_(model, specs)
+    try:
+        _check_same_quantizers(model, tensors, path)
+    except ValueError:
+        if not present:
+            restore_(model)
+        raise
     model.load_state_dict(tensors)
+
+
+def start_from_(
+    model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None, keep_quantized: bool = False
+) -> str:
+    """Load weights to start from into a float model, in place: a file of ours, or a stranger's.
+
+    Args:
+        model: float.
+        path: a file of ``save``, or any checkpoint that ``flatbit.models.load_weights_`` reads.
+        rename: as ``load_weights_`` takes it.
+        keep_quantized: leave a model from a quantized file of ours quantized; else its latent float
+            weights are taken.
+
+    Returns:
+        What was loaded, in words. Raises ValueError as ``load_`` and ``load_weights_``.
+    """
+    if Path(path).suffix != ".safetensors" or "specs" not in _read(path)[1]:
+        return str(models.load_weights_(model, path, rename=rename))
+    load_(model, path)
+    if keep_quantized or not any(True for _ in quantized_layers(model)):
+        return f"{path}: a file of flatbit's, loaded by name"
+    restore_(model)
+    return f"{path} is a quantized model: its latent float weights are taken"
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -114,24 +147,73 @@ def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
     return kept, aliases
 
 
+def _entry(path: str | Path, metadata: dict[str, str], key: str, read: Callable[[Any], Any]) -> Any:
+    """One entry of a file's description, read; of an empty one where it is missing."""
+    try:
+        return read(json.loads(metadata.get(key, "{}")))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: its entry {key!r} is not what flatbit.save writes ({error!r}): take a sound copy, or save again"
+        ) from error
+
+
+def _build_call(found: Any) -> tuple[str, dict[str, Any]] | None:
+    if not found:
+        return None
+    name, arguments = found
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise TypeError(f"expected a name and its arguments, got {found!r}")
+    return name, arguments
+
+
 def _spec(fields: dict[str, Any]) -> LayerSpec:
-    parts: dict[str, Any] = {k: TensorSpec(**v) if isinstance(v, dict) else v for k, v in fields.items()}
-    return LayerSpec(**parts)
+    parts: dict[str, Any] = {role: part and _tensor_spec(**part) for role, part in fields.items() if role in ROLES}
+    return LayerSpec(**fields | parts)
+
+
+def _tensor_spec(method: str, bits: int, granularity: str, options: dict[str, Any]) -> TensorSpec:
+    for value, expected in ((method, str), (bits, int), (granularity, str), (options, dict)):
+        if not isinstance(value, expected):
+            raise TypeError(f"expected {expected.__name__}, got {value!r}")
+    return TensorSpec(method=method, bits=bits, granularity=granularity, options=options)
 
 
 def _check_same_model(
     model: nn.Module, tensors: dict[str, Tensor], specs: dict[str, LayerSpec], path: str | Path
 ) -> None:
     """Compare the float keys and shapes before anything is changed."""
-    own = {key: tuple(v.shape) for key, v in model.state_dict().items() if "_quantizer." not in key}
-    theirs = {key: tuple(v.shape) for key, v in tensors.items() if "_quantizer." not in key}
-    missing, extra = sorted(own.keys() - theirs.keys()), sorted(theirs.keys() - own.keys())
-    shapes = [
-        f"{key} is {theirs[key]}, expected {own[key]}" for key in own if key in theirs and theirs[key] != own[key]
-    ]
-    extra += [name for name in specs if name not in dict(model.named_modules())]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{path} is the checkpoint of another model than {type(model).__name__}: {len(missing)} keys missing "
-            f"{missing[:3]}, {len(extra)} left over {extra[:3]}, {len(shapes)} of another shape {shapes[:2]}"
-        )
+    modules = dict(model.named_modules())
+    unknown = [name for name in specs if name not in modules or row_of(modules[name]) is None]
+    differences = _differences(model.state_dict(), tensors, lambda key: "_quantizer." not in key, unknown)
+    if differences:
+        raise ValueError(f"{path} is the checkpoint of another model than {type(model).__name__}: {differences}")
+
+
+def _check_same_quantizers(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Compare the quantizers' keys, shapes and bits, once the model has the quantizers of the file's specs."""
+    differences = _differences(model.state_dict(), tensors, lambda key: "_quantizer." in key)
+    if differences:
+        raise ValueError(f"{path}: its quantizers are not those that it states: {differences}. Save the model again")
+    for name, quantizer in quantizers_of(model):
+        if int(tensors[f"{name}.bits"]) != int(quantizer.bits):
+            raise ValueError(
+                f"{path}: {quantizer.site} holds {int(tensors[f'{name}.bits'])} bits, its spec states "
+                f"{int(quantizer.bits)}: the widths were changed after quantize_. Quantize anew and save again"
+            )
+
+
+def _differences(
+    own: dict[str, Tensor], theirs: dict[str, Tensor], counts: Callable[[str], bool], unknown: Sequence[str] = ()
+) -> str:
+    """Keys that are missing, left over or of another shape, in words; empty where there are none."""
+    ours = {key: tuple(v.shape) for key, v in own.items() if counts(key)}
+    others = {key: tuple(v.shape) for key, v in theirs.items() if counts(key)}
+    missing, extra = sorted(ours.keys() - others.keys()), [*sorted(others.keys() - ours.keys()), *unknown]
+    both = [key for key in ours if key in others]
+    shapes = [f"{key} is {others[key]}, expected {ours[key]}" for key in both if others[key] != ours[key]]
+    if not (missing or extra or shapes):
+        return ""
+    return (
+        f"{len(missing)} keys missing {missing[:3]}, {len(extra)} left over {extra[:3]}, "
+        f"{len(shapes)} of another shape {shapes[:2]}"
+    )

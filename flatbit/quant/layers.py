@@ -17,9 +17,13 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .quantizer import Quantizer
 
+FLOAT_BITS = 32
 SLOTS = ("input_quantizer", "weight_quantizer", "bias_quantizer", "output_quantizer")
 
 
@@ -29,8 +33,18 @@ def through(quantizer: Quantizer | None, x: Any) -> Any:
 
 
 def _quantized_input(layer: Any, x: Tensor) -> Tensor:
-    """The input that ``forward`` uses."""
+    """The input that ``forward`` uses. Raises TypeError on integers."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"input of layer {_name_of(layer)!r}: expected a floating-point tensor, got {x.dtype}: "
+            "convert it, e.g. x.float()"
+        )
     return through(layer.input_quantizer, x)
+
+
+def _name_of(layer: Any) -> str:
+    """The layer's name in the model, which its quantizers know."""
+    return next((q.site.layer for q in layer.children() if isinstance(q, Quantizer)), type(layer).__name__)
 
 
 def _quantized_weight(layer: Any) -> Tensor:
@@ -153,6 +167,16 @@ class QBatchNorm2d(nn.BatchNorm2d):
         return _normalize(self, input)
 
 
+class QBatchNorm3d(nn.BatchNorm3d):
+    """Batch norm with a quantized scale and shift (FAQ)."""
+
+    quantized_weight = _quantized_weight
+    quantized_bias = _quantized_bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _normalize(self, input)
+
+
 def _with_quantized_output(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of an activation whose output is quantized once, for all its readers."""
 
@@ -177,6 +201,9 @@ ACTIVATIONS = (
     nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity,
 )  # fmt: skip
 
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
+
 TABLE: dict[type[nn.Module], Row] = {
     nn.Linear: Row(QLinear, "linear"),
     nn.Conv1d: Row(QConv1d, "convolution"),
@@ -186,6 +213,7 @@ TABLE: dict[type[nn.Module], Row] = {
     nn.ConvTranspose2d: Row(QConvTranspose2d, "convolution", 1),
     nn.BatchNorm1d: Row(QBatchNorm1d, "normalization"),
     nn.BatchNorm2d: Row(QBatchNorm2d, "normalization"),
+    nn.BatchNorm3d: Row(QBatchNorm3d, "normalization"),
     **{base: Row(_with_quantized_output(base), "activation") for base in ACTIVATIONS},
 }
 FLOAT_CLASS: dict[type[nn.Module], type[nn.Module]] = {row.quantized: base for base, row in TABLE.items()}
@@ -211,3 +239,40 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     """Every quantizer of a model, by name, each once (tied weights share theirs)."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+
+
+def own_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of two axes or more that a module holds itself: what its products may read.
+
+    ``torch.nn.utils.parametrize`` moves them one module down; they count as the module's. Norms,
+    whose parameters scale and shift, and quantizers, whose parameters are steps, hold none.
+    """
+    if isinstance(module, (*NORMS, Quantizer, ParametrizationList)):
+        return []
+    moved = module._modules.get("parametrizations") or nn.ModuleDict()
+    held = [p for holder in (module, *moved.children()) for p in holder.parameters(recurse=False)]
+    return [p for p in held if not is_lazy(p) and p.ndim > 1]
+
+
+def has_unknown_products(module: nn.Module) -> bool:
+    """Whether a module that the table does not know holds a matrix, which a product of its own may read.
+
+    A vector, whatever its axes (a scale of shape (1, C, 1, 1), a token), is none, nor is a look-up table.
+    """
+    if row_of(module) is not None or isinstance(module, LOOKED_UP):
+        return False
+    return any(sum(n > 1 for n in weight.shape) > 1 for weight in own_weights(module))
+
+
+def bits_of(layer: Any) -> tuple[int, int]:
+    """Bits of a layer's weight and input in use: those learned where a method learns them (DQ), 32 for float.
+
+    An input without a quantizer of its own has the bits that the policy counts it with.
+    """
+    if not is_quantized(layer):
+        return FLOAT_BITS, FLOAT_BITS
+    weight, activations = layer.weight_quantizer, layer.input_quantizer
+    return (
+        weight.bit_width() if weight is not None else FLOAT_BITS,
+        activations.bit_width() if activations is not None else layer.spec.input_bits,
+    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .activation import ActivationQuantizer
 from .quantizer import Quantizer, Site
-from .rounding import Number, learned_step
+from .rounding import Number, learned_step, smallest_step
 
 
 class LearnedStepWeight(Quantizer, ABC):
@@ -34,7 +34,7 @@ class LearnedStepWeight(Quantizer, ABC):
 
     @abstractmethod
     def start(self, w: Tensor) -> Tensor:
-        """The step to start from, of ``step``'s shape."""
+        """The step to start from, of ``step``'s shape; 0 for a channel that is all zero."""
 
     def step_of(self, x: Tensor) -> Tensor:
         if not self.gradient_scale:
@@ -42,7 +42,7 @@ class LearnedStepWeight(Quantizer, ABC):
         return learned_step(self.step, _scale(x.numel() // self.step.numel(), self.levels(x).high))
 
     def observe_(self, x: Tensor) -> None:
-        self._set_("step", self.start(x.detach()))
+        self._set_("step", self.start(x.detach()).clamp_min(smallest_step(self.step)))
 
 
 class LearnedStepActivation(ActivationQuantizer, ABC):

@@ -42,15 +42,17 @@ def midtread_step(bits: int, density: Density = "gaussian") -> float:
 
 
 @lru_cache
-def power_of_two_width(bits: int) -> float:
-    """FAQ's constant c for ``step = 2^ceil(log2(c std / (2^b - 1)))``, mid-tread grid, Gaussian source.
+def power_of_two_width(bits: int, density: Density = "gaussian") -> float:
+    """FAQ's constant c for ``step = 2^ceil(log2(c std / (2^b - 1)))``, mid-tread grid.
 
     The ceiling multiplies the step by 2^t with t anywhere in [0, 1), depending on where std falls
     between powers of two. The mean of the error E over t, ``int_0^1 E(2^t D) dt``, is least where
     its derivative in log D vanishes: ``E(2 D) = E(D)``.
     """
     num_positive = 2 ** (bits - 1) - 1
-    step: Any = brentq(lambda d: _distortion(2 * d, num_positive) - _distortion(d, num_positive), 1e-3, 2.0)
+    step: Any = brentq(
+        lambda d: _distortion(2 * d, num_positive, density) - _distortion(d, num_positive, density), 1e-3, 2.0
+    )
     return float(step) * (2**bits - 1)
 
 
@@ -65,11 +67,11 @@ def _solve(num_positive: int, first: float, density: Density) -> float:
     return float(brentq(stationarity, 1e-4, 8.0, xtol=1e-13))  # type: ignore[arg-type]
 
 
-def _distortion(step: float, num_positive: int) -> float:
-    """E (x - Q(x))^2 of a unit Gaussian on the mid-tread grid with ``num_positive`` positive levels."""
+def _distortion(step: float, num_positive: int, density: Density) -> float:
+    """E (x - Q(x))^2 of unit variance on the mid-tread grid with ``num_positive`` positive levels."""
     m = np.arange(num_positive + 1)
     edges = np.append(np.maximum(m - 0.5, 0.0) * step, np.inf)
-    m0, m1, m2 = _moments(edges, "gaussian")
+    m0, m1, m2 = _moments(edges, density)
     return 2 * float(np.sum(m2 - 2 * m * step * m1 + (m * step) ** 2 * m0))
 
 

@@ -16,10 +16,10 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from ..registry import nearest
-from .layers import is_quantized, row_of
+from .layers import FLOAT_BITS, has_unknown_products, is_quantized, row_of
 from .quantizer import MAX_BITS
 
-FLOAT_BITS = 32
+ROLES = ("first", "last", "shortcut", "inner")
 SHORTCUT = re.compile(r"(^|\.)(shortcut|downsample|skip)(\.|$)")
 Pattern = str | type[nn.Module]
 
@@ -106,6 +106,8 @@ class Policy:
         placement: activations are quantized at each weighted layer's ``input``, or once at the
             ``output`` of the activation module for all its readers (FAQ, HOL).
         fixed_point: batch-norm scales in 8-bit and biases in 32-bit fixed point (FAQ).
+        first, last: names of the layers that read the image and that give the logits; None for the
+            first and the last one defined.
     """
 
     name: str
@@ -113,6 +115,12 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     placement: Literal["input", "output"] = "input"
     fixed_point: bool = False
+    first: str | None = None
+    last: str | None = None
+
+    def edges(self, *, first: str | None = None, last: str | None = None) -> Policy:
+        """The same policy for a model whose layers run in another order than they are defined in."""
+        return replace(self, first=first or self.first, last=last or self.last)
 
     def override(self, pattern: Pattern, **changes: Any) -> Policy:
         """The same policy with one more rule: ``policy.override("layer4.*", weights=4)``.
@@ -124,8 +132,10 @@ class Policy:
                 ``input_bits``, ``here`` (``Settings`` says what each is).
 
         Raises:
-            ValueError: a setting that does not exist, or bits that no method has.
+            ValueError: a setting or an ``@`` role that does not exist, or bits that no method has.
         """
+        if isinstance(pattern, str) and pattern.startswith("@") and pattern[1:] not in ROLES:
+            raise ValueError(f"override({pattern!r}): no such role: {nearest(pattern, [f'@{role}' for role in ROLES])}")
         known = [f.name for f in fields(Settings)]
         for key, value in changes.items():
             if key not in known:
@@ -141,17 +151,30 @@ class Policy:
             ValueError: a rule that matches no layer.
         """
         rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
-        roles = roles_of(model)
-        modules = dict(model.named_modules())
-        self._check_rules(modules, rows, roles)
-        specs = {}
-        for name, row in rows.items():
-            settings = self.base
-            for rule in self.rules:
-                if _matches(rule.pattern, name, modules[name], roles.get(name, "")):
-                    settings = replace(settings, **rule.changes)
-            specs[name] = self._spec(settings, row.kind, modules[name], roles.get(name, "inner"))
-        return specs
+        roles = roles_of(model, self.first, self.last)
+        modules = {name: m for name, m in model.named_modules() if name in rows or has_unknown_products(m)}
+        self._check_rules(modules, roles)
+        return {
+            name: self._spec(
+                self._settings(name, modules[name], roles.get(name, "")),
+                row.kind,
+                modules[name],
+                roles.get(name, "inner"),
+            )
+            for name, row in rows.items()
+        }
+
+    def keeps_float(self, name: str, module: nn.Module) -> bool:
+        """Whether the policy leaves a module that the table does not know in float, weights and activations."""
+        settings = self._settings(name, module, "")
+        return settings.weights == settings.activations == FLOAT_BITS
+
+    def _settings(self, name: str, module: nn.Module, role: str) -> Settings:
+        settings = self.base
+        for rule in self.rules:
+            if _matches(rule.pattern, name, module, role):
+                settings = replace(settings, **rule.changes)
+        return settings
 
     def _spec(self, settings: Settings, kind: str, module: nn.Module, role: str) -> LayerSpec:
         spec = LayerSpec(policy=self.name, role=role)
@@ -174,25 +197,30 @@ class Policy:
         activations = _activations(settings) if reads else None
         return replace(spec, weight=weight, bias=bias, input=activations, input_bits=input_bits)
 
-    def _check_rules(self, modules: dict[str, nn.Module], rows: Mapping[str, Any], roles: dict[str, str]) -> None:
+    def _check_rules(self, modules: dict[str, nn.Module], roles: dict[str, str]) -> None:
         for rule in self.rules:
             if rule.optional or (isinstance(rule.pattern, str) and rule.pattern.startswith("@")):
                 continue  # a model need not have shortcuts
-            if not any(_matches(rule.pattern, name, modules[name], roles.get(name, "")) for name in rows):
+            if not any(_matches(rule.pattern, name, modules[name], roles.get(name, "")) for name in modules):
                 raise ValueError(
-                    f"policy {self.name!r}: no layer matches {rule.pattern!r}: {nearest(str(rule.pattern), rows)}"
+                    f"policy {self.name!r}: no layer matches {rule.pattern!r}: {nearest(str(rule.pattern), modules)}"
                 )
 
 
-def roles_of(model: nn.Module) -> dict[str, str]:
+def roles_of(model: nn.Module, first: str | None = None, last: str | None = None) -> dict[str, str]:
     """The role of every weighted layer, by name: ``first``, ``last``, ``shortcut`` or ``inner``.
 
-    Order is the order of definition. A model with one weighted layer has a first and no last.
+    First and last are so by definition where they are not named. A model with one weighted layer has
+    a first and no last. Raises ValueError for a name that is no weighted layer.
     """
     rows = {name: row_of(module) for name, module in model.named_modules()}
     weighted = [name for name, row in rows.items() if row and row.kind in ("convolution", "linear")]
     roles = {name: "shortcut" if SHORTCUT.search(name) else "inner" for name in weighted}
-    return roles | dict.fromkeys(weighted[-1:], "last") | dict.fromkeys(weighted[:1], "first")
+    for name in filter(None, (first, last)):
+        if name not in weighted:
+            raise ValueError(f"no weighted layer {name!r} to be the first or last: {nearest(name, weighted)}")
+    ends = {"last": [last] if last else weighted[-1:], "first": [first] if first else weighted[:1]}
+    return roles | {name: role for role, names in ends.items() for name in names}
 
 
 def _activations(settings: Settings) -> TensorSpec | None:
@@ -214,5 +242,5 @@ def spec_of(module: nn.Module) -> LayerSpec | None:
 
 def check_bits(what: str, bits: int) -> None:
     """Raise ValueError unless ``bits`` is 1 to 8, or 32 for float."""
-    if bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1):
+    if isinstance(bits, bool) or (bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1)):
         raise ValueError(f"{what}={bits!r}: expected 1 to {MAX_BITS} bits, or {FLOAT_BITS} for float")

@@ -45,6 +45,8 @@ def policy(
     check_bits("activations", activations)
     if weights == activations == FLOAT_BITS:
         raise ValueError(f"policy({name!r}): weights and activations are both float: give weights= or activations=")
+    if placement not in (None, "input", "output"):
+        raise ValueError(f"placement={placement!r}: expected input or output")
     made = replace(preset(name)(weights, activations), name=name)
     changes = {
         "activation_method": activation_method,

@@ -1,8 +1,9 @@
 """Proof of quantization: no number is reported for a model that is silently not quantized.
 
-One batch runs through the model while each quantizer's output is held against its grid and every
-matrix product and convolution is watched for a float weight that slipped past its quantizer. The
-counts of distinct levels are part of the result.
+Each layer must hold the quantizers that its spec states. Then one batch runs through the model while
+each quantizer's output is held against its grid and every matrix product and convolution is watched
+for a float weight that slipped past its quantizer. The counts of distinct levels are part of the
+result.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .layers import quantized_layers, quantizers_of, row_of
+from .edges import RunOrder
+from .layers import FLOAT_BITS, SLOTS, quantized_layers, quantizers_of, row_of
+from .policy import TensorSpec
 from .quantizer import Quantizer
 
-FLOAT_BITS = 32
 PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "attention", "transformer")
 
 
@@ -58,10 +60,14 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
         (per channel where the step is).
 
     Raises:
-        QuantizationError: a quantizer switched off or never called, a value off its grid, more levels
-            than the bits allow, a float weight used in a product, a layer that reads unquantized
-            activations though the policy counts them as quantized. Names the layer.
+        QuantizationError: a layer without the quantizers that its spec states (method, granularity,
+            bits), a quantizer switched off or never called, a value off its grid, more levels than
+            the bits allow, a float weight used in a product, a first or last layer that does not run first or last,
+            a layer that reads unquantized activations though the policy counts them as quantized. Names the layer.
     """
+    for name, layer in quantized_layers(model):
+        for slot in SLOTS:
+            _check_slot(name, layer, slot.removesuffix("_quantizer"))
     watched = dict(quantizers_of(model))
     levels: dict[str, Levels] = {}
     names = {quantizer: name for name, quantizer in watched.items()}
@@ -72,12 +78,15 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
 
     hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
     hooks += [layer.register_forward_pre_hook(_InputCheck(name)) for name, layer in quantized_layers(model)]
+    order = RunOrder(model, x)
     try:
         with _NoFloatWeight(model):
             model(x)
     finally:
-        for hook in hooks:
+        for hook in (*hooks, *order.hooks):
             hook.remove()
+    if wrong := order.wrong_edge():
+        raise QuantizationError(wrong)
     for name, quantizer in watched.items():
         if name not in levels:
             raise QuantizationError(
@@ -88,11 +97,33 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
     return Proof(levels=levels)
 
 
-def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
-    if not quantizer.enabled:
+def _check_slot(name: str, layer: Any, role: str) -> None:
+    """A tensor has the quantizer of its spec, switched on. (DQ's ``bits`` say where its widths start.)"""
+    spec, quantizer = getattr(layer.spec, role), layer._modules.get(f"{role}_quantizer")
+    absent = role in ("weight", "bias") and getattr(layer, role, None) is None  # a norm without affine has a spec
+    stated, found = _words(None if absent else spec), _words(quantizer)
+    if found != stated:
         raise QuantizationError(
-            f"{quantizer.site}: its quantizer is switched off (inside as_float?): nothing is quantized"
+            f"{role} of layer {name!r} has {found}, its spec states {stated}: the layer was changed, or got the state "
+            "of another model, after quantize_. Call flatbit.restore_(model), then quantize_ with the policy that is "
+            "meant, then calibrate_, or load_ a file of the same policy"
         )
+    if quantizer is not None and not quantizer.enabled:
+        raise QuantizationError(
+            f"{role} of layer {name!r}: its quantizer is switched off (inside as_float?): nothing is quantized"
+        )
+
+
+def _words(quantizer: Any) -> str:
+    """Bits, method and granularity of a spec or a quantizer, to compare and to read."""
+    if quantizer is None:
+        return "no quantizer"
+    if not isinstance(quantizer, Quantizer | TensorSpec):
+        return f"{type(quantizer).__name__}, which is no quantizer"
+    return f"{int(quantizer.bits)} bit {quantizer.method} per {quantizer.granularity}"
+
+
+def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
     grid = quantizer.grid(x)
     if not bool(output.isfinite().all()):
         raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")

@@ -68,20 +68,20 @@ class Quantizer(nn.Module, ABC):
     calibration_batches: ClassVar[int] = 1
     observes_quantized: ClassVar[bool] = False
     """Whether calibration runs with all quantizers active (UNIQ), instead of through the float network."""
+    says_nothing: ClassVar[str] = "constant zero"
+    """Which input calibration finds no range in, for its error message."""
 
     primitive: Callable[..., Tensor]
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
         super().__init__()
+        self.site = site
         if bits not in self.supported_bits:
-            span = f"{min(self.supported_bits)} to {max(self.supported_bits)}"
-            reason = f": {self.refusal}" if self.refusal else ""
-            raise ValueError(f"{site}: method {self.method!r} takes {span} bits, got {bits}{reason}")
+            raise ValueError(self._refused(bits))
         if granularity not in self.granularities:
             allowed = " or ".join(self.granularities)
             raise ValueError(f"{site}: method {self.method!r} takes one step per {allowed}, got {granularity!r}")
         self.register_buffer("bits", torch.tensor(bits))
-        self.site = site
         self.granularity = granularity
         self.enabled = True
         self.primitive = fake_quantize
@@ -167,9 +167,20 @@ class Quantizer(nn.Module, ABC):
                 "call flatbit.calibrate_(model, batches), or load a calibrated checkpoint"
             )
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load, but not bits that the method does not have: ``load_state_dict`` raises RuntimeError."""
+        state, prefix, *_, errors = args
+        bits = int(state.get(f"{prefix}bits", self.bits))
+        if bits not in self.supported_bits:
+            errors.append(self._refused(bits))
+            return
+        super()._load_from_state_dict(*args, **kwargs)
         self.calibrated = self._is_set()
+
+    def _refused(self, bits: int) -> str:
+        span = f"{min(self.supported_bits)} to {max(self.supported_bits)}"
+        reason = f": {self.refusal}" if self.refusal else ""
+        return f"{self.site}: method {self.method!r} takes {span} bits, got {bits}{reason}"
 
     def _is_set(self) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in self._state())

@@ -1,8 +1,8 @@
 """What cannot be quantized right, and why: refused by name, never guessed.
 
 Narrowing a class works where a layer's own forward reads its weight. These do not: a fused kernel
-reads it past the layer, the weight is computed by a hook, or the class is a subclass whose forward
-is unknown here.
+reads it past the layer, the weight is computed by a hook, or the class is one whose forward is
+unknown here: a subclass of the table's, or a module with a matrix of its own (``x @ self.w``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from .layers import TABLE, row_of
+from .layers import TABLE, has_unknown_products, own_weights, row_of
 from .policy import LayerSpec
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
@@ -37,6 +37,9 @@ def refusals(model: nn.Module) -> dict[str, str]:
             reason = _reason(module)
             if reason:
                 found[name] = reason
+        elif has_unknown_products(module) and name not in found:
+            shapes = " and ".join(str(tuple(weight.shape)) for weight in own_weights(module))
+            found[name] = f"{type(module).__name__} holds weights {shapes} itself, which its forward may multiply with"
     return found
 
 
@@ -44,9 +47,8 @@ def tied_refusals(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str,
     """Layers whose weight another module holds too, unless that one quantizes it the same way."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim > 1:
-                owners.setdefault(id(parameter), []).append(name)
+        for parameter in own_weights(module):
+            owners.setdefault(id(parameter), []).append(name)
     found = {}
     for names in owners.values():
         weights = [specs[name].weight if name in specs else None for name in names]

@@ -38,6 +38,11 @@ Number = Any
 SMALLEST_STEP = 1e-8
 
 
+def smallest_step(like: Tensor) -> float:
+    """The least step that a tensor of that dtype holds: 1e-8, more in float16, where that would be 0."""
+    return max(SMALLEST_STEP, torch.finfo(like.dtype).tiny)
+
+
 def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
     """``value`` forward, the gradient of ``surrogate`` backward; exact to the bit in the forward."""
     return value.detach() + (surrogate - surrogate.detach())
@@ -126,13 +131,13 @@ def fake_quantize(
 
 
 def learned_step(parameter: Tensor, gradient_scale: Number = 1.0) -> Tensor:
-    """``max(|parameter|, 1e-8)`` forward, the derivative of ``gradient_scale * |parameter|`` backward.
+    """``max(|parameter|, smallest_step)`` forward, the derivative of ``gradient_scale * |parameter|`` backward.
 
     The absolute value keeps a step positive whatever the optimizer does to it; the gradient scale
     balances its updates against those of the weights (LSQ, section 2.2).
     """
     if torch._C._are_functorch_transforms_active():
-        return straight_through(parameter.abs().clamp_min(SMALLEST_STEP), gradient_scale * parameter.abs())
+        return straight_through(parameter.abs().clamp_min(smallest_step(parameter)), gradient_scale * parameter.abs())
     return _LearnedStep.apply(parameter, gradient_scale)  # type: ignore[return-value]
 
 
@@ -141,7 +146,7 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, parameter: Tensor, gradient_scale: Number) -> Tensor:
         ctx.save_for_backward(parameter)
         ctx.gradient_scale = gradient_scale
-        return parameter.abs().clamp_min_(SMALLEST_STEP)
+        return parameter.abs().clamp_min_(smallest_step(parameter))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

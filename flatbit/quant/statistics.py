@@ -1,7 +1,9 @@
 """Statistics that quantizers start from: spread, magnitude and percentiles, per step.
 
 ``step_shape`` is () for one figure per tensor, or a shape that broadcasts to x with one entry per
-output channel: the figure is then taken over everything else.
+output channel: the figure is then taken over everything else. It is 0 for a dead (all zero) channel
+or tensor, and a step made of it is held at ``SMALLEST_STEP``: what is zero then stays about zero,
+also on a mid-rise grid, which has no level there.
 """
 
 from __future__ import annotations
@@ -15,22 +17,19 @@ from .rounding import wide
 
 
 def spread(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
-    """Unbiased standard deviation per step; the root mean square where that is 0 or has one sample.
-
-    Channels that are all zero take the mean spread of the others, so that no step is zero.
-    """
+    """Unbiased standard deviation per step; the root mean square where that is 0 or has one sample."""
     x = wide(x.detach())
     rms = group_mean(x.square(), step_shape).sqrt()
     count = x.numel() // max(rms.numel(), 1)
     if count > 1:
         variance = group_mean((x - group_mean(x, step_shape)).square(), step_shape) * (count / (count - 1))
         rms = torch.where(variance > 0, variance.sqrt(), rms)
-    return fill_zeros(rms)
+    return rms
 
 
 def mean_magnitude(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:
-    """E|x| per step; channels that are all zero take the mean of the others."""
-    return fill_zeros(group_mean(wide(x.detach()).abs(), step_shape))
+    """E|x| per step."""
+    return group_mean(wide(x.detach()).abs(), step_shape)
 
 
 def percentile(x: Tensor, percent: float) -> Tensor:
@@ -38,12 +37,6 @@ def percentile(x: Tensor, percent: float) -> Tensor:
     flat = x.detach().flatten()
     rank = math.ceil(percent * flat.numel() / 100 - 1e-9 * flat.numel())  # 99.9 % of 1000 is 999, not 999.0000001
     return flat.kthvalue(min(max(rank, 1), flat.numel())).values
-
-
-def fill_zeros(figures: Tensor) -> Tensor:
-    """Replace zeros by the mean of the non-zero entries (all zero: unchanged)."""
-    positive = figures > 0
-    return torch.where(positive, figures, figures.sum() / positive.sum().clamp_min(1))
 
 
 def group_mean(x: Tensor, step_shape: tuple[int, ...] = ()) -> Tensor:

@@ -15,7 +15,8 @@ from ..train.recipe import Recipe
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", __name__)
 
 
-def check_choice(parameter: str, value: object, known: tuple[str, ...]) -> None:
+def check_choice(parameter: str, value: object, known: tuple[object, ...]) -> None:
     """Raise ValueError unless ``value`` is one of the ``known`` ones."""
     if value not in known:
-        raise ValueError(f"{parameter}={value!r}: expected {' or '.join(known)}")
+        choices = " or ".join(str(choice) for choice in known if choice is not None)
+        raise ValueError(f"{parameter}={value!r}: expected {choices}")

@@ -28,11 +28,11 @@ def faq(
     weights: int = 4,
     activations: int = 4,
     epochs: int | None = None,
-    schedule: Literal["exponential", "steps"] = "exponential",
+    schedule: Literal["exponential", "steps"] | None = None,
     lr: float | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     growth: Literal["none", "doubling"] = "none",
-    weight_decay: float = 1e-4,
+    weight_decay: float | None = None,
     pretrained: bool = True,
     calibrate: bool = True,
     clip_is_half_width: bool = False,
@@ -40,17 +40,21 @@ def faq(
 ) -> Recipe:
     """FAQ at 8 bits (1 epoch at lr 1e-4) or below (110 epochs of exponential decay from 0.0015).
 
-    Below 8 bits: SGD 0.9, batch 256, decay 1e-4 (ResNet-18: 5e-5), lr x 0.936 per epoch; other
-    lengths keep the first and the last rate. ``schedule="steps"``: lr 1e-3 x0.1 at 30, 60 and 90 of
-    110. ``growth="doubling"``: 165 epochs, the virtual batch doubling at epochs 55, 150 and 160
-    (Table 2). ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch, or by steps x0.1 at 30,
-    60 and 85, and 1e-6 from 95 on. ``calibrate=False``: activations' ranges not from data.
+    8 bits: batch and decay of the float stage. Below 8 bits: SGD 0.9, batch 256, decay 1e-4 (ResNet-18:
+    5e-5), lr x 0.936 per epoch; other lengths keep the first and the last rate. ``schedule="steps"``:
+    lr 1e-3 x0.1 at 30, 60 and 90 of 110. ``growth="doubling"``: 165 epochs, the virtual batch doubling
+    at epochs 55, 150 and 160 (Table 2). ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch,
+    or by steps x0.1 at 30, 60 and 85, and 1e-6 from 95 on. ``calibrate=False``: activations' ranges not
+    from data.
+
+    Whatever is given (lr, batch_size, weight_decay, schedule, epochs) replaces the paper's.
     """
-    check_choice("schedule", schedule, ("exponential", "steps"))
+    check_choice("schedule", schedule, (None, "exponential", "steps"))
     check_choice("growth", growth, ("none", "doubling"))
-    eight = min(weights, activations) >= 8
+    base = float_stage(float_schedule, float_epochs)
+    eight = min(weights, activations) >= 8 and pretrained and schedule is None
     length = epochs if epochs is not None else 1 if eight else 165 if growth == "doubling" else PAPER_EPOCHS
-    rate, curve = (lr or 1e-4, Constant()) if eight else _descent(schedule, length, pretrained, lr)
+    rate, curve = (lr or 1e-4, Constant()) if eight else _descent(schedule or "exponential", length, pretrained, lr)
     rules = policy(
         "faq",
         weights=weights,
@@ -66,14 +70,20 @@ def faq(
         start="float" if pretrained else None,
         lr=rate,
         schedule=curve,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        growth=tuple((round(f * length), 2 ** (i + 1)) for i, f in enumerate(DOUBLINGS))
-        if growth == "doubling"
-        else (),
+        weight_decay=weight_decay if weight_decay is not None else base.weight_decay if eight else 1e-4,
+        batch_size=batch_size if batch_size is not None else base.batch_size if eight else 256,
+        growth=_doublings(length) if growth == "doubling" else (),
     )
-    stages = (float_stage(float_schedule, float_epochs), stage) if pretrained else (stage,)
+    stages = (base, stage) if pretrained else (stage,)
     return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=stages)
+
+
+def _doublings(epochs: int) -> tuple[tuple[int, int], ...]:
+    """At which epoch the virtual batch is 2, 4 and 8 mini-batches. Raises ValueError for too few epochs."""
+    places = [round(share * epochs) for share in DOUBLINGS]
+    if sorted({0, *places, epochs}) != [0, *places, epochs]:
+        raise ValueError(f"growth='doubling' with epochs={epochs}: the three doublings fall together: take 33 or more")
+    return tuple((place, 2 ** (index + 1)) for index, place in enumerate(places))
 
 
 def _descent(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Cosine
@@ -17,6 +18,7 @@ def finetune(
     *,
     model: str,
     data: str = "digits",
+    data_arguments: Mapping[str, Any] | None = None,
     model_arguments: Mapping[str, Any] | None = None,
     method: str = "uniq",
     weights: int = 4,
@@ -25,6 +27,9 @@ def finetune(
     lr: float = 0.01,
     batch_size: int = 128,
     placement: Literal["input", "output"] | None = None,
+    first: str | None = None,
+    last: str | None = None,
+    leave_float: Sequence[str] = (),
     strict: bool = True,
 ) -> Recipe:
     """Measure a model in float, calibrate it, fine-tune it with SGD and a cosine to 0.
@@ -32,7 +37,9 @@ def finetune(
     Nobody's published recipe: a sound default for a network that has one. Stages: ``float`` (measured,
     not trained), ``calibrated`` (steps from data, batch-norm statistics re-estimated), ``fine-tuned``.
     """
-    rules = policy(method, weights=weights, activations=activations, placement=placement)
+    rules = policy(method, weights=weights, activations=activations, placement=placement).edges(first=first, last=last)
+    for pattern in leave_float:
+        rules = rules.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
     common = {"policy": rules, "start": "float", "lr": lr, "batch_size": batch_size, "strict": strict}
     stages = [
         Stage(name="float", epochs=0, lr=lr),
@@ -41,7 +48,12 @@ def finetune(
     if epochs:
         stages.append(Stage(name="fine-tuned", epochs=epochs, schedule=Cosine(), weight_decay=1e-4, **common))
     return Recipe(
-        name="finetune", model=model, model_arguments=dict(model_arguments or {}), data=data, stages=tuple(stages)
+        name="finetune",
+        model=model,
+        model_arguments=dict(model_arguments or {}),
+        data=data,
+        data_arguments=dict(data_arguments or {}),
+        stages=tuple(stages),
     )
 
 

@@ -27,7 +27,7 @@ def uniq(
     activations: int = 2,
     epochs: int = 350,
     batch_size: int = 128,
-    weight_decay: float = 5e-4,
+    weight_decay: float | None = None,
     lr: float | None = None,
     optimizer: Literal["sgd", "adam"] | None = None,
     warmup: int = 5,
@@ -41,12 +41,13 @@ def uniq(
     2 bits and more: SGD 0.9, lr 0.01, cosine to 0 over all epochs, no decay on steps, from the float
     net. 1 bit: Adam, lr 0.001 for 5 epochs, then 0.004 with a cosine over the rest, decay 0 (the
     authors' code asserts it; the paper prints 5e-4), from the trained 2-bit net with new steps;
-    ``optimizer="sgd"`` is the paper's other column, lr 0.001 then 0.01.
+    ``optimizer="sgd"`` is the paper's other column, lr 0.001 then 0.01, decay 5e-4.
 
     Args:
         start: of the steps: Table 5's ``optimal``, ``lsq``, 0.1 or 0.2.
         warmup: epochs at lr 0.001 before the main rate, 1 bit only; 0 for none (Table 6).
         one_bit_start: what the 1-bit net starts from.
+        weight_decay: None for the paper's: 5e-4, and 0 with Adam at 1 bit.
         optimizer, lr: of the last stage; a 2-bit stage before it keeps its own.
         granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets, but for the edges.
     """
@@ -73,7 +74,7 @@ def uniq(
             optimizer=method,
             lr=main,
             schedule=Cosine(warmup=warmup, warmup_factor=WARMUP_LR / main) if binary else Cosine(),
-            weight_decay=0.0 if binary else weight_decay,
+            weight_decay=(0.0 if binary and method == "adam" else 5e-4) if weight_decay is None else weight_decay,
             batch_size=batch_size,
         )
 

@@ -7,21 +7,24 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from .. import data as datasets
 from ..analysis import figure
 from ..analysis.misread import misread
+from ..analysis.segments import segments
 from ..analysis.weights import weight_histograms
 from ..atomic import replacing
 from ..data.batches import Data
 from ..quant.files import load
 from ..train.run import Run
+from ..train.scores import LABELS
 from .summary import Row, summarize
 
 MOST_LAYERS = 9
+SEGMENTED = 4
 
 
 def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path | None = None) -> Path:
@@ -47,7 +50,9 @@ def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path |
         today=date.today().isoformat(),
         figures=_figures(runs, rows),
         weights=_weight_figures(runs[0]),
+        label=f"{LABELS[rows[0].metric]}, %",
         misread=_misread_figure(runs[0], rows, data_root),
+        segments=_segments_figure(runs[0], rows, data_root),
         proofs={name: entry["test"]["levels"] for name, entry in record["stages"].items()},
     )
     with replacing(path) as partial:
@@ -56,21 +61,27 @@ def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path |
 
 
 def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
-    by_bitops = [(row.method, row.bits, row.bitops / 1e6, row.top1, row.spread) for row in rows]
-    by_bytes = [(row.method, row.bits, row.size_bytes / 1000, row.top1, row.spread) for row in rows]
+    label = f"{LABELS[rows[0].metric]}, %"
+    by_bitops = [(row.method, row.bits, row.bitops / 1e6, row.score, row.spread) for row in rows]
+    by_bytes = [(row.method, row.bits, row.size_bytes / 1000, row.score, row.spread) for row in rows]
     curves = {
-        name: [[epoch["test_top1"] for epoch in run.record["stages"][name]["epochs"]] for run in runs]
+        name: [[epoch[f"test_{rows[0].metric}"] for epoch in run.record["stages"][name]["epochs"]] for run in runs]
         for name in (row.stage for row in rows)
     }
     drawn = {
         "bitops": figure.accuracy_against_cost(
-            by_bitops, x_label="bit-operations of one image, millions", title="Accuracy against arithmetic"
+            by_bitops,
+            x_label="bit-operations of one image, millions",
+            y_label=label,
+            title="Accuracy against arithmetic",
         ),
-        "bytes": figure.accuracy_against_cost(by_bytes, x_label="model size, kB", title="Accuracy against size"),
+        "bytes": figure.accuracy_against_cost(
+            by_bytes, x_label="model size, kB", y_label=label, title="Accuracy against size"
+        ),
     }
     if any(values[0] for values in curves.values()):
         drawn["learning"] = figure.learning_curves(
-            curves, title="Test accuracy by epoch: each seed, and the mean", y_label="top-1, %"
+            curves, title="Test accuracy by epoch: each seed, and the mean", y_label=label
         )
     return {name: figure.to_svg(drawing) for name, drawing in drawn.items()}
 
@@ -89,12 +100,15 @@ def _misread_figure(run: Run, rows: Sequence[Row], data_root: str | Path | None)
     """The first stage's (float) and the last stage's misread test images, side by side."""
     if len(rows) < 2:
         return None
-    data = datasets.load(run.record["recipe"]["data"], data_root)
+    data = _data_of(run, data_root)
+    if data.task != "classification" or len(data.image_shape) != 3:
+        return None
     first, last = rows[0], rows[-1]
     result = misread(stage_model(run, first.stage), stage_model(run, last.stage), data.test_batches())
     names = data.class_names or [str(label) for label in range(data.num_classes)]
     short = last.bits if last.method != "float" else "float"
-    drawn = figure.misread_gallery(result, _pictures(data), names, first=first.method, second=short)
+    pictures = data.pictures(result.index[: figure.MOST_MISREAD])
+    drawn = figure.misread_gallery(result, drawable(pictures), names, first=first.method, second=short)
     return {
         "svg": figure.to_svg(drawn),
         "first": first.stage,
@@ -105,12 +119,28 @@ def _misread_figure(run: Run, rows: Sequence[Row], data_root: str | Path | None)
     }
 
 
+def _segments_figure(run: Run, rows: Sequence[Row], data_root: str | Path | None) -> str | None:
+    """The first test images, the truth, and what each stage says."""
+    data = _data_of(run, data_root)
+    if data.task != "segmentation":
+        return None
+    networks = {row.stage: stage_model(run, row.stage) for row in rows}
+    result = segments(networks, data.test_batches(SEGMENTED), num_images=SEGMENTED)
+    pictures = drawable(data.pictures(range(len(result.truth))))
+    names = data.class_names or [str(label) for label in range(data.num_classes)]
+    return figure.to_svg(figure.segment_gallery(result, pictures, names))
+
+
+def _data_of(run: Run, data_root: str | Path | None) -> Data:
+    recipe = run.record["recipe"]
+    return datasets.load(recipe["data"], data_root, **recipe["data_arguments"])
+
+
 def stage_model(run: Run, stage: str) -> nn.Module:
     """The model that a finished stage left, in eval mode on the CPU."""
     return load(run.folder / "stages" / f"{stage}.safetensors")
 
 
-def _pictures(data: Data) -> Any:
-    """Test images for drawing: (N, H, W) where grey, (N, H, W, 3) where coloured."""
-    images: torch.Tensor = data.test.images
-    return images[:, 0].numpy() if images.shape[1] == 1 else images.permute(0, 2, 3, 1).numpy()
+def drawable(images: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W) as matplotlib wants them: (n, H, W) where grey, (n, H, W, 3) where coloured."""
+    return images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)

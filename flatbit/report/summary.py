@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ..train.run import Run
+from ..train.scores import LABELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +19,8 @@ class Row:
 
     Attributes:
         stage: its name; ``method``, ``bits``: what was quantized, and to what.
-        top1, spread: mean and standard deviation (n - 1) over seeds; spread is None for one seed.
+        metric: what the score is: ``top1`` or ``miou``, in percent.
+        score, spread: mean and standard deviation (n - 1) over seeds; spread is None for one seed.
         best: mean of each seed's best test epoch, an optimistic selection.
         loss: points of top-1 below the float stage; None where there is none.
         num_seeds: n.
@@ -30,7 +32,8 @@ class Row:
     stage: str
     method: str
     bits: str
-    top1: float
+    metric: str
+    score: float
     spread: float | None
     best: float | None
     loss: float | None
@@ -44,7 +47,7 @@ class Row:
     @property
     def accuracy(self) -> str:
         """``98.30 ± 0.22``, or the one seed's value."""
-        return f"{self.top1:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+        return f"{self.score:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
 
 
 def summarize(runs: Sequence[Run]) -> list[Row]:
@@ -71,7 +74,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     table = Table(
         "stage",
         "bits",
-        f"top-1 %{spread}",
+        f"{LABELS[rows[0].metric]} %{spread}",
         "below float",
         "bytes",
         "bit-operations",
@@ -92,20 +95,22 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _row(name: str, entries: list[dict[str, Any]], earlier: list[Row]) -> Row:
-    scores = [entry["test"]["top1"] for entry in entries]
-    best = [entry["best_test_top1"] for entry in entries if entry["best_test_top1"] is not None]
+    metric = entries[0]["metric"]
+    scores = [entry["test"][metric] for entry in entries]
+    best = [entry["best_test"] for entry in entries if entry["best_test"] is not None]
     convention = entries[0]["test"]["convention"]
-    reference = next((row.top1 for row in earlier if row.method == "float"), None)
+    reference = next((row.score for row in earlier if row.method == "float"), None)
     is_float = convention["policy"] == "float"
-    top1 = statistics.mean(scores)
+    score = statistics.mean(scores)
     return Row(
         stage=name,
         method=convention["policy"],
         bits="W32/A32" if is_float else convention["inner"],
-        top1=top1,
+        metric=metric,
+        score=score,
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
         best=statistics.mean(best) if best else None,
-        loss=None if reference is None else reference - top1,
+        loss=None if reference is None else reference - score,
         num_seeds=len(scores),
         size_bytes=entries[0]["cost"]["size_bytes"],
         bitops=entries[0]["cost"]["bitops"],

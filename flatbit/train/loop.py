@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from ..data.batches import Batches
+from ..data.batches import VOID, Batches
 from ..progress import bar
 from .recipe import Stage
 
@@ -131,8 +131,10 @@ def _updates(
 
 
 def _tally(loss: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-    """(summed loss, number of right labels) of a mini-batch, left on the device."""
-    hits = (logits.detach().argmax(1) == y).float().mean() * len(y)
+    """(summed loss, number of right labels; of pixels their share, per image) of a mini-batch, left on the device."""
+    right = (logits.detach().argmax(1) == y).float()
+    share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
+    hits = share * len(y)
     return torch.stack([loss.detach() * len(y), hits])
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..quant.policy import Policy
 from .objective import Objective, cross_entropy
-from .optimizers import OptimizerName
+from .optimizers import OPTIMIZERS, OptimizerName
 from .schedule import Constant, Schedule
 
 SMOKE_STEPS = 2
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +61,16 @@ class Stage:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise ValueError(f"stage {self.name!r}: epochs={self.epochs!r}: expected 0 or more")
+        self._check("epochs", isinstance(self.epochs, int) and self.epochs >= 0, "0 or more")
+        self._check("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "1 or more")
+        self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        self._check("lr", _is_number(self.lr) and self.lr >= 0, "0 or more")
+        self._check("momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "0 or more, below 1")
+        self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
+
+    def _check(self, name: str, right: bool, expected: str) -> None:
+        if not right:
+            raise ValueError(f"stage {self.name!r}: {name}={getattr(self, name)!r}: expected {expected}")
 
     def batches_per_update(self, epoch: int) -> int:
         """n of ``growth`` at an epoch: how many mini-batches make one update."""
@@ -92,6 +105,7 @@ class Recipe:
     model: str
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
     data: str
+    data_arguments: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 

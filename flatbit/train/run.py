@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,15 +25,16 @@ from .. import models
 from ..atomic import replacing
 from ..data.batches import Data
 from ..quant.calibrate import calibrate_
-from ..quant.convert import quantize_, restore_
+from ..quant.convert import quantize_
 from ..quant.cost import cost
-from ..quant.files import load_, save
+from ..quant.files import save, start_from_
 from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .evaluate import evaluate
 from .loop import Position, train
 from .optimizers import make_optimizer
 from .recipe import Recipe, Stage
+from .scores import LABELS
 
 RECORD = "run.json"
 TEST_BATCH = 500
@@ -55,6 +56,7 @@ def run(
     device: str | torch.device = "cpu",
     data_root: str | Path | None = None,
     weights: str | Path | None = None,
+    rename: Mapping[str, str] | None = None,
     resume: bool = False,
     smoke: bool = False,
     say: Callable[[str], None] = lambda line: None,
@@ -67,7 +69,9 @@ def run(
         seed: of initialisation, order and augmentation.
         device: where to compute.
         data_root: the folder with the data set's files, where it has files.
-        weights: a safetensors file of float weights that the first stages start from.
+        weights: a file of float weights that the first stages start from, ours or anybody's; what they
+            score is measured, said and recorded before anything else.
+        rename: layers of that file by the model's names (``flatbit.models.load_weights_``).
         resume: go on in ``out``: finished stages are kept, the one in progress goes on exactly.
         smoke: two updates per stage.
         say: called with a line as stages finish.
@@ -79,20 +83,29 @@ def run(
     out = Path(out)
     recipe = recipe.smoke() if smoke else recipe
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
+    data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
+    _check_policies(recipe, data)
     record = _open_record(out, recipe, seed, device, resume)
-    data = datasets.load(recipe.data, data_root)
+    if weights is not None and "weights" not in record:
+        model = models.build(recipe.model, **_arguments(recipe, data))
+        loaded = start_from_(model, weights, rename=rename)
+        test = evaluate(model.to(device), data.test_batches(TEST_BATCH, device=device), description="given weights")
+        record["weights"] = {"file": Path(weights).name, "test": test.as_dict()}
+        name, score = test.score
+        say(f"{loaded}\n{Path(weights).name}: float {LABELS[name]} {score:.2f} % of {test.num_samples:,} test images")
     for stage in recipe.stages:
         if stage.name in record["stages"]:
             continue
         torch.manual_seed(seed)
-        model = _starting_model(recipe, stage, data, out, weights).to(device)
+        model = _starting_model(recipe, stage, data, out, weights, rename).to(device)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         entry = _train_stage(model, stage, data, out, seed=seed)
         save(model, out / "stages" / f"{stage.name}.safetensors")
         record["stages"][stage.name] = entry
         write_json(out / RECORD, record)
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
-        say(f"{stage.name}: top-1 {entry['test']['top1']:.2f} % after {entry['seconds']:.1f} s of training")
+        metric = entry["metric"]
+        say(f"{stage.name}: {LABELS[metric]} {entry['test'][metric]:.2f} % after {entry['seconds']:.1f} s of training")
     shutil.copyfile(out / "stages" / f"{recipe.stages[-1].name}.safetensors", out / "model.safetensors")
     return Run(folder=out, record=record)
 
@@ -111,14 +124,28 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=Path(folder), record=record)
 
 
-def _starting_model(recipe: Recipe, stage: Stage, data: Data, out: Path, weights: str | Path | None) -> nn.Module:
+def _starting_model(
+    recipe: Recipe,
+    stage: Stage,
+    data: Data,
+    out: Path,
+    weights: str | Path | None,
+    rename: Mapping[str, str] | None,
+) -> nn.Module:
     """The float model a stage starts from: built afresh, then the earlier stage's or the given weights."""
     model = models.build(recipe.model, **_arguments(recipe, data))
-    file = out / "stages" / f"{stage.start}.safetensors" if stage.start else weights
-    if file is not None:
-        load_(model, file)
-        restore_(model)
+    if stage.start:
+        start_from_(model, out / "stages" / f"{stage.start}.safetensors")
+    elif weights is not None:
+        start_from_(model, weights, rename=rename)
     return model
+
+
+def _check_policies(recipe: Recipe, data: Data) -> None:
+    """Quantize the untrained model once by every stage's policy: what is refused is refused before any training."""
+    for stage in recipe.stages:
+        if stage.policy is not None:
+            quantize_(models.build(recipe.model, **_arguments(recipe, data)), stage.policy, strict=stage.strict)
 
 
 def _arguments(recipe: Recipe, data: Data) -> dict[str, Any]:
@@ -152,7 +179,8 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
 
     def score(numbers: dict[str, Any]) -> None:
         metrics = evaluate(model, test, description=f"{stage.name}, epoch {numbers['epoch']}")
-        numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss}
+        metric, value = metrics.score
+        numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss, f"test_{metric}": value}
 
     def save_now(position: Position) -> None:
         save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name})
@@ -161,9 +189,12 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
     if stage.reestimate_batches:
         reestimate_batchnorm_(model, batches, stage.reestimate_batches)
     costs = cost(model, data.image_shape)
+    last = evaluate(model, test, description=f"{stage.name}, last")
+    metric, _ = last.score
     return {
-        "test": evaluate(model, test, description=f"{stage.name}, last").as_dict(),
-        "best_test_top1": max((numbers["test_top1"] for numbers in history), default=None),
+        "metric": metric,
+        "test": last.as_dict(),
+        "best_test": max((numbers[f"test_{metric}"] for numbers in history), default=None),
         "cost": {name: getattr(costs, name) for name in ("bitops", "macs", "params", "size_bytes")},
         "seconds": sum(numbers["seconds"] for numbers in history),
         "epochs": history,
@@ -201,6 +232,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
             "model": recipe.model,
             "model_arguments": dict(recipe.model_arguments),
             "data": recipe.data,
+            "data_arguments": dict(recipe.data_arguments),
             "parameters": dict(recipe.parameters),
             "stages": stages,
         }

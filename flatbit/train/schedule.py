@@ -72,8 +72,23 @@ class Cosine(Schedule):
     warmup: int = 0
     warmup_factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.warmup, int) or self.warmup < 0:
+            raise ValueError(f"warmup={self.warmup!r}: expected a number of epochs, 0 or more")
+
     def __call__(self, epoch: float, epochs: int) -> float:
         t = math.floor(epoch) - self.warmup
         if t < 0:
             return self.warmup_factor
         return (1 + math.cos(math.pi * t / max(epochs - self.warmup, 1))) / 2
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Polynomial(Schedule):
+    """``(1 - t/T)^power`` at every update, t in fractions of an epoch (DeepLab; HOL's segmentation, power 0.9)."""
+
+    power: float = 0.9
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return (1 - min(epoch / epochs, 1.0)) ** self.power

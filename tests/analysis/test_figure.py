@@ -19,7 +19,7 @@ def texts(axes):
 
 
 def accuracy(points=POINTS):
-    return figure.accuracy_against_cost(points, x_label="cost, MB", title="a title").axes[0]
+    return figure.accuracy_against_cost(points, x_label="cost, MB", y_label="top-1, %", title="a title").axes[0]
 
 
 def test_accuracy_has_one_line_per_method_in_order_of_cost():

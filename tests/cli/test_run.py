@@ -28,7 +28,7 @@ def test_only_the_result_is_on_standard_output(finished):
     record = read_run(folder).record
     assert result.status == 0
     assert [row["stage"] for row in rows] == ["float", "uniq-w2a2", "uniq-w1a2"] == list(record["stages"])
-    assert rows[2]["top1"] == record["stages"]["uniq-w1a2"]["test"]["top1"]
+    assert rows[2]["score"] == record["stages"]["uniq-w1a2"]["test"]["top1"]
 
 
 def test_progress_is_on_standard_error(finished):

@@ -23,6 +23,11 @@ from .cases import CASES, OPTIONS, SHAPE, calibrated, every_quantizer, is_symmet
 NORMALIZED = {"saq", "dorefa", "xnor"}  # their weights are transformed before they are rounded
 
 
+def _takes_channels(name):
+    made = METHODS.get(name).weights
+    return made is not None and "channel" in made.granularities
+
+
 def test_each_file_registers_one_method_of_its_own_name():
     files = [module.name for module in pkgutil.iter_modules(folder.__path__)]
     assert files == METHODS.names()
@@ -294,3 +299,25 @@ def test_a_model_keeps_its_float_keys(name):
     assert missing
     assert all("_quantizer." in key for key in missing)
     assert [key for key in model.state_dict() if "_quantizer." not in key] == list(float_state)
+
+
+@quantizers_where(lambda name, role, bits, signed: role == "weight")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_weight_that_became_zero_stays_finite_and_on_its_grid(name, role, bits, signed, dtype):
+    quantizer = calibrated(name, role, bits, signed, dtype=dtype)
+    zero = torch.zeros(SHAPE, dtype=dtype)
+    assert bool(quantizer(zero).isfinite().all())
+    assert quantizer.grid(zero).contains(quantizer(zero))
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS.names() if _takes_channels(n)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_dead_filter_stays_about_zero(name, dtype):
+    """Mid-rise grids have no level at zero: the other filters' step would make a constant of it."""
+    bits = min(METHODS.get(name).weights.supported_bits)
+    quantizer, w = make(name, "weight", bits, granularity="channel").to(dtype), sample("weight", True).to(dtype)
+    w[2] = 0
+    quantizer.observe_(w)
+    out = quantizer(w).detach()
+    assert bool(out.isfinite().all())
+    assert float(out[2].abs().max()) < 1e-3 * float(out[0].abs().max())

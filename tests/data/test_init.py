@@ -1,6 +1,6 @@
 import pytest
 
-from flatbit.data import DATASETS, Data, load
+from flatbit.data import DATASETS, Data, load, user_data
 from flatbit.data.digits import digits
 
 
@@ -51,10 +51,32 @@ def test_unknown_argument_of_the_users_function_suggests_the_nearest(own_sets):
 
 
 def test_missing_argument_is_named(own_sets):
-    with pytest.raises(ValueError, match="missing a required argument: 'root'"):
+    with pytest.raises(ValueError, match=r"missing a required argument: 'root' \(the folder that holds its files\)"):
         load(f"{own_sets}:files")
 
 
 def test_what_is_no_data_is_refused(own_sets):
     with pytest.raises(ValueError, match=r"returned list: expected a flatbit\.data\.Data"):
         load(f"{own_sets}:wrong")
+
+
+def test_every_set_is_registered_and_says_in_a_line_what_it_is():
+    names = DATASETS.names()
+    assert {"camvid", "cifar10", "cifar100", "digits", "fashion_mnist", "image_folder", "imagenet", "spirals"} <= set(
+        names
+    )
+    assert "voc2012" in names
+    for name in names:
+        assert DATASETS.get(name).__doc__.splitlines()[0].endswith((".", ":"))
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS.names() if name not in ("digits", "spirals")])
+def test_sets_with_files_say_where_they_looked_and_how_to_get_them(tmp_path, name):
+    with pytest.raises(ValueError, match=f"(?s)'{name}' is not in .*{tmp_path}.*To get it: "):
+        load(name, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=f"data set '{name}': missing a required argument: 'root'"):
+        load(name)
+
+
+def test_the_users_own_come_through_the_door_too():
+    assert user_data.__module__ == "flatbit.data.user"

@@ -201,3 +201,17 @@ def test_residual_state_of_a_failed_run_does_not_stick(net, images):
         calibrate_(net, [])
     with pytest.raises(RuntimeError, match="no step yet"):
         net(images)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_number_of_batches_below_one_is_an_error(net, images, count):
+    with pytest.raises(ValueError, match=rf"num_batches={count}: expected 1 or more, or None"):
+        calibrate_(made(net), [images], num_batches=count)
+
+
+def test_a_constant_input_is_called_constant_where_that_gives_no_range(small, images):
+    with torch.no_grad():
+        small[1].weight.zero_()
+        small[1].bias.fill_(2.0)  # the ReLU gives 2 everywhere
+    with pytest.raises(ValueError, match=r"input of layer '3': it was constant, or never reached"):
+        calibrate_(made(small, "lsq_plus"), [images])

@@ -137,3 +137,36 @@ def test_counted_input_bits_are_the_policys(net):
     quantize_(net, policy("saq", weights=4, activations=4))
     assert isinstance(net.conv1.spec, LayerSpec)
     assert {layer.name: layer.activation_bits for layer in cost(net, (1, 8, 8)).layers}["conv1"] == 8
+
+
+class Multiplies(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+def test_products_that_are_not_counted_are_named():
+    found = cost(nn.Sequential(nn.Linear(4, 4), Multiplies()), (4,))
+    assert found.uncounted == ("1",)
+    assert (found.macs, found.params) == (16, 16 + 4 + 16)
+    assert "Products inside these are not counted: 1" in str(found)
+    assert cost(Multiplies(), (4,)).uncounted == ("",)
+    assert "not counted: (the model itself)" in str(cost(Multiplies(), (4,)))
+
+
+def test_everything_of_a_table_model_is_counted(net):
+    assert cost(net, (1, 8, 8)).uncounted == ()
+    assert "not counted" not in str(cost(net, (1, 8, 8)))
+
+
+def test_a_model_without_parameters_costs_nothing():
+    assert cost(nn.ReLU(), (3,)).bitops == cost(nn.ReLU(), (3,)).params == 0
+
+
+@pytest.mark.parametrize("shape", [3, None, "3"])
+def test_what_is_no_shape_is_an_error(shape, net):
+    with pytest.raises(ValueError, match=r"input_shape=.*expected the shape of one image, such as \(3, 32, 32\)"):
+        cost(net, shape)

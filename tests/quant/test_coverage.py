@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from flatbit.quant.convert import quantize_
@@ -39,3 +40,65 @@ def test_a_float_model_is_all_float(small):
 
 def test_channel_steps_are_told(net):
     assert "/channel" in str(quantize_(net, policy("uniq", weights=2, granularity="channel")))
+
+
+def test_every_weight_counts_once_in_an_attention():
+    model = nn.ModuleDict({"attend": nn.MultiheadAttention(16, 2), "out": nn.Linear(16, 8), "last": nn.Linear(8, 4)})
+    report = quantize_(model, policy("uniq", weights=2, activations=2), strict=False)
+    assert sum(layer.num_weights for layer in report.layers) == sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    assert report.fraction == pytest.approx((16 * 8 + 8 * 4) / (4 * 16 * 16 + 16 * 8 + 8 * 4))
+
+
+def test_reparametrized_weights_are_counted():
+    model = nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4))
+    report = quantize_(model, policy("uniq", weights=2), strict=False)
+    assert [layer.name for layer in report.refused] == ["1"]
+    assert report.fraction == pytest.approx(32 / (32 + 16 + 4))  # the norm's magnitudes (4, 1), its directions (4, 4)
+
+
+def test_what_was_refused_shows_when_asked_again():
+    model = nn.ModuleDict({"attend": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8), "last": nn.Linear(8, 2)})
+    first = quantize_(model, policy("uniq", weights=2, activations=2), strict=False)
+    assert coverage(model) == first
+    assert coverage(model).refused
+
+
+class Scales(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_vectors_are_listed_with_the_reason():
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), Scales(), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    report = quantize_(model, policy("uniq", weights=2, activations=2))
+    assert [(layer.name, layer.num_weights) for layer in report.kept_float] == [("1", 4)]
+    assert "vectors only" in report.kept_float[0].reason
+
+
+def test_norms_that_fixed_point_leaves_float_are_listed():
+    def model():
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.GroupNorm(2, 4, affine=False), nn.Conv2d(4, 4, 1),
+        )  # fmt: skip
+
+    report = quantize_(model(), policy("faq", weights=4, activations=4))
+    assert [(layer.name, layer.reason) for layer in report.kept_float] == [
+        ("1", "no fixed-point form of GroupNorm: its scale and shift stay float")
+    ]
+    assert "no fixed-point form of GroupNorm" in str(report)
+    assert not quantize_(model(), policy("uniq", weights=4, activations=4)).kept_float
+
+
+def test_three_dimensional_batch_norm_has_a_fixed_point_form():
+    model = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.ReLU(), nn.Conv3d(2, 2, 1)).eval()
+    nn.init.normal_(model[1].weight)
+    report = quantize_(model, policy("faq", weights=4, activations=4))
+    assert "1" in [layer.name for layer in report.quantized]
+    x = torch.randn(2, 2, 3, 3, 3)
+    expected = (model[1].weight * 16).round() / 16
+    assert torch.allclose(model[1](x), x * expected.reshape(2, 1, 1, 1), atol=1e-3)

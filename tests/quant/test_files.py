@@ -9,7 +9,8 @@ from torch import nn
 from flatbit import models
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_, restore_
-from flatbit.quant.files import load, load_, save
+from flatbit.quant.files import load, load_, save, start_from_
+from flatbit.quant.layers import quantized_layers
 from flatbit.quant.presets import policy, preset_names
 
 
@@ -174,3 +175,112 @@ def test_trusted_or_already_built_here_it_loads(elsewhere, monkeypatch):
     assert isinstance(load("m.safetensors", trust=True), nn.Sequential)
     assert (elsewhere / "called").exists()
     assert isinstance(load("m.safetensors"), nn.Sequential)  # built in this process by now
+
+
+def rewritten(path, metadata=None, tensors=None):
+    """The file again, with parts of its description or tensors replaced."""
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = file.metadata()
+    save_file(kept | (tensors or {}), path, {k: v for k, v in (described | (metadata or {})).items() if v is not None})
+
+
+def spec(**changes):
+    tensor = {"method": "uniq", "bits": 2, "granularity": "tensor", "options": {}} | changes
+    return json.dumps({"conv1": {"policy": "uniq", "weight": tensor}})
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("specs", ""),
+        ("specs", "[1]"),
+        ("specs", '{"conv1": 3}'),
+        ("specs", '{"conv1": {"policy": "uniq", "weight": 3}}'),
+        ("specs", '{"conv1": {"policy": "uniq", "wieght": null}}'),
+        ("specs", '{"conv1": {"weight": null}}'),
+        ("specs", spec(bits="2")),
+        ("specs", spec(bits=2.5)),
+        ("specs", spec(method=None)),
+        ("specs", spec(options=[])),
+        ("specs", spec(widths=2)),
+        ("aliases", "{"),
+        ("aliases", '{"a": "b"}'),
+        ("aliases", '{"a": []}'),
+        ("build", "nonsense"),
+        ("build", '["preresnet8"]'),
+        ("build", '[8, {}]'),
+        ("build", '["preresnet8", []]'),
+        ("build", "8"),
+    ],
+)  # fmt: skip
+def test_a_malformed_description_is_one_clear_error(tmp_path, net, quantized, key, content):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, {key: content})
+    twin = models.build("preresnet8", in_channels=1, first_width=4)
+    before = list(twin.state_dict())
+    with pytest.raises(ValueError, match=rf"m\.safetensors: its entry '{key}' is not what flatbit\.save writes"):
+        load(path) if key == "build" else load_(twin, path)
+    assert list(twin.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (
+            {"specs": None},
+            r"its quantizers are not those that it states: 0 keys missing.*\d+ left over \['conv1\.input",
+        ),
+        ({"specs": spec()}, "its quantizers are not those that it states: 0 keys missing"),
+        ({"specs": spec(method="nope")}, "unknown quantization method 'nope'"),
+        ({"specs": spec(bits=9)}, "'uniq' takes 1 to 8 bits, got 9"),
+        ({"specs": spec().replace("conv1", "layers")}, r"another model.*1 left over \['layers'\]"),
+        ({"specs": spec().replace("conv1", "conv9")}, r"another model.*1 left over \['conv9'\]"),
+    ],
+)
+def test_specs_that_contradict_the_tensors_leave_the_model_as_it_was(tmp_path, net, images, quantized, metadata, words):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, metadata)
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    expected, classes = twin(images), [type(m) for m in twin.modules()]
+    with pytest.raises(ValueError, match=words):
+        load_(twin, path)
+    assert [type(m) for m in twin.modules()] == classes
+    assert torch.equal(twin(images), expected)
+
+
+def test_bits_that_contradict_the_specs_are_refused(tmp_path, net, images, quantized):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, tensors={"conv1.weight_quantizer.bits": torch.tensor(4)})
+    expected = net(images)
+    for model in (net, models.build("preresnet8", in_channels=1, first_width=4)):
+        with pytest.raises(ValueError, match=r"weight of layer 'conv1' holds 4 bits, its spec states 8"):
+            load_(model, path)
+    assert torch.equal(net(images), expected)  # it was quantized before, and is
+    assert all("quantizer" not in key for key in model.state_dict())
+
+
+def test_weights_to_start_from_are_ours_or_a_strangers(tmp_path):
+    source = models.build("resnet8", first_width=2)
+    save(source, tmp_path / "float.safetensors")
+    torch.save({"model": source.state_dict()}, tmp_path / "stranger.pth")
+    for name, says in (("float.safetensors", "a file of flatbit's"), ("stranger.pth", "mapped by name")):
+        target = models.build("resnet8", first_width=2)
+        assert says in start_from_(target, tmp_path / name)
+        assert torch.equal(target.fc.weight, source.fc.weight)
+
+
+def test_a_quantized_file_gives_its_latent_weights_or_stays_quantized(tmp_path):
+    source = models.build("resnet8", first_width=2)
+    quantize_(source, policy("sqwa", weights=2))
+    calibrate_(source, [])
+    save(source, tmp_path / "q.safetensors")
+    target = models.build("resnet8", first_width=2)
+    assert "its latent float weights are taken" in start_from_(target, tmp_path / "q.safetensors")
+    assert not dict(quantized_layers(target))
+    assert torch.equal(target.layers[0][0].conv1.weight, source.layers[0][0].conv1.weight)
+    assert "loaded by name" in start_from_(target, tmp_path / "q.safetensors", keep_quantized=True)
+    assert dict(quantized_layers(target))

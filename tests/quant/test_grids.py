@@ -20,7 +20,7 @@ def test_output_placement_has_output_and_bias_grids(net, quantized):
     quantized(net, "faq", 4, 4)
     found = grids(net)
     assert found["layers.0.0.relu1"].output.num_levels == 16
-    assert found["fc"].bias.low == -(2**31) + 1
+    assert found["fc"].bias.low == -(2**31) + 128
     assert found["layers.0.0.bn1"].weight.num_levels == 255
 
 

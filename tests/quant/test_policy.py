@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from flatbit.quant.policy import LayerSpec, check_bits, roles_of, spec_of
@@ -117,3 +118,47 @@ def test_spec_of_a_module(net, quantized):
     quantized(net)
     assert spec_of(net.conv1).role == "first"
     assert bool(LayerSpec(policy="x")) is False
+
+
+class Multiplies(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(2, 2))
+
+
+def test_rules_may_name_modules_that_the_table_does_not_know():
+    model = nn.ModuleDict({"own": Multiplies(), "embed": nn.Embedding(2, 2), "out": nn.Linear(2, 2)})
+    base = policy("uniq", weights=2, activations=2)
+    assert not base.keeps_float("own", model["own"])
+    kept = base.override("own", weights=32, activations=32)
+    assert kept.keeps_float("own", model["own"])
+    assert set(kept.resolve(model)) == {"out"}
+    assert not base.override("own", weights=32).keeps_float("own", model["own"])
+    with pytest.raises(ValueError, match="no layer matches 'embed'"):  # nothing would come of it
+        base.override("embed", weights=2).resolve(model)
+
+
+def test_misspelt_roles_are_refused():
+    with pytest.raises(ValueError, match="no such role: did you mean @first"):
+        policy("uniq", weights=2).override("@frist", weights=8)
+
+
+def test_edges_that_are_named_take_the_roles():
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in "abc"})
+    assert roles_of(model) == {"a": "first", "b": "inner", "c": "last"}
+    assert roles_of(model, "b", "a") == {"a": "last", "b": "first", "c": "inner"}
+    named = policy("uniq", weights=2).edges(first="b").edges(last="a")
+    specs = named.resolve(model)
+    assert {name: spec.weight.bits for name, spec in specs.items()} == {"a": 8, "b": 8, "c": 2}
+    with pytest.raises(ValueError, match="no weighted layer 'd'"):
+        named.edges(last="d").resolve(model)
+
+
+def test_true_is_no_bit_width():
+    with pytest.raises(ValueError, match="weights=True: expected 1 to 8 bits"):
+        policy("uniq", weights=True)
+
+
+def test_placement_is_input_or_output():
+    with pytest.raises(ValueError, match="placement='middle': expected input or output"):
+        policy("uniq", weights=2, placement="middle")

@@ -1,13 +1,17 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import as_float, quantize_
+from flatbit.quant.convert import as_float, make_quantizer, quantize_
 from flatbit.quant.layers import quantizers_of
+from flatbit.quant.policy import TensorSpec
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import QuantizationError, prove
+from flatbit.quant.quantizer import Site
 
 
 def test_counts_levels_of_every_tensor(net, images, quantized):
@@ -164,3 +168,105 @@ def test_shared_and_tied_layers_are_proved(images):
     x = torch.randn(8, 4)
     calibrate_(model, [x])
     assert len(prove(model, x).levels) == 7  # four layers' inputs, three weights
+
+
+def eight_bits(model):
+    model[3].weight_quantizer.bits.fill_(8)
+
+
+def no_weight_quantizer(model):
+    model[3].weight_quantizer = None
+
+
+def no_scale_quantizer(model):
+    model[1].weight_quantizer = None
+
+
+def another_method(model):
+    site = model[3].weight_quantizer.site
+    model[3].weight_quantizer = make_quantizer(TensorSpec(method="dorefa", bits=4), site)
+
+
+def another_granularity(model):
+    model[3].weight_quantizer.granularity = "channel"
+
+
+def an_identity(model):
+    model[3].weight_quantizer = nn.Identity()
+
+
+def one_too_many(model):
+    model[3].input_quantizer = make_quantizer(TensorSpec(method="faq", bits=4), Site(layer="3"))
+
+
+def switched_off(model):
+    model[3].weight_quantizer.enabled = False
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (eight_bits, r"weight of layer '3' has 8 bit faq per tensor, its spec states 4 bit faq per tensor.*restore_"),
+        (no_weight_quantizer, "weight of layer '3' has no quantizer, its spec states 4 bit faq"),
+        (no_scale_quantizer, "weight of layer '1' has no quantizer, its spec states 8 bit fixed_point"),
+        (another_method, "weight of layer '3' has 4 bit dorefa"),
+        (another_granularity, "weight of layer '3' has 4 bit faq per channel"),
+        (an_identity, "weight of layer '3' has Identity, which is no quantizer, its spec states 4 bit faq"),
+        (one_too_many, "input of layer '3' has 4 bit faq per tensor, its spec states no quantizer"),
+        (switched_off, "weight of layer '3': its quantizer is switched off"),
+    ],
+)
+def test_a_layer_that_is_not_what_its_spec_states_is_caught(small, images, quantized, change, words):
+    quantized(small, "faq", 4, 4)
+    prove(small, images)
+    change(small)
+    with pytest.raises(QuantizationError, match=words):
+        prove(small, images)
+
+
+def test_the_state_of_another_width_is_caught(net, images, quantized):
+    wide = copy.deepcopy(net)
+    quantized(wide, "uniq", 8, 8)
+    quantized(net, "uniq", 2, 2)
+    net.load_state_dict(wide.state_dict())
+    with pytest.raises(QuantizationError, match="has 8 bit uniq per tensor, its spec states 2 bit"):
+        prove(net, images)
+
+
+def test_a_width_that_the_method_does_not_have_is_caught(net, images, quantized):
+    quantized(net, "lsq", 2, 2)
+    net.layers[0][0].conv1.weight_quantizer.bits.fill_(1)
+    with pytest.raises(QuantizationError, match=r"layer 'layers\.0\.0\.conv1' has 1 bit lsq"):
+        prove(net, images)
+
+
+def test_widths_that_are_learned_may_leave_where_they_started(small, images, quantized):
+    quantized(small, "dq", 4, 4)
+    quantizer = small[3].weight_quantizer
+    quantizer._set_("reach", quantizer.step.detach())  # one step: 2 bits
+    assert prove(small, images).levels["3.weight_quantizer"].allowed == 3
+
+
+def test_a_norm_without_scale_needs_no_quantizer(images, quantized):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.ReLU(), nn.Conv2d(2, 2, 3)).eval()
+    assert prove(quantized(model, "faq", 4, 4), images).levels
+
+
+class Multiplies(nn.Module):
+    """A product with a matrix of its own, which no layer of the table holds."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(n, n))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+def test_a_product_that_was_refused_openly_is_allowed():
+    model = nn.Sequential(nn.Linear(8, 8), Multiplies(), nn.Linear(8, 2))
+    x = torch.randn(4, 8)
+    report = quantize_(model, policy("uniq", weights=2, activations=2), strict=False)
+    calibrate_(model, [x])
+    assert len(prove(model, x).levels) == 4
+    assert [layer.name for layer in report.refused] == ["1"]

@@ -56,3 +56,11 @@ def test_grid_step_is_a_copy():
     grid = quantizer.grid(torch.zeros(1))
     grid.step.zero_()
     assert float(quantizer.step.detach()) > 0
+
+
+def test_a_state_of_bits_that_the_method_does_not_have_is_refused():
+    quantizer = FaqWeight(4, SITE)
+    state = quantizer.state_dict() | {"bits": torch.tensor(1)}
+    with pytest.raises(RuntimeError, match="weight of layer 'stem': method 'faq' takes 2 to 8 bits, got 1"):
+        quantizer.load_state_dict(state)
+    assert int(quantizer.bits) == 4

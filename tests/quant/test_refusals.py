@@ -33,7 +33,7 @@ def test_not_strict_leaves_refused_layers_float_and_says_so():
     assert [layer.name for layer in report.refused] == ["attend", "attend.out_proj"]
     assert not is_quantized(model["attend"].out_proj)
     assert is_quantized(model["out"])
-    assert report.refused[0].num_weights == 3 * 64 + 64
+    assert report.refused[0].num_weights == 3 * 64  # its out_proj is listed by itself
     assert "fused kernel" in str(report)
 
 
@@ -102,3 +102,60 @@ def test_tied_layers_must_be_quantized_alike():
     quantize_(tied(), UNIQ)
     with pytest.raises(ValueError, match="shared by 1 and 2, which would quantize it differently: override them alike"):
         quantize_(tied(), UNIQ.override("1", weights=2))
+
+
+class Multiplies(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+def with_own_product():
+    return nn.Sequential(nn.Linear(4, 4), Multiplies(4, 4), nn.Linear(4, 2))
+
+
+def test_a_module_with_a_matrix_of_its_own_is_refused():
+    with pytest.raises(ValueError, match=r"1: Multiplies holds weights \(4, 4\) itself"):
+        quantize_(with_own_product(), UNIQ)
+    report = quantize_(with_own_product(), UNIQ, strict=False)
+    assert [layer.name for layer in report.refused] == ["1"]
+    assert report.fraction == pytest.approx((16 + 8) / (16 + 16 + 8))
+
+
+def test_the_policy_can_leave_refused_modules_float():
+    report = quantize_(with_own_product(), UNIQ.override("1", weights=32, activations=32))
+    assert [layer.name for layer in report.kept_float] == ["1"]
+    assert report.fraction == pytest.approx(24 / 40)
+    by_type = quantize_(with_own_product(), UNIQ.override(Multiplies, weights=32, activations=32))
+    assert [layer.name for layer in by_type.kept_float] == ["1"]
+    attention = quantize_(with_attention(), UNIQ.override("attend*", weights=32, activations=32))
+    assert [layer.name for layer in attention.kept_float] == ["attend", "attend.out_proj"]
+    with pytest.raises(ValueError, match="1 layers cannot be quantized"):  # its input would not be quantized
+        quantize_(with_own_product(), UNIQ.override("1", weights=32))
+    weights_only = policy("uniq", weights=4).override("1", weights=32)
+    assert not quantize_(with_own_product(), weights_only).refused
+
+
+def test_lists_of_parameters_are_refused_too():
+    model = nn.ModuleDict({"ws": nn.ParameterList([torch.randn(2, 2)]), "out": nn.Linear(2, 2)})
+    assert set(refusals(model)) == {"ws"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.LayerNorm((4, 4)), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.RMSNorm((4, 4)),
+        nn.BatchNorm3d(4), nn.PReLU(4), nn.Embedding(4, 4), nn.EmbeddingBag(4, 4), nn.Conv2d(2, 2, 3),
+        Multiplies(1, 4, 1, 1), Multiplies(4),
+    ],
+)  # fmt: skip
+def test_norms_tables_vectors_and_known_layers_are_not_refused(module):
+    assert refusals(nn.Sequential(module)) == {}
+
+
+def test_a_quantized_model_has_nothing_new_to_refuse(net):
+    quantize_(net, policy("uniq", weights=2, granularity="channel"))
+    assert refusals(net) == {}

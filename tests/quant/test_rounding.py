@@ -9,6 +9,7 @@ from flatbit.quant.rounding import (
     fake_quantize_reference,
     learned_step,
     nearest_code,
+    smallest_step,
     ste_round,
     straight_through,
 )
@@ -229,3 +230,11 @@ def test_offset_alone_can_take_gradients(face):
     x = torch.tensor([-1.0, 0.9, 9.0])
     face(x, torch.tensor(0.5), offset, 0, 3, surrogate="learned").backward(torch.tensor([1.0, 10.0, 100.0]))
     assert float(offset.grad) == pytest.approx(0.5 * 101)
+
+
+def test_the_smallest_step_is_one_that_the_dtype_holds():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        zero = torch.zeros((), dtype=dtype)
+        assert float(learned_step(zero)) > 0
+        assert float(learned_step(zero)) == float(torch.tensor(smallest_step(zero), dtype=dtype))
+    assert smallest_step(torch.zeros(())) == 1e-8

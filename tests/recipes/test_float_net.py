@@ -42,5 +42,7 @@ def test_the_stage_is_called_float_and_is(name):
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="float schedule 'cifar': expected digits, uniq-cifar, faq-cifar or none"):
+    with pytest.raises(
+        ValueError, match="float schedule 'cifar': expected digits, uniq-cifar, faq-cifar, deeplab or none"
+    ):
         float_stage("cifar")

@@ -1,19 +1,44 @@
 import inspect
 
 import pytest
+import torch
 
+from flatbit.data.batches import VOID
+from flatbit.data.joint import JointAugment
+from flatbit.data.memory import Images, MemoryData
 from flatbit.recipes import RECIPES
 from flatbit.train.recipe import Recipe
 from flatbit.train.run import plain, read_run, run
 
 SMALL = {"model": "preresnet8", "model_arguments": {"first_width": 4}, "float_schedule": "digits"}
+SCENES = {"model": "deeplab_mobilenet_v2", "model_arguments": {"width": 0.3}, "data": f"{__name__}:scenes"}
+
+
+def scenes():
+    """Something to segment: a bright square on a dark ground, with a border of void."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(8, 32, 32, dtype=torch.uint8)
+    for index, (top, left) in enumerate(torch.randint(2, 16, (8, 2), generator=generator).tolist()):
+        masks[index, top : top + 12, left : left + 12] = 1
+    images = (masks[:, None] * 180 + torch.randint(40, (8, 3, 32, 32), generator=generator)).to(torch.uint8)
+    masks[:, 0] = VOID
+    split = Images(images=images, labels=masks)
+    return MemoryData(
+        name="scenes", num_classes=2, train=split, test=split, mean=(0.5,) * 3, std=(0.2,) * 3,
+        augment=JointAugment(), task="segmentation", class_names=("ground", "square"),
+    )  # fmt: skip
 
 
 def smallest(name):
     """The recipe with the least that makes it small: a little network, on digits."""
     function = RECIPES.get(name)
     known = inspect.signature(function).parameters
-    return function(**{key: value for key, value in SMALL.items() if key in known})
+    least = SCENES if "segmentation" in (inspect.getdoc(inspect.getmodule(_unwrapped(function))) or "") else SMALL
+    return function(**{key: value for key, value in least.items() if key in known})
+
+
+def _unwrapped(function):
+    return getattr(function, "func", function)
 
 
 def test_the_recipes_of_the_design_are_there():

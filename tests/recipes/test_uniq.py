@@ -103,6 +103,6 @@ def test_a_misspelt_choice_is_refused(setting, known):
 
 @pytest.mark.parametrize("setting", [{"optimizer": "adamw"}, {"start": "best"}])
 def test_other_misspelt_choices_are_refused_by_what_takes_them(setting, tmp_path):
-    made = RECIPES.get("uniq-preresnet8-digits")(**setting)
     with pytest.raises(ValueError, match=repr(next(iter(setting.values())))):
-        run(made, tmp_path, smoke=True)
+        run(RECIPES.get("uniq-preresnet8-digits")(**setting), tmp_path, smoke=True)
+    assert not (tmp_path / "run.json").exists()  # refused before anything was trained

@@ -21,7 +21,8 @@ FAQ = UNIQ | {"policy": "faq", "batch_norm": "fixed point", "shortcut": "none"}
 def entry(top1, convention, seconds=10.0, best=None, bitops=5_000_000):
     return {
         "test": {"top1": top1, "convention": convention},
-        "best_test_top1": best,
+        "metric": "top1",
+        "best_test": best,
         "cost": {"bitops": bitops, "size_bytes": 1234, "macs": 1, "params": 1},
         "seconds": seconds,
     }
@@ -40,7 +41,7 @@ def two_seeds():
 
 def test_seeds_are_averaged_with_their_standard_deviation():
     reference, quantized = summarize(two_seeds())
-    assert (reference.top1, quantized.top1) == (98.5, 95.5)
+    assert (reference.score, quantized.score) == (98.5, 95.5)
     assert reference.spread == pytest.approx(0.5**0.5)
     assert (reference.best, quantized.best) == (99.0, 96.0)
     assert (reference.seconds, quantized.seconds) == (20.0, 30.0)
@@ -153,5 +154,5 @@ def test_json_is_plain_and_whole():
     rows = summarize(two_seeds())
     plain = json.loads(json.dumps(as_json(rows)))
     assert [row["stage"] for row in plain] == ["float", "w2"]
-    assert plain[1]["top1"] == 95.5
+    assert plain[1]["score"] == 95.5
     assert set(plain[1]) == set(type(rows[1]).__dataclass_fields__)

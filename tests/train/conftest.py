@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flatbit.data.batches import Data, Images
+from flatbit.data.memory import Images, MemoryData
 
 
 @pytest.fixture
@@ -15,4 +15,4 @@ def blobs():
         noise = torch.randint(-40, 41, (n, 1, 4, 4), generator=generator)
         return Images(images=(centres[labels] + noise).clamp(0, 255).to(torch.uint8), labels=labels)
 
-    return Data(name="blobs", num_classes=3, train=split(48), test=split(20), mean=(0.5,), std=(0.25,))
+    return MemoryData(name="blobs", num_classes=3, train=split(48), test=split(20), mean=(0.5,), std=(0.25,))

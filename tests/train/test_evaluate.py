@@ -86,16 +86,28 @@ def test_empty_batches_do_not_count():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_an_error(bad):
     x, y = scores()
-    x[20, 3] = bad
-    with pytest.raises(ValueError, match=r"the logits are NaN or infinite: .* of Identity is not finite"):
-        fb.evaluate(LOGITS, zip(x.split(10), y.split(10), strict=True))
+    model = nn.Linear(8, 8)
+    model.weight.data[3, 3] = bad
+    with pytest.raises(ValueError, match=r"the logits are NaN or infinite: .* of Linear is not finite"):
+        fb.evaluate(model, zip(x.split(10), y.split(10), strict=True))
 
 
 def test_an_impossible_label_is_an_error_too():
     x, y = scores()
-    x[20, y[20]] = -math.inf
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        fb.evaluate(LOGITS, [(x, y)])
+    model = nn.Linear(8, 8)
+    model.bias.data[y[20]] = -math.inf
+    with pytest.raises(ValueError, match="the logits are NaN or infinite"):
+        fb.evaluate(model, [(x, y)])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("index", [0, 2])
+def test_images_that_are_not_finite_are_named_by_their_batch(bad, index):
+    x, y = batch()
+    x[4 * index + 1, 0, 0, 0] = bad
+    for model in (quantized(), fb.models.build("preresnet8", first_width=4)):
+        with pytest.raises(ValueError, match=rf"batch {index} has NaN or infinite values in its images"):
+            fb.evaluate(model, zip(x.split(4), y.split(4), strict=True))
 
 
 def test_a_label_without_output_is_an_error():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import flatbit as fb
-from flatbit.data.batches import Data, Images, TensorBatches
+from flatbit.data.memory import Images, MemoryData, TensorBatches
 from flatbit.train import run as engine
 from flatbit.train.recipe import Recipe, Stage
 from flatbit.train.run import describe, plain, read_run, run
@@ -34,7 +34,7 @@ def shades():
     images = pixels.to(torch.uint8)
     train, test = (Images(images=images[part], labels=labels[part]) for part in (slice(36), slice(36, 48)))
     augment = fb.data.augment.Augment(pad=1)
-    return Data(name="shades", num_classes=3, train=train, test=test, mean=(0.4,), std=(0.2,), augment=augment)
+    return MemoryData(name="shades", num_classes=3, train=train, test=test, mean=(0.4,), std=(0.2,), augment=augment)
 
 
 def diverging(model, x, y):
@@ -101,7 +101,7 @@ def test_the_record_says_all(finished):
     assert entry["test"]["convention"]["policy"] == "uniq"
     assert entry["test"]["levels"]["4.weight_quantizer"][1] == 4
     assert [epoch["epoch"] for epoch in entry["epochs"]] == [1, 2]
-    assert entry["best_test_top1"] == max(epoch["test_top1"] for epoch in entry["epochs"])
+    assert entry["best_test"] == max(epoch["test_top1"] for epoch in entry["epochs"])
     assert entry["test"]["top1"] == entry["epochs"][-1]["test_top1"]
     assert record["stages"]["float"]["cost"]["bitops"] > entry["cost"]["bitops"]
 
@@ -294,7 +294,7 @@ def test_a_stage_of_no_epochs_measures_only(tmp_path):
     torch.manual_seed(0)
     built = net()
     assert measured["test"]["loss"] == pytest.approx(fb.evaluate(built, shades().test_batches()).loss)
-    assert measured["best_test_top1"] is None
+    assert measured["best_test"] is None
     assert measured["epochs"] == []
     assert measured["seconds"] == 0
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..activation import ActivationQuantizer
 from ..grid import Levels, midrise, unsigned
 from ..quantizer import Quantizer
+from ..rounding import SMALLEST_STEP
+from ..statistics import mean_magnitude
 from . import METHODS, Method
 
 
@@ -40,7 +42,7 @@ class DorefaWeight(Quantizer):
 
     def step_of(self, x: Tensor) -> Tensor:
         (bits,) = self._numbers(self.bits)
-        magnitude = x.detach().abs().mean()
+        magnitude = mean_magnitude(x).clamp_min(SMALLEST_STEP)
         fixed = torch.ones_like(magnitude)
         top = (
             torch.where(bits == 1, magnitude, fixed) if isinstance(bits, Tensor) else magnitude if bits == 1 else fixed

@@ -19,6 +19,9 @@ class FixedPoint(Quantizer):
 
     ``x^q = max(min(round(x 2^-l), K), -K) 2^l``, ``K = 2^(b-1) - 1``; backward identity. FAQ takes 8
     bits and l = -4 for what multiplies, 32 bits and l = -16 for what is added.
+
+    Deliberate difference: above 25 bits K is the largest integer below ``2^(b-1)`` that float32
+    holds (``2^31 - 128`` at 32 bits), so that the largest codes survive the way to a value and back.
     """
 
     method = "fixed_point"
@@ -31,7 +34,9 @@ class FixedPoint(Quantizer):
         self.exponent = exponent
 
     def levels(self, x: Tensor) -> Levels:
-        return midtread(*self._numbers(self.bits))
+        highest = midtread(*self._numbers(self.bits)).high
+        highest = highest & ~(highest >> 24)  # b - 1 ones, of which float32 holds 24
+        return Levels(0.0, -highest, highest)
 
     def step_of(self, x: Tensor) -> Tensor:
         return x.new_tensor(math.ldexp(1.0, self.exponent))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..grid import Levels, twos_complement, unsigned
 from ..learned import LearnedStepWeight
+from ..options import one_of
 from ..quantizer import Quantizer, Site
 from ..rounding import learned_step
-from ..statistics import fill_zeros, group_mean, spread
+from ..statistics import group_mean, spread
 from . import METHODS, Method
 from .lsq import ONE_BIT
 
@@ -35,7 +36,7 @@ class LsqPlusWeight(LearnedStepWeight):
     def start(self, w: Tensor) -> Tensor:
         shape = tuple(self.step.shape)
         reach = group_mean(w, shape).abs() + 3 * spread(w, shape)
-        return fill_zeros(reach) / 2 ** (self.bit_width() - 1)
+        return reach / 2 ** (self.bit_width() - 1)
 
 
 @final
@@ -53,6 +54,7 @@ class LsqPlusActivation(Quantizer):
 
     method = "lsq_plus"
     surrogate = "learned"
+    says_nothing = "constant"
     step: nn.Parameter
     shift: nn.Parameter
 
@@ -68,7 +70,7 @@ class LsqPlusActivation(Quantizer):
         super().__init__(bits, site, granularity)
         self.step = nn.Parameter(torch.tensor(float("nan")))
         self.shift = nn.Parameter(torch.tensor(float("nan")))
-        self.start_rule = start
+        self.start_rule = one_of(site, "start", start, ("mse", "minmax"))
         self.gradient_scale = gradient_scale
         self.calibrated = False
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
 from ..grid import Levels, midtread
+from ..options import one_of_or_positive
 from ..quantizer import Site
 from ..rounding import learned_step
 from ..statistics import percentile
@@ -56,7 +57,7 @@ class PactActivation(ActivationQuantizer):
     ) -> None:
         super().__init__(bits, site, granularity, signed=signed)
         self.clip = nn.Parameter(torch.tensor(float("nan")))
-        self.fixed_start = clip
+        self.fixed_start = None if clip is None else one_of_or_positive(site, "clip", clip, ())
         self.calibrated = False
 
     def signed_levels(self, bits: int) -> Levels:

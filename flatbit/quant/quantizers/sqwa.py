@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..grid import Levels, choose, midrise, midtread
 from ..optimal_step import midrise_step, midtread_step
+from ..options import one_of
 from ..quantizer import Quantizer, Site
+from ..rounding import SMALLEST_STEP
 from ..statistics import spread
 from . import METHODS, Method
 
@@ -47,7 +49,7 @@ class SqwaWeight(Quantizer):
     ) -> None:
         super().__init__(bits, site, granularity)
         self.register_buffer("step", torch.tensor(float("nan")))
-        self.kind = levels
+        self.kind = one_of(site, "levels", levels, ("midtread", "midrise"))
         self.calibrated = False
 
     def levels(self, x: Tensor) -> Levels:
@@ -70,7 +72,7 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
 
     Alternates nearest levels ``q`` with ``D = sum(w q)/sum(q^2)`` until D moves by less than 1e-6, or
     200 times. It stops in local minima at 4 bits and more, so it runs from 40 starts around ``start``
-    at once and keeps the best.
+    at once and keeps the best. ``SMALLEST_STEP`` for weights that are all zero.
 
     The magnitudes are sorted once: a cell's count and sum are then differences of running sums.
     """
@@ -93,7 +95,7 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
             break
     products, squares = nearest(step)
     error = step.square() * squares - 2 * step * products  # + sum w^2, the same for all
-    return step[error.argmin()].to(start.dtype)
+    return step[error.argmin()].clamp_min(SMALLEST_STEP).to(start.dtype)
 
 
 METHODS.add("sqwa", Method(weights=SqwaWeight, paper="SQWA (Shin et al., 2020)"))

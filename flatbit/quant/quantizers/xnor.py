@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..grid import Levels, midrise
 from ..quantizer import Quantizer, Site
-from ..rounding import straight_through
+from ..rounding import SMALLEST_STEP, straight_through
 from ..statistics import mean_magnitude
 from . import METHODS, Method
 
@@ -44,7 +44,7 @@ class XnorWeight(Quantizer):
         return midrise(1)
 
     def step_of(self, x: Tensor) -> Tensor:
-        return 2 * mean_magnitude(x, self.step_shape)
+        return 2 * mean_magnitude(x, self.step_shape).clamp_min(SMALLEST_STEP)
 
     def observe_(self, x: Tensor) -> None:
         """Nothing to set: the scales are computed from the weight at every forward."""

@@ -42,3 +42,8 @@ def test_nothing_to_calibrate(site):
         quantizer.observe_(torch.rand(5))
         assert quantizer.calibrated
         assert quantizer._state() == []
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_weights_of_zeros_give_no_nan(bits, site):
+    assert bool(DorefaWeight(bits, site())(torch.zeros(4)).isfinite().all())

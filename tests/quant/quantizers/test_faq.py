@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatbit.quant.optimal_step import power_of_two_width
 from flatbit.quant.quantizers.faq import FaqActivation, FaqWeight, next_power_of_two
 
 
@@ -26,13 +25,22 @@ def test_powers_of_two_stay(exponent):
     assert float(next_power_of_two(torch.tensor(2.0**exponent))) == 2.0**exponent
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_weight_formula(bits, site, x64):
-    c = 4.12 if bits == 4 else power_of_two_width(bits)
+WIDTHS = {2: 2.523929, 3: 3.276999, 4: 4.12, 5: 6.561449, 6: 7.942918, 7: 9.398419, 8: 10.915750}
+
+
+@pytest.mark.parametrize(("bits", "c"), WIDTHS.items())
+def test_weight_formula(bits, c, site, x64):
     step = 2.0 ** math.ceil(math.log2(c * float(x64.std()) / (2**bits - 1)))
     k = 2 ** (bits - 1) - 1
     expected = (x64 / step).round().clamp(-k, k) * step
     assert torch.equal(FaqWeight(bits, site()).double()(x64), expected)
+
+
+@pytest.mark.parametrize(("bits", "c"), WIDTHS.items())
+def test_constants(bits, c, site):
+    unit = FaqWeight(bits, site()).unit_steps[bits - 2]
+    assert unit * (2**bits - 1) == pytest.approx(c, rel=1e-6)
+    assert FaqWeight(bits, site(), clip_is_half_width=True).unit_steps[bits - 2] == 2 * unit
 
 
 def test_constant_at_four_bits_is_the_papers(site):

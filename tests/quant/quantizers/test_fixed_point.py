@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,21 @@ def test_faqs_bias_format_thirty_two_bits(site):
     quantizer = FixedPoint(32, site("bias"), exponent=-16)
     x = torch.tensor([1 / 3, -2.5, 1e-6], dtype=torch.float64)
     assert quantizer(x).tolist() == [21845 / 65536, -2.5, 0.0]
-    assert quantizer.grid(x).high == 2**31 - 1
+    assert quantizer.grid(x).high == 2**31 - 128  # what float32 holds below 2^31
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 25, 26, 31, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_values_survive_the_way_to_a_code_and_back(bits, dtype, site):
+    quantizer = FixedPoint(bits, site("bias"), exponent=-16)
+    x = torch.tensor([-1e9, -32768.0, -0.3, 32768.0, 1e9], dtype=dtype)
+    codes = quantizer.codes(x)
+    assert torch.equal(quantizer.grid(x).value(codes), quantizer(x))
+    highest = int(codes.max())
+    assert highest == -int(codes.min())
+    assert (
+        highest == int(np.nextafter(np.float32(2 ** (bits - 1)), np.float32(0))) if bits > 24 else 2 ** (bits - 1) - 1
+    )
 
 
 def test_gradient_is_identity(site, gradients, x64, g64):

@@ -84,3 +84,8 @@ def test_constant_input_gives_no_range(site):
 def test_values_that_all_share_one_code_keep_the_first_range():
     s, b = best_affine_grid(torch.ones(10), torch.tensor(1.0), torch.tensor(0.0), 3)
     assert (float(s), float(b)) == (1.0, 0.0)
+
+
+def test_a_start_of_another_name_is_refused(site):
+    with pytest.raises(ValueError, match=r"input of layer 'layer': start='x': expected 'mse' or 'minmax'"):
+        LsqPlusActivation(2, site("input"), start="x")

@@ -56,3 +56,9 @@ def test_signed_at_one_bit_is_refused_with_the_mend(site):
 
 def test_clip_decays_with_the_weights():
     assert PactActivation.decays
+
+
+@pytest.mark.parametrize("clip", ["x", 0.0, -1.0, True])
+def test_a_clip_that_is_no_positive_number_is_refused(clip, site):
+    with pytest.raises(ValueError, match=r"clip=.*expected a positive number"):
+        PactActivation(2, site("input"), clip=clip)

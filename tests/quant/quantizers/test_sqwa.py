@@ -100,3 +100,15 @@ def test_step_scales_with_the_weights():
     w = torch.randn(500, dtype=torch.float64)
     small = least_squares_step(w, w.std(), 0.0, 3)
     assert float(least_squares_step(1000 * w, 1000 * w.std(), 0.0, 3)) == pytest.approx(1000 * float(small), rel=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_weights_of_zeros_get_a_positive_step(offset):
+    w = torch.zeros(10)
+    for start in (0.0, 1.0):
+        assert float(least_squares_step(w, torch.tensor(start), offset, 3)) == pytest.approx(1e-8)
+
+
+def test_levels_of_another_name_are_refused(site):
+    with pytest.raises(ValueError, match=r"weight of layer 'layer': levels='x': expected 'midtread' or 'midrise'"):
+        SqwaWeight(2, site(), levels="x")

@@ -147,3 +147,28 @@ def test_saq_weights_are_uniq_weights_with_step_two_clips_over_levels(bits, site
     by_clip, by_step = gradients(saq, x64, g64), gradients(uniq, x64, g64)
     assert torch.equal(by_clip["x"], by_step["x"])
     assert float(by_clip["clip"]) == pytest.approx(float(by_step["step"]) * 2 / (2**bits - 1))
+
+
+# The methods specification's unit steps for a Laplacian of unit variance, b = 1..8: D_w and D_a.
+LAPLACE_WEIGHTS = [1.414214, 1.087393, 0.730933, 0.460995, 0.279989, 0.165681, 0.096099, 0.054844]
+LAPLACE_ACTIVATIONS = [1.414214, 0.821753, 0.486885, 0.287464, 0.167849, 0.096726, 0.055024, 0.030934]
+
+
+@bits_1_to_8
+def test_start_for_a_laplacian(bits, site):
+    w = torch.randn(500)
+    weight = UniqWeight(bits, site(), start="laplace")
+    weight.observe_(w)
+    assert float(weight.step.detach()) == pytest.approx(LAPLACE_WEIGHTS[bits - 1] * float(w.std()), rel=2e-5)
+    for x, unit in ((w.abs(), 2**0.5 * LAPLACE_ACTIVATIONS[bits - 1]), (w, LAPLACE_WEIGHTS[bits - 1])):
+        activation = UniqActivation(bits, site("input"), start="laplace")
+        activation.observe_(x)
+        expected = unit * float(w.square().mean().sqrt())
+        assert float(activation.step.detach()) == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("start", ["x", 0.0, -0.1, True, None])
+def test_starts_that_do_not_exist_are_refused(start, site):
+    for made, role in ((UniqWeight, "weight"), (UniqActivation, "input")):
+        with pytest.raises(ValueError, match=r"start=.*expected 'optimal' or 'laplace' or 'lsq' or a positive number"):
+            made(2, site(role), start=start)

@@ -35,3 +35,11 @@ def test_never_negative_input_is_refused(site):
 def test_only_one_bit(site):
     with pytest.raises(ValueError, match="XNOR-Net is binary"):
         XnorWeight(2, site())
+
+
+def test_a_filter_of_zeros_gives_no_nan(site):
+    w = torch.zeros(2, 3)
+    w[0] = 1
+    out = XnorWeight(1, site(step_shape=(2, 1)))(w)
+    assert out[0].tolist() == [1, 1, 1]
+    assert 0 < float(out[1].max()) < 1e-7

@@ -1,0 +1,165 @@
+"""Data sets that fit in memory: they live on the device as they are stored and are augmented there in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .augment import Augment
+from .batches import VOID, Batch, Batches, Data, Task, check_batch_size, check_start, generator
+from .joint import JointAugment, augmented
+from .normalize import Normalize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Images:
+    """One split in memory.
+
+    Attributes:
+        images: uint8 (N, C, H, W), or float32 features (N, F).
+        labels: int64 (N,); of segmentation uint8 masks (N, H, W), which batches give as int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MemoryData(Data):
+    """A data set that fits in memory, with what its batches need.
+
+    Attributes:
+        name: as results name it.
+        num_classes: number of labels.
+        train, test: the splits.
+        mean, std: per channel, of pixels in [0, 1]; of float features as they are.
+        augment: what training does to its images; with masks a ``JointAugment``.
+        class_names: one per label, for pictures; may be empty.
+        task: what the labels are.
+
+    Raises:
+        ValueError: splits that do not fit each other or the facts.
+    """
+
+    name: str
+    num_classes: int
+    train: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | JointAugment = field(default_factory=Augment)
+    class_names: tuple[str, ...] = ()
+    task: Task = "classification"
+
+    def __post_init__(self) -> None:
+        if (self.task == "segmentation") != isinstance(self.augment, JointAugment):
+            raise ValueError(f"data set {self.name!r}: {self.task} does not go with {type(self.augment).__name__}")
+        for name in ("train", "test"):
+            _check_split(self, getattr(self, name), f"data set {self.name!r}, {name}")
+        Normalize(self.mean, self.std).check(self.image_shape)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of images, (F,) of features."""
+        return tuple(self.train.images.shape[1:])
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, device: torch.device | str = "cpu", augment: bool = True
+    ) -> TensorBatches:
+        """Shuffled, augmented training batches; the last, smaller one of an epoch is dropped."""
+        return TensorBatches(self, self.train, batch_size, device, seed=seed, augment=self.augment if augment else None)
+
+    def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> TensorBatches:
+        """All test samples, in order, as they are."""
+        return TensorBatches(self, self.test, batch_size, device)
+
+    def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""
+        if len(self.image_shape) != 3:
+            raise ValueError(f"data set {self.name!r} has features, not images: there are no pictures of it")
+        return self.test.images[torch.as_tensor(np.asarray(index, dtype=np.int64))].numpy()
+
+
+@final
+class TensorBatches(Batches):
+    """Batches of a set that lives on the device and is augmented there.
+
+    Args:
+        data: gives mean, std.
+        split: its images.
+        batch_size: more than the split has samples means one batch of all.
+        device: where batches are made.
+        seed: shuffles, drops the last smaller batch, and feeds the augmentation; None keeps the order
+            and every sample.
+        augment: applied per batch, with a generator of (seed, epoch, step).
+    """
+
+    def __init__(
+        self,
+        data: MemoryData,
+        split: Images,
+        batch_size: int,
+        device: torch.device | str,
+        *,
+        seed: int | None = None,
+        augment: Augment | JointAugment | None = None,
+    ) -> None:
+        check_batch_size(batch_size)
+        if not len(split.labels):
+            raise ValueError(f"data set {data.name!r}: a split of it has no images")
+        self.device = torch.device(device)
+        images = split.images.to(self.device)
+        # Channels last in memory too: a row of an image is then one run, and is copied as one.
+        self.images = images.movedim(1, -1).contiguous()
+        self.labels = split.labels.to(self.device)
+        self.num_samples = len(self.labels)
+        self.batch_size = min(batch_size, self.num_samples)
+        self.seed = seed
+        self.augment = augment
+        self.normalize = Normalize(data.mean, data.std)
+
+    def __len__(self) -> int:
+        whole = self.num_samples // self.batch_size
+        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        check_start(start, len(self))
+        order = torch.arange(self.num_samples)
+        if self.seed is not None:
+            order = torch.randperm(self.num_samples, generator=generator(self.seed, epoch))
+        order = order.to(self.device)
+        for step in range(start, len(self)):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            images, labels = self.images.index_select(0, index).movedim(-1, 1), self.labels.index_select(0, index)
+            if self.augment is not None:
+                stream = generator(self.seed or 0, epoch, step, device=self.device)
+                images, labels = augmented(self.augment, images, labels, stream)
+            yield self.normalize(images), labels.long()
+
+
+def _check_split(data: MemoryData, split: Images, where: str) -> None:
+    """Raise ValueError where a split's tensors do not fit each other or the facts."""
+    images, labels = split.images, split.labels
+    if images.dtype not in (torch.uint8, torch.float32) or images.shape[1:] != data.train.images.shape[1:]:
+        raise ValueError(
+            f"{where}: images are {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (N, ...) "
+            f"of the training images' shape {data.image_shape}"
+        )
+    if data.task == "segmentation":
+        kind, shape = torch.uint8, (len(images), *images.shape[2:])
+    else:
+        kind, shape = torch.int64, (len(images),)
+    if labels.dtype != kind or labels.shape != shape:
+        raise ValueError(f"{where}: labels are {labels.dtype} {tuple(labels.shape)}, expected {kind} {shape}")
+    wrong = (labels < 0) | (labels >= data.num_classes)
+    if data.task == "segmentation":
+        wrong &= labels != VOID
+    if wrong.any():
+        found = int(labels[wrong][0])
+        raise ValueError(f"{where}: a label is {found}, expected 0..{data.num_classes - 1}")

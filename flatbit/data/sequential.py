@@ -1,0 +1,123 @@
+"""Iterables of ``(x, y)``: read from the beginning each epoch, in their own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count as counting
+from itertools import islice
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from .batches import Batch, Batches, check_batch_size, check_start, generator
+from .global_random import OwnRandom
+from .joint import augmented
+from .normalize import Normalize
+from .samples import stack
+
+if TYPE_CHECKING:
+    from .stream import StreamData
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sequential:
+    """A split that can only be read from its beginning.
+
+    Attributes:
+        items: gives the same samples each time it is iterated, one at a time or in batches.
+        samples: what turns an item into samples (x, y), checked; gets the item's number.
+        size: how many samples there are.
+        where: what to call it in errors.
+    """
+
+    items: Iterable[Any]
+    samples: Callable[[int, Any], list[Batch]]
+    size: int
+    where: str
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, seed: int) -> Iterator[Batch]:
+        """All samples, with global random state of its own from ``seed``. Raises ValueError at another number."""
+        own, count = OwnRandom(seed), 0
+        with own.within():
+            items = iter(self.items)
+        for number in counting():
+            with own.within():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+            for sample in self.samples(number, item):
+                count += 1
+                yield sample
+        if count != self.size:
+            raise ValueError(
+                f"{self.where} gave {count} samples, and {self.size} when it was read first: an iterable has to "
+                "give the same ones each time it is iterated"
+            )
+
+    def at(self, index: Sequence[int]) -> list[Tensor]:
+        """The inputs at some places."""
+        wanted = set(index)
+        found = {i: x for i, (x, _) in enumerate(islice(self.read(0), max(wanted) + 1)) if i in wanted}
+        return [found[i] for i in index]
+
+
+@final
+class SequentialBatches(Batches):
+    """Batches of an iterable; one that begins at a later step still reads what comes before, and drops it.
+
+    Args:
+        data: gives what the batches need.
+        split: the samples.
+        batch_size: of the batches made, whatever the iterable's own; all samples at most.
+        device: where batches go.
+        seed: of global random state, together with the epoch, and of the augmentation; the last smaller
+            batch is dropped. None keeps every sample.
+        augment: whether to augment.
+    """
+
+    def __init__(
+        self,
+        data: StreamData,
+        split: Sequential,
+        batch_size: int,
+        device: torch.device | str,
+        *,
+        seed: int | None = None,
+        augment: bool = False,
+    ) -> None:
+        check_batch_size(batch_size)
+        self.data, self.split, self.seed = data, split, seed
+        self.augment = data.augment if augment else None
+        self.device = torch.device(device)
+        self.num_samples = len(split)
+        self.batch_size = min(batch_size, self.num_samples)
+        self.normalize = Normalize(data.mean, data.std)
+
+    def __len__(self) -> int:
+        whole = self.num_samples // self.batch_size
+        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        check_start(start, len(self))
+        seed = generator(self.seed or 0, epoch if self.seed is not None else 0).initial_seed()
+        samples = self.split.read(seed)
+        for step in range(len(self)):
+            batch = list(islice(samples, self.batch_size))
+            if step >= start and batch:
+                yield self._finish(batch, epoch, step)
+        for _ in samples:  # to the end: what an iterable gives too much or too little is an error, not a loss
+            pass
+
+    def _finish(self, batch: list[Batch], epoch: int, step: int) -> Batch:
+        x = stack([x for x, _ in batch]).to(self.device)
+        y = torch.stack([y for _, y in batch]).to(self.device)
+        if self.augment is not None:
+            x, y = augmented(self.augment, x, y, generator(self.seed or 0, epoch, step, device=self.device))
+        return self.normalize(x), y.long()

@@ -1,0 +1,218 @@
+"""A stranger's checkpoint: read without running it, its names mapped to a model's, or refused with both lists.
+
+Files come from other people's training code: a ``.pth`` whose dictionary is wrapped, whose keys carry
+prefixes, whose layers have other names. What is mapped by shape and order is only what can be mapped
+in one way; the accuracy of the float model, measured before anything is quantized, is the proof.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+COUNTER = "num_batches_tracked"  # batch norm's count of batches: no weight, and often left out
+SHOWN = 60
+
+Layers = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matching:
+    """Which tensor of a file went where.
+
+    Attributes:
+        path: the file.
+        how: ``name`` (all names are the model's), or ``order`` (layers of the same shapes in the same order).
+        removed: wrappers and prefixes that were taken off.
+        layers: (the file's layer, the model's layer, its shapes), in order.
+        ignored: tensors of the file that are no weights (batch norm's counters).
+    """
+
+    path: str
+    how: Literal["name", "order"]
+    removed: tuple[str, ...]
+    layers: tuple[tuple[str, str, str], ...]
+    ignored: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"file": Path(self.path).name, "how": self.how, "removed": list(self.removed)}
+
+    def __str__(self) -> str:
+        by = {"name": "by name", "order": "by shape and order"}[self.how]
+        removed = f", without {', '.join(map(repr, self.removed))}" if self.removed else ""
+        table = Table("in the file", "in the model", "shapes", title=f"{Path(self.path).name}: mapped {by}{removed}")
+        for row in self.layers:
+            table.add_row(*row)
+        console = Console(width=120)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get().rstrip()
+
+
+def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> Matching:
+    """Load somebody's float weights into a float model, in place.
+
+    Args:
+        model: of the same architecture; its names may differ.
+        path: ``.safetensors``, or what ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``, ``.tar``), which
+            is read as tensors only: a pickle that wants to run code is refused.
+        rename: names in the file, or beginnings of them, to the model's, where order does not tell.
+
+    Returns:
+        What went where; prints as a table.
+
+    Raises:
+        ValueError: not a checkpoint; a tensor that is not finite; layers that do not map in exactly one
+            way, with both lists.
+    """
+    tensors, removed = _unwrapped(read_checkpoint(path), path)
+    tensors = {_renamed(name, rename or {}): tensor for name, tensor in tensors.items()}
+    _check_finite(tensors, path)
+    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    weights = {key: value for key, value in tensors.items() if not key.endswith(COUNTER)}
+    wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
+    theirs, ours = _layers(weights), _layers(wanted)
+    how: Literal["name", "order"] = "name"
+    pairs = [(name, name) for name in ours]
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
+        how, pairs = "order", _pair(theirs, ours, path, type(model).__name__)
+    mapped = {
+        _join(to, leaf): tensor.to(own[_join(to, leaf)].dtype)
+        for source, to in pairs
+        for leaf, tensor in theirs[source].items()
+    }
+    counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
+    model.load_state_dict(counters | mapped)
+    return Matching(
+        path=str(path),
+        how=how,
+        removed=tuple(removed),
+        layers=tuple((source, to, _shapes(ours[to])) for source, to in pairs),
+        ignored=tuple(key for key in tensors if key.endswith(COUNTER)),
+    )
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """The content of a checkpoint file, read without executing any of it. Raises ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ValueError(
+            f"{path} holds more than tensors, and would run code when read ({reason}): where you trust it, load it "
+            "yourself and torch.save(model.state_dict(), ...)"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ValueError(f"{path} is not a checkpoint, or is truncated ({reason})") from error
+
+
+def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors, and what was taken off on the way to them: wrappers, then common prefixes."""
+    removed: list[str] = []
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if wrapper is None:
+            break
+        removed.append(wrapper)
+        content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors (a state_dict)")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors: its keys are {list(content)[:8]}, expected a state_dict")
+    while True:
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            return tensors, removed
+        removed.append(prefix)
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    for old, new in rename.items():
+        if name == old or name.startswith(old.rstrip(".") + "."):
+            return new.rstrip(".") + name.removeprefix(old.rstrip(".")) if name != old else new
+    return name
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: tensor {name!r} has NaN or infinite values: the checkpoint is damaged")
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> Layers:
+    """Tensors by the layer they belong to, in order: ``{"conv1": {"weight": ...}}``."""
+    layers: Layers = {}
+    for name, tensor in tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        layers.setdefault(layer, {})[leaf] = tensor
+    return layers
+
+
+def _pair(theirs: Layers, ours: Layers, path: str | Path, model: str) -> list[tuple[str, str]]:
+    """(their layer, our layer): all layers have the same shapes in the same order, or those out of order are unique."""
+    signatures = [[_shapes(layer) for layer in layers.values()] for layers in (theirs, ours)]
+    if signatures[0] == signatures[1]:
+        return list(zip(theirs, ours, strict=True))
+    counts = [Counter(side) for side in signatures]
+    common = [s for s in signatures[0] if counts[0][s] > 1]
+    if counts[0] != counts[1] or common != [s for s in signatures[1] if counts[1][s] > 1]:
+        raise ValueError(_refusal(theirs, ours, path, model))
+    waiting = {
+        shape: [name for name, s in zip(theirs, signatures[0], strict=True) if s == shape] for shape in counts[0]
+    }
+    return [(waiting[shape].pop(0), name) for name, shape in zip(ours, signatures[1], strict=True)]
+
+
+def _refusal(theirs: Layers, ours: Layers, path: str | Path, model: str) -> str:
+    """Both lists side by side, from the first layers that differ."""
+    left = [f"{name} {_shapes(layer)}" for name, layer in theirs.items()]
+    right = [f"{name} {_shapes(layer)}" for name, layer in ours.items()]
+    numbers = [sum(math.prod(t.shape) for layer in side.values() for t in layer.values()) for side in (theirs, ours)]
+    pairs = zip([_shapes(t) for t in theirs.values()], [_shapes(t) for t in ours.values()], strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+    width = max((len(line) for line in left[same : same + SHOWN]), default=0)
+    rows = max(len(left), len(right))
+    lines = [
+        f"  {left[i] if i < len(left) else '':{width}} | {right[i] if i < len(right) else ''}"
+        for i in range(same, min(rows, same + SHOWN))
+    ]
+    more = f"\n  ... and {rows - same - SHOWN} more" if rows - same > SHOWN else ""
+    return (
+        f"{path} does not map onto {model}: it has {len(theirs)} layers with {numbers[0]:,} numbers, the model "
+        f"{len(ours)} with {numbers[1]:,}; the first {same} agree, then (file | model):\n"
+        + "\n".join(lines)
+        + f"{more}\nBuild the model it was made for (num_classes, width, shortcut), or rename its layers (--rename)"
+    )
+
+
+def _shapes(layer: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{leaf} {'x'.join(map(str, tensor.shape)) or '1'}" for leaf, tensor in layer.items())
+
+
+def _join(layer: str, leaf: str) -> str:
+    return f"{layer}.{leaf}" if layer else leaf

@@ -1,0 +1,70 @@
+"""Any classifier of torchvision or timm by name: ``build("torchvision/resnet18")``, ``build("timm/convnext_tiny")``.
+
+The libraries are imported where they are asked for. Weights are not downloaded unless the library is
+told to (torchvision's ``weights="DEFAULT"``, timm's ``pretrained=True``); files of yours go through
+``load_weights_``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ..registry import nearest
+
+INSTALL = "pip install 'flatbit[vision]'"
+
+
+def library_builder(name: str) -> Callable[..., nn.Module]:
+    """The builder of ``torchvision/NAME`` or ``timm/NAME``.
+
+    Raises ValueError: an unknown library or model (suggests the nearest), or a library that is not
+    installed.
+    """
+    library, _, model = name.partition("/")
+    if library not in LIBRARIES:
+        raise ValueError(f"model {name!r}: unknown library {library!r}: {nearest(library, list(LIBRARIES))}")
+    return LIBRARIES[library](model)
+
+
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    models = _import("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}: {nearest(name, known)}")
+    return partial(_torchvision_model, name)
+
+
+def _torchvision_model(name: str, *, num_classes: int = 1000, **arguments: Any) -> nn.Module:
+    """A torchvision classifier; ``arguments`` go to its builder. Auxiliary heads are left out unless asked for."""
+    if name in ("inception_v3", "googlenet"):
+        arguments = {"aux_logits": False, "init_weights": True} | arguments
+    return _import("torchvision.models").get_model(name, num_classes=num_classes, **arguments)
+
+
+def _timm(name: str) -> Callable[..., nn.Module]:
+    timm = _import("timm")
+    if not timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
+    return partial(_timm_model, name)
+
+
+def _timm_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **arguments: Any) -> nn.Module:
+    """A timm classifier; ``arguments`` go to ``timm.create_model``."""
+    return _import("timm").create_model(name, num_classes=num_classes, in_chans=in_channels, **arguments)
+
+
+def _import(library: str) -> ModuleType:
+    try:
+        return importlib.import_module(library)
+    except (ImportError, RuntimeError) as error:  # torchvision beside a torch of another build raises RuntimeError
+        package = library.partition(".")[0]
+        raise ValueError(f"{package} cannot be imported here ({error}): {INSTALL}") from error
+
+
+LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {"torchvision": _torchvision, "timm": _timm}

@@ -1,0 +1,69 @@
+"""Edges: do the layers that a policy took for the first and the last really run first and last?
+
+Roles follow the order of definition, which code need not run in. A first layer at 8 bits that is not
+the one that reads the image would make every stated convention false.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from .layers import quantized_layers, row_of
+
+
+class RunOrder:
+    """Records which weighted layers a model runs, in order, while its hooks are in place.
+
+    Attributes:
+        names: of the layers, in the order of their calls.
+        read_image: those that read the model's input itself; branches may share it.
+        hooks: to remove.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model = model
+        self.names: list[str] = []
+        self.read_image: set[str] = set()
+        self.image = x.data_ptr()
+        self.hooks = [
+            module.register_forward_pre_hook(self._note(name))
+            for name, module in model.named_modules()
+            if (row := row_of(module)) and row.kind in ("convolution", "linear")
+        ]
+
+    def _note(self, name: str) -> Any:
+        def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self.names.append(name)
+            if args[0].data_ptr() == self.image:
+                self.read_image.add(name)
+
+        return note
+
+    def wrong_edge(self) -> str | None:
+        """What is wrong with the first or last layer, and the mend; None where all is right.
+
+        A layer that is quantized as the stated edge would be is no error, whatever its role is called.
+        """
+        if not self.names:
+            return None
+        layers = dict(quantized_layers(self.model))
+        ends = {"first": self.names[0]}
+        if self.names[-1] != self.names[0]:
+            ends["last"] = self.names[-1]
+        for role, name in ends.items():
+            if name not in layers or layers[name].spec.role == role:
+                continue
+            stated = next((other for other, layer in layers.items() if layer.spec.role == role), None)
+            own = layers[name].spec
+            alike = stated is not None and replace(layers[stated].spec, role=own.role) == own
+            if alike or (role == "first" and stated in self.read_image):
+                continue
+            taken = f"took {stated!r} for it" if stated else f"left in float what is defined {role}"
+            return (
+                f"layer {name!r} runs {role}, but the policy {taken}: the edges' bits are on the wrong layers. "
+                f"Name it: policy.edges({role}={name!r}) (--{role} {name})"
+            )
+        return None

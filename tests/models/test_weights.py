@@ -1,0 +1,185 @@
+"""A stranger's checkpoint: what maps does so exactly, what does not is refused, and nothing in a file runs."""
+
+import collections
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from flatbit.models import build, load_weights_, read_checkpoint
+
+
+class Stranger(nn.Module):
+    """Someone's ResNet-8 with option A: other names, the same layers in the same order."""
+
+    def __init__(self):
+        super().__init__()
+        ours = build("resnet8", shortcut="A", first_width=4)
+        self.stem = nn.Sequential(ours.conv1, ours.bn1)
+        for index, stage in enumerate(ours.layers):
+            setattr(self, f"layer{index + 1}", stage)
+        self.linear = ours.fc
+        self.net = [ours]
+
+    def forward(self, x):
+        return self.net[0](x)
+
+
+@pytest.fixture
+def stranger():
+    torch.manual_seed(1)
+    model = Stranger()
+    model(torch.randn(8, 3, 16, 16))  # statistics that are not the initial ones
+    return model.eval()
+
+
+@pytest.fixture
+def ours():
+    torch.manual_seed(2)
+    return build("resnet8", shortcut="A", first_width=4).eval()
+
+
+def same(a, b):
+    x = torch.randn(4, 3, 16, 16)
+    return torch.equal(a(x), b(x))
+
+
+def test_other_names_map_by_order(stranger, ours, tmp_path):
+    torch.save(stranger.state_dict(), tmp_path / "s.pth")
+    assert not same(stranger, ours)
+    matching = load_weights_(ours, tmp_path / "s.pth")
+    assert same(stranger, ours)
+    assert matching.how == "order"
+    assert ("stem.0", "conv1", "weight 4x3x3x3") in matching.layers
+    assert "by shape and order" in str(matching)
+    assert "layers.1.0.bn2" in str(matching)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_and_prefixes_come_off(stranger, ours, tmp_path, wrapper, prefix):
+    state = {prefix + key: value for key, value in stranger.state_dict().items()}
+    torch.save({"epoch": 3, wrapper: collections.OrderedDict(state), "best": 91.7}, tmp_path / "s.tar")
+    matching = load_weights_(ours, tmp_path / "s.tar")
+    assert matching.removed[0] == wrapper
+    assert "".join(matching.removed[1:]) == prefix
+    assert same(stranger, ours)
+
+
+def test_safetensors_and_own_names(ours, tmp_path):
+    other = build("resnet8", shortcut="A", first_width=4).eval()
+    save_file(other.state_dict(), tmp_path / "s.safetensors")
+    assert load_weights_(ours, tmp_path / "s.safetensors").how == "name"
+    assert same(other, ours)
+
+
+def test_without_counters_and_in_half_precision(stranger, ours, tmp_path):
+    state = {k: v.half() for k, v in stranger.state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "s.pth")
+    assert load_weights_(ours, tmp_path / "s.pth").ignored == ()
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+    torch.testing.assert_close(ours.fc.weight, stranger.linear.weight, atol=1e-3, rtol=0)
+
+
+def test_layers_out_of_order_map_where_they_are_unique(tmp_path):
+    a = nn.ModuleDict({"x": nn.Linear(2, 3), "y": nn.Linear(3, 4), "z": nn.Linear(4, 5)})
+    b = nn.ModuleDict({"r": nn.Linear(4, 5), "p": nn.Linear(2, 3), "q": nn.Linear(3, 4)})
+    torch.save(b.state_dict(), tmp_path / "s.pth")
+    load_weights_(a, tmp_path / "s.pth")
+    for mine, theirs in (("x", "p"), ("y", "q"), ("z", "r")):
+        assert torch.equal(a[mine].weight, b[theirs].weight)
+
+
+def test_two_ways_are_refused_with_both_lists_and_nothing_is_changed(tmp_path):
+    a = nn.ModuleDict({"x": nn.Linear(2, 2), "y": nn.Linear(2, 3), "z": nn.Linear(2, 2)})
+    b = nn.ModuleDict({"p": nn.Linear(2, 2), "q": nn.Linear(2, 2), "r": nn.Linear(2, 3)})
+    before = {key: value.clone() for key, value in a.state_dict().items()}
+    torch.save(b.state_dict(), tmp_path / "s.pth")
+    # p and q have one shape and keep their order, so only what stands between them moved: that is one way
+    load_weights_(a, tmp_path / "s.pth")
+    assert torch.equal(a["z"].weight, b["q"].weight)
+    a.load_state_dict(before)
+    c = nn.ModuleDict({"p": nn.Linear(2, 3), "q": nn.Linear(2, 3), "r": nn.Linear(2, 2)})
+    torch.save(c.state_dict(), tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=r"does not map onto ModuleDict") as refused:
+        load_weights_(a, tmp_path / "s.pth")
+    assert "p weight 3x2, bias 3 | x weight 2x2, bias 2" in str(refused.value)
+    assert all(torch.equal(value, before[key]) for key, value in a.state_dict().items())
+
+
+def test_interleaved_repeats_are_refused(tmp_path):
+    a = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(3, 3), "c": nn.Linear(2, 2), "d": nn.Linear(3, 3)})
+    b = nn.ModuleDict({"a1": nn.Linear(2, 2), "c1": nn.Linear(2, 2), "b1": nn.Linear(3, 3), "d1": nn.Linear(3, 3)})
+    torch.save(b.state_dict(), tmp_path / "s.pth")
+    with pytest.raises(ValueError, match="does not map"):
+        load_weights_(a, tmp_path / "s.pth")
+    load_weights_(a, tmp_path / "s.pth", rename={"a1": "a", "b1": "b", "c1": "c", "d1.": "d"})
+    assert torch.equal(a["d"].weight, b["d1"].weight)
+
+
+def test_another_number_of_classes_is_shown(ours, tmp_path):
+    torch.save(build("resnet8", num_classes=100, first_width=4).state_dict(), tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=r"fc weight 100x16, bias 100 +\| fc weight 10x16, bias 10"):
+        load_weights_(ours, tmp_path / "s.pth")
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_hostile_pickle_does_not_run(ours, tmp_path):
+    trap = tmp_path / "ran"
+    torch.save({"state_dict": Hostile(str(trap))}, tmp_path / "s.pth")
+    with pytest.raises(ValueError, match="would run code"):
+        load_weights_(ours, tmp_path / "s.pth")
+    with (tmp_path / "old.pth").open("wb") as file:
+        pickle.dump(Hostile(str(trap)), file, protocol=2)
+    with pytest.raises(ValueError, match=r"old\.pth"):
+        read_checkpoint(tmp_path / "old.pth")
+    assert not trap.exists()
+
+
+def test_a_whole_module_is_refused(ours, tmp_path):
+    torch.save(ours, tmp_path / "s.pth")
+    with pytest.raises(ValueError, match="more than tensors"):
+        load_weights_(ours, tmp_path / "s.pth")
+
+
+@pytest.mark.parametrize("name", ["s.pth", "s.safetensors"])
+def test_truncated_empty_and_foreign_files(ours, tmp_path, name):
+    path = tmp_path / name
+    (save_file if "safe" in name else torch.save)(ours.state_dict(), path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a checkpoint at all, just text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            load_weights_(ours, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([1, 2], "holds a list"), ({"epoch": 1}, "holds no tensors"), ({"state_dict": {}}, "holds no tensors")],
+)
+def test_files_without_weights(ours, tmp_path, content, message):
+    torch.save(content, tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=message):
+        load_weights_(ours, tmp_path / "s.pth")
+
+
+def test_nan_weights_are_named(ours, tmp_path):
+    state = ours.state_dict()
+    state["fc.bias"] = state["fc.bias"].clone().fill_(float("nan"))
+    torch.save(state, tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=r"'fc\.bias' has NaN"):
+        load_weights_(ours, tmp_path / "s.pth")
+
+
+def test_no_such_file(ours, tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        load_weights_(ours, tmp_path / "none.pth")

@@ -1,0 +1,112 @@
+"""Classifiers of torchvision and timm: every one is covered whole, or its refusals are listed here."""
+
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+import flatbit as fb
+from flatbit.models import accepts, build, zoo
+
+try:  # PyPI's torchvision beside a CPU torch lacks its operators, and fails on import unless they are declared
+    importlib.import_module("torchvision")
+except (ImportError, RuntimeError):
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+pytest.importorskip("torchvision", exc_type=Exception)
+pytest.importorskip("timm", exc_type=Exception)
+
+CONVOLUTIONAL = [
+    "torchvision/resnet18", "torchvision/resnet34", "torchvision/resnet50", "torchvision/resnet152",
+    "torchvision/inception_v3", "torchvision/densenet161", "torchvision/vgg16_bn", "torchvision/mobilenet_v2",
+    "torchvision/alexnet", "torchvision/squeezenet1_1", "torchvision/googlenet", "torchvision/shufflenet_v2_x0_5",
+    "torchvision/mnasnet0_5", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0",
+    "torchvision/regnet_y_400mf", "torchvision/resnext50_32x4d", "torchvision/convnext_tiny",
+    "timm/resnet18d", "timm/densenet121", "timm/efficientnet_lite0", "timm/regnetx_002",
+    "timm/repvgg_a0", "timm/dla34", "timm/hrnet_w18_small",  "timm/mixnet_s", "timm/convmixer_768_32",
+    "timm/resnest14d", "timm/res2net50_26w_4s", "timm/selecsls42b",
+]  # fmt: skip
+# What cannot be quantized right is refused, and only that: the reason's beginning.
+REFUSED = {
+    "torchvision/vit_b_16": "its fused kernel reads in_proj_weight",
+    "timm/mobilenetv3_small_050": "classifier: Linear is a subclass of Linear",
+    "timm/ghostnet_100": "classifier: Linear is a subclass of Linear",
+    "timm/nf_resnet26": "StdConv",
+}
+
+
+def small(name):
+    """Few classes, and images as small as the net takes."""
+    side = 96 if "inception" in name else 64
+    return build(name, num_classes=5), torch.randn(2, 3, side, side)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_is_covered_whole_and_trains_one_step(name):
+    model, x = small(name)
+    coverage = fb.quantize_(model, fb.policy("uniq", weights=4, activations=4))
+    assert not coverage.refused
+    assert coverage.fraction > 0.95
+    fb.calibrate_(model, [(x, torch.zeros(2))], num_batches=1)
+    model.train()
+    F = nn.functional
+    F.cross_entropy(model(x), torch.tensor([0, 1])).backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    model.eval()
+    assert fb.evaluate(model, [(x, torch.tensor([0, 1]))]).num_samples == 2
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_refusals_say_why(name, reason):
+    model = build(name, num_classes=5)
+    with pytest.raises(ValueError, match=reason):
+        fb.quantize_(model, fb.policy("uniq", weights=4, activations=4))
+
+
+def test_channels_and_classes_follow_the_data():
+    assert {"num_classes", "in_channels"} <= set(accepts("timm/resnet18"))
+    assert "num_classes" in accepts("torchvision/resnet18")
+    assert build("timm/resnet18", in_channels=1).conv1.in_channels == 1
+
+
+def test_a_torchvision_checkpoint_fits_ours_by_name(tmp_path):
+    theirs = build("torchvision/resnet18", num_classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "r.pth")
+    ours = build("resnet18", num_classes=3).eval()
+    assert fb.models.load_weights_(ours, tmp_path / "r.pth").how == "name"
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_torchvision_mobilenet_checkpoint_fits_ours(tmp_path):
+    theirs = build("torchvision/mobilenet_v2", num_classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "m.pth")
+    ours = build("mobilenet_v2", num_classes=3).eval()
+    fb.models.load_weights_(ours, tmp_path / "m.pth")
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision/resnet19", "did you mean"),
+        ("timm/resnet181", "did you mean"),
+        ("torchvison/resnet18", "did you mean torchvision"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        build(name)
+
+
+def test_a_missing_library_says_how_to_get_it(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(zoo.importlib, "import_module", missing)
+    with pytest.raises(ValueError, match=r"pip install 'flatbit\[vision\]'"):
+        build("timm/resnet18")
