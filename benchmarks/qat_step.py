@@ -119,9 +119,11 @@ def make_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor):
 def variants(x: torch.Tensor, compiled: bool) -> dict[str, nn.Module]:
     nets = {"float": float_net()}
     nets |= {f"flatbit {method}": flatbit_net(method, x) for method in METHODS}
-    nets["flatbit uniq, reference face"] = flatbit_net("uniq", x, reference=True)
+    nets |= {f"flatbit {method}, reference face": flatbit_net(method, x, reference=True) for method in METHODS}
     if importlib.util.find_spec("brevitas"):
         nets["brevitas learned scale"] = brevitas_net()
+    else:
+        print("Brevitas is not installed (benchmarks/requirements.txt): no comparison with it")
     nets = {name: net.to(x.device).to(memory_format=torch.channels_last).train() for name, net in nets.items()}
     if compiled:
         nets |= {f"{name}, compiled": torch.compile(nets[name], dynamic=False) for name in ("float", "flatbit uniq")}

@@ -31,6 +31,9 @@ DataDir = Annotated[str | None, typer.Option(help="The folder that holds the dat
 DataArguments = Annotated[
     list[str], typer.Option("--data-arg", help="An argument of the data set, NAME=VALUE, as mean=[0.5,0.5,0.5].")
 ]
+SkipBad = Annotated[
+    bool, typer.Option(help="Leave out files that cannot be read, count and list them; else the first one is an error.")
+]
 WeightBits = Annotated[int, typer.Option("-w", "--weights-bits", help="Bits of weights, 1 to 8; 32 is float.")]
 ActivationBits = Annotated[
     int, typer.Option("-a", "--activation-bits", help="Bits of activations, 1 to 8; 32 is float.")
@@ -50,6 +53,11 @@ def show(result: RenderableType, value: Any, as_json: bool) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=WIDE)
     console.print(result)
+
+
+def data_arguments(settings: list[str], skip_bad: bool) -> dict[str, Any]:
+    """The arguments of the data set, from ``--data-arg`` and ``--skip-bad``."""
+    return parse_settings(settings, "--data-arg") | ({"skip_bad": True} if skip_bad else {})
 
 
 def parse_names(pairs: list[str]) -> dict[str, str]:

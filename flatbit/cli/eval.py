@@ -11,7 +11,18 @@ from rich.table import Table
 from .. import data as datasets
 from ..train.evaluate import evaluate
 from . import COMMANDS
-from .console import DataArguments, DataDir, Device, Json, parse_names, parse_settings, show
+from .console import (
+    DataArguments,
+    DataDir,
+    Device,
+    Json,
+    SkipBad,
+    data_arguments,
+    parse_names,
+    parse_settings,
+    say,
+    show,
+)
 from .network import Rename, Weights, open_network
 
 
@@ -24,6 +35,7 @@ def eval_(
     data_arg: DataArguments = [],  # noqa: B006
     weights: Weights = None,
     rename: Rename = [],  # noqa: B006
+    skip_bad: SkipBad = False,
     stage: Annotated[str | None, typer.Option(help="A stage of the run. Default: its last.")] = None,
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
     trust: Annotated[bool, typer.Option(help="Import what the run or file names as package.module:function.")] = False,
@@ -47,8 +59,11 @@ def eval_(
     if name is None:
         raise ValueError("--data is not given: which test set? (flatbit list data)")
     arguments = (opened.data_arguments if data is None else None) or {}
-    test = datasets.load(name, data_dir, **arguments | parse_settings(data_arg)).test_batches(device=device)
+    loaded = datasets.load(name, data_dir, **arguments | data_arguments(data_arg, skip_bad))
+    test = loaded.test_batches(device=device)
     metrics = evaluate(opened.network.to(device), test)
+    for path, reason in getattr(loaded, "left_out", {}).items():
+        say(f"left out: {path}: {reason}")
     table = Table("top-1 %", "top-5 %", "loss", "images", "levels used / allowed (weights)", title=f"{model} on {name}")
     levels = [counts for name, counts in metrics.proof.levels.items() if name.endswith("weight_quantizer")]
     used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"

@@ -22,7 +22,9 @@ from .console import (
     Device,
     Json,
     Seed,
+    SkipBad,
     WeightBits,
+    data_arguments,
     parse_names,
     parse_settings,
     say,
@@ -38,6 +40,7 @@ def quantize(
     ],
     weights: Weights = None,
     rename: Rename = [],  # noqa: B006
+    skip_bad: SkipBad = False,
     data: DataName = "digits",
     data_dir: DataDir = None,
     data_arg: DataArguments = [],  # noqa: B006
@@ -81,7 +84,7 @@ def quantize(
     made = RECIPES.get("finetune")(
         model=model, model_arguments=parse_settings(set), data=data, method=method, weights=weights_bits,
         activations=activation_bits, epochs=epochs, lr=lr, batch_size=batch_size, placement=placement, strict=strict,
-        first=first, last=last, leave_float=leave_float, data_arguments=parse_settings(data_arg, "--data-arg"),
+        first=first, last=last, leave_float=leave_float, data_arguments=data_arguments(data_arg, skip_bad),
     )  # fmt: skip
     label = model.replace(":", ".").replace("/", ".")
     out = out or Path("runs/quantize") / f"{label}-{method}-w{weights_bits}a{activation_bits}"

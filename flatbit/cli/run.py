@@ -18,7 +18,19 @@ from ..report.summary import as_json, summarize, table_of
 from ..train import run as engine
 from ..train.recipe import Recipe
 from . import COMMANDS
-from .console import DataArguments, DataDir, Device, Json, Seed, parse_names, parse_settings, say, show
+from .console import (
+    DataArguments,
+    DataDir,
+    Device,
+    Json,
+    Seed,
+    SkipBad,
+    data_arguments,
+    parse_names,
+    parse_settings,
+    say,
+    show,
+)
 from .network import Rename, Weights
 
 
@@ -34,6 +46,7 @@ def run(
     data_arg: DataArguments = [],  # noqa: B006
     weights: Weights = None,
     rename: Rename = [],  # noqa: B006
+    skip_bad: SkipBad = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out, exactly where it was cut off.")] = False,
     smoke: Annotated[bool, typer.Option(help="Two updates per stage: does it run at all.")] = False,
     json: Json = False,
@@ -42,7 +55,7 @@ def run(
 
     `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
     """
-    made = replace(make_recipe(recipe, parse_settings(set)), data_arguments=parse_settings(data_arg, "--data-arg"))
+    made = replace(make_recipe(recipe, parse_settings(set)), data_arguments=data_arguments(data_arg, skip_bad))
     out = out or Path("runs") / made.name / f"seed{seed}"
     done = engine.run(
         made, out, seed=seed, device=device, data_root=data, weights=weights, rename=parse_names(rename),

@@ -16,13 +16,14 @@ __all__ = ["DATASETS", "Data", "load", "user_data"]
 DATASETS: Registry[Callable[..., Data]] = Registry("data set", __name__)
 
 
-def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
+def load(name: str, root: str | Path | None = None, *, channels: int | None = None, **arguments: Any) -> Data:
     """Load a data set by name.
 
     Args:
         name: from ``flatbit list data``, or ``package.module:function`` for a function of yours that
             returns a ``Data``.
         root: the folder that holds its files, for sets that have files.
+        channels: repeat grey images to so many, for a network that takes three.
         arguments: what else the set takes.
 
     Raises:
@@ -44,4 +45,4 @@ def load(name: str, root: str | Path | None = None, **arguments: Any) -> Data:
     data = loader(**arguments)
     if not isinstance(data, Data):
         raise ValueError(f"{name!r} returned {type(data).__name__}: expected a flatbit.data.Data")
-    return data
+    return data if channels is None else data.with_channels(channels)

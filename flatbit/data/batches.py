@@ -68,6 +68,14 @@ class Data(ABC):
     def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> Batches:
         """All test samples, in order, not augmented."""
 
+    def with_channels(self, channels: int) -> Data:
+        """The same data with grey images repeated to so many channels. Raises ValueError where that cannot be."""
+        if self.image_shape[0] == channels:
+            return self
+        raise ValueError(
+            f"data set {self.name!r} has images of shape {self.image_shape}: cannot make {channels} channels"
+        )
+
     @abstractmethod
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -78,6 +78,13 @@ class MemoryData(Data):
     def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> TensorBatches:
         """All test samples, in order, as they are."""
         return TensorBatches(self, self.test, batch_size, device)
+
+    def with_channels(self, channels: int) -> Data:
+        """The same data with grey images repeated to so many channels. Raises ValueError where that cannot be."""
+        if self.image_shape[0] != 1 or len(self.image_shape) != 3:
+            return super(MemoryData, self).with_channels(channels)
+        train, test = (replace(s, images=s.images.repeat(1, channels, 1, 1)) for s in (self.train, self.test))
+        return replace(self, train=train, test=test, mean=self.mean * channels, std=self.std * channels)
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""

@@ -12,7 +12,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from .recipe import Recipe, Stage
 from .scores import LABELS
 
 RECORD = "run.json"
-TEST_BATCH = 500
+TEST_BATCH = {"classification": 500, "segmentation": 8}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +84,18 @@ def run(
     recipe = recipe.smoke() if smoke else recipe
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
+    if (channels := _channels(recipe, data)) != data.image_shape[0]:
+        say(f"{recipe.model} takes images of {channels} channels: the grey ones of {data.name} are repeated")
+        recipe = replace(recipe, data_arguments=dict(recipe.data_arguments) | {"channels": channels})
+        data = data.with_channels(channels)
     _check_policies(recipe, data)
     record = _open_record(out, recipe, seed, device, resume)
     if weights is not None and "weights" not in record:
         model = models.build(recipe.model, **_arguments(recipe, data))
         loaded = start_from_(model, weights, rename=rename)
-        test = evaluate(model.to(device), data.test_batches(TEST_BATCH, device=device), description="given weights")
+        test = evaluate(
+            model.to(device), data.test_batches(TEST_BATCH[data.task], device=device), description="given weights"
+        )
         record["weights"] = {"file": Path(weights).name, "test": test.as_dict()}
         name, score = test.score
         say(f"{loaded}\n{Path(weights).name}: float {LABELS[name]} {score:.2f} % of {test.num_samples:,} test images")
@@ -106,6 +112,12 @@ def run(
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
         metric = entry["metric"]
         say(f"{stage.name}: {LABELS[metric]} {entry['test'][metric]:.2f} % after {entry['seconds']:.1f} s of training")
+    if left_out := getattr(data, "left_out", {}):
+        record["left_out"] = left_out
+        write_json(out / RECORD, record)
+        say(f"{len(left_out)} files of {data.name} could not be read and were left out:")
+        for path, reason in left_out.items():
+            say(f"  {path}: {reason}")
     shutil.copyfile(out / "stages" / f"{recipe.stages[-1].name}.safetensors", out / "model.safetensors")
     return Run(folder=out, record=record)
 
@@ -141,6 +153,16 @@ def _starting_model(
     return model
 
 
+def _channels(recipe: Recipe, data: Data) -> int:
+    """The image channels that the model's first convolution takes, where the data are grey; else those of the data."""
+    own = data.image_shape[0]
+    if own != 1 or len(data.image_shape) != 3:
+        return own
+    model = models.build(recipe.model, **_arguments(recipe, data))
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    return first.in_channels if isinstance(first, nn.Conv2d) else own
+
+
 def _check_policies(recipe: Recipe, data: Data) -> None:
     """Quantize the untrained model once by every stage's policy: what is refused is refused before any training."""
     for stage in recipe.stages:
@@ -159,7 +181,7 @@ def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed:
     """Quantize, calibrate and train a model through a stage, in place; the stage's entry of the record."""
     device = next(model.parameters()).device
     batches = data.train_batches(stage.batch_size, seed=seed, device=device)
-    test = data.test_batches(TEST_BATCH, device=device)
+    test = data.test_batches(TEST_BATCH[data.task], device=device)
     if stage.policy is not None:
         quantize_(model, stage.policy, strict=stage.strict)
         calibrate_(model, batches, stage.calibration_batches)

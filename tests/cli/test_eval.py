@@ -153,3 +153,24 @@ def test_weights_that_are_not_finite_get_no_number(flatbit, refuses, folder, tmp
     result = flatbit("eval", tmp_path / "nan.safetensors", "--data", "digits")
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith("flatbit: weight of layer 'fc' is NaN or infinite")
+
+
+@pytest.mark.filterwarnings("ignore:data set 'image_folder'. left out")
+def test_what_is_left_out_is_counted_and_listed(flatbit, refuses, own, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", (40, 40), (90, 40, 10)).save(folder / f"{index}.png")
+    (tmp_path / "images/val/cat/2.png").write_bytes(b"not a picture")
+    fb.save(fb.models.build("resnet8", first_width=2), tmp_path / "m.safetensors")
+    arguments = (tmp_path / "m.safetensors", "--data", "image_folder", "--data-dir", tmp_path / "images")
+    small = ("--data-arg", "size=32", "--data-arg", "resize=36", "--data-arg", "workers=0")
+    assert "cat/2.png" in refuses("eval", *arguments, *small)
+    result = flatbit("eval", *arguments, *small, "--skip-bad", "--json")
+    assert json.loads(result.out)["num_samples"] == 4
+    assert "left out: " in result.err
+    assert "cat/2.png" in result.err

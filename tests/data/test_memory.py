@@ -268,3 +268,17 @@ def test_batches_on_a_device_are_those_of_the_cpu_but_for_augmentation(device):
         assert torch.equal(y.cpu(), y_cpu)
     augmented = data.train_batches(4, seed=3, device=device)
     assert same(augmented.epoch(1, 2), list(augmented.epoch(1))[2:])
+
+
+def test_grey_images_repeat_to_the_channels_asked_for():
+    from flatbit import data
+
+    grey, coloured = data.load("digits"), data.load("digits", channels=3)
+    assert coloured.image_shape == (3, 8, 8)
+    x, y = next(iter(grey.test_batches(16)))
+    x3, y3 = next(iter(coloured.test_batches(16)))
+    assert torch.equal(y, y3)
+    assert all(torch.equal(x3[:, c], x[:, 0]) for c in range(3))
+    assert coloured.with_channels(3) is coloured
+    with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\): cannot make 4 channels"):
+        coloured.with_channels(4)

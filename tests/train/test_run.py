@@ -395,3 +395,46 @@ def test_a_recipe_is_described_in_full_and_in_plain_values():
 
 def test_plain_names_types_and_lists_tuples():
     assert plain({"a": (1, nn.Linear), "b": None}) == {"a": [1, "Linear"], "b": None}
+
+
+def test_a_network_of_three_channels_gets_grey_images_repeated_and_says_so(tmp_path):
+    said = []
+    recipe = Recipe(
+        name="c", model="resnet8", model_arguments={"first_width": 2, "in_channels": 3}, data="digits",
+        stages=(Stage(name="float", epochs=0, lr=0.1),),
+    )  # fmt: skip
+    done = run(recipe, tmp_path, say=said.append)
+    assert "resnet8 takes images of 3 channels: the grey ones of digits are repeated" in said
+    assert done.record["recipe"]["data_arguments"] == {"channels": 3}
+    again = run(recipe, tmp_path, resume=True)
+    assert again.record["stages"] == plain(done.record["stages"])
+
+
+def test_given_weights_are_measured_and_recorded_before_anything(tmp_path):
+    model = fb.models.build("resnet8", first_width=2, in_channels=1)
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    stages = (Stage(name="float", epochs=0, lr=0.1),)
+    recipe = Recipe(name="w", model="resnet8", model_arguments={"first_width": 2}, data="digits", stages=stages)
+    said = []
+    done = run(recipe, tmp_path / "out", weights=tmp_path / "w.pth", say=said.append)
+    given = done.record["weights"]
+    assert given["file"] == "w.pth"
+    assert given["test"] == done.record["stages"]["float"]["test"]
+    assert said[0].endswith(f"w.pth: float top-1 {given['test']['top1']:.2f} % of 450 test images")
+    assert "without 'state_dict', 'module.'" in said[0]
+
+
+def test_a_policy_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path):
+    stages = (
+        Stage(name="float", epochs=1, lr=0.1),
+        Stage(name="q", epochs=1, lr=0.1, policy=fb.policy("faq", weights=4)),
+    )
+    recipe = Recipe(name="p", model="resnet8", model_arguments={"first_width": 2}, data="digits", stages=stages)
+    broken = replace(
+        recipe, stages=(stages[0], replace(stages[1], policy=stages[1].policy.override("nothing.*", weights=8)))
+    )
+    with pytest.raises(ValueError, match=r"no layer matches 'nothing\.\*'"):
+        run(broken, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    assert run(recipe, tmp_path, smoke=True).record["stages"]  # the folder is free
