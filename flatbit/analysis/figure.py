@@ -122,13 +122,18 @@ def misread_gallery(
         axes.set_xticks([])
         axes.set_yticks([])
         truth = result.labels[i]
-        axes.set_title(f"is {names[truth]}", fontsize=9, color=INK)
+        axes.set_title(f"is {_name(names, truth)}", fontsize=9, color=INK)
         for line, (network, said) in enumerate(((first, result.first[i]), (second, result.second[i]))):
             color = COLORS[2] if said == truth else "#c02929"
-            text = f"{network}: {names[said]}"
+            text = f"{network}: {_name(names, said)}"
             axes.text(0.5, -0.16 - 0.2 * line, text, transform=axes.transAxes, ha="center", fontsize=8, color=color)
     figure.tight_layout()
     return figure
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    """A class's name; its number where a network has more outputs than the data have classes."""
+    return names[label] if label < len(names) else str(label)
 
 
 def segment_gallery(result: Segments, images: np.ndarray, names: Sequence[str]) -> Figure:

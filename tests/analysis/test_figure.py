@@ -107,6 +107,14 @@ def test_gallery_is_as_long_as_asked(n, most, shown):
     assert len(gallery(n, most=most).axes) == shown
 
 
+def test_gallery_names_answers_that_are_no_class_of_the_data_by_number():
+    result = Misread(
+        index=np.array([0]), labels=np.array([1]), first=np.array([1]), second=np.array([999]), num_samples=1
+    )
+    drawn = figure.misread_gallery(result, np.zeros((1, 2, 2)), ["zero", "one"], first="float", second="W4")
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["float: one", "W4: 999"]
+
+
 def test_gallery_of_nothing_says_so():
     (axes,) = gallery(0).axes
     assert texts(axes) == ["Neither network misreads any of 50 images."]
