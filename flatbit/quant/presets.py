@@ -142,6 +142,12 @@ def _float_edges(method: str, activation_method: str, granularity: str = "tensor
     return make
 
 
+def _pact(weights: int, activations: int) -> Policy:
+    """PACT: DoReFa's weights, clips that start at 10 as in its paper; first and last layer float."""
+    made = _policy("dorefa", weights, activations, "pact", _float(EDGES))
+    return replace(made, base=replace(made.base, activation_options={"clip": 10.0}))
+
+
 def _policy(
     method: str,
     weights: int,
@@ -195,6 +201,6 @@ PRESETS: dict[str, Preset] = {
     "uniq-imagenet": _uniq_imagenet,
     "faq": _faq,
     "dorefa": _float_edges("dorefa", "dorefa"),
-    "pact": _float_edges("dorefa", "pact"),
+    "pact": _pact,
     "xnor": _float_edges("xnor", "xnor", "channel"),
 }

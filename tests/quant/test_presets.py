@@ -175,3 +175,8 @@ def test_policy_remembers_its_preset_name():
 def test_hol_works_on_models_without_residuals():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
     assert quantize_(model, policy("hol", weights=2, activations=2)).quantized
+
+
+def test_pacts_clips_start_at_ten_and_an_option_replaces_them():
+    assert policy("pact", activations=4).base.activation_options == {"clip": 10.0}
+    assert policy("pact", activations=4, activation_options={"clip": 1.0}).base.activation_options == {"clip": 1.0}
