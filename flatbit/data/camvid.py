@@ -28,7 +28,7 @@ def camvid(
     *,
     test: str = "test",
     mean: Sequence[float] = (0.4119, 0.4251, 0.4327),
-    std: Sequence[float] = (0.2741, 0.2851, 0.2828),
+    std: Sequence[float] = (0.2996, 0.3039, 0.2999),
     crop: tuple[int, int] | None = None,
 ) -> MemoryData:
     """CamVid street scenes in SegNet's selection: 367 training and 233 test images, 11 classes and void.

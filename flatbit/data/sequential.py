@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as counting
 from itertools import islice
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from .augment import Augment
 from .batches import Batch, Batches, check_batch_size, check_start, generator
 from .global_random import OwnRandom
-from .joint import augmented
+from .joint import JointAugment, augmented
 from .normalize import Normalize
 from .samples import stack
-
-if TYPE_CHECKING:
-    from .stream import StreamData
 
 
 @final
@@ -73,32 +71,31 @@ class SequentialBatches(Batches):
     """Batches of an iterable; one that begins at a later step still reads what comes before, and drops it.
 
     Args:
-        data: gives what the batches need.
         split: the samples.
         batch_size: of the batches made, whatever the iterable's own; all samples at most.
         device: where batches go.
         seed: of global random state, together with the epoch, and of the augmentation; the last smaller
             batch is dropped. None keeps every sample.
-        augment: whether to augment.
+        normalize: what is done to the values.
+        augment: what is done to whole batches; None for nothing.
     """
 
     def __init__(
         self,
-        data: StreamData,
         split: Sequential,
         batch_size: int,
         device: torch.device | str,
         *,
+        normalize: Normalize,
         seed: int | None = None,
-        augment: bool = False,
+        augment: Augment | JointAugment | None = None,
     ) -> None:
         check_batch_size(batch_size)
-        self.data, self.split, self.seed = data, split, seed
-        self.augment = data.augment if augment else None
+        self.split, self.seed, self.augment = split, seed, augment
         self.device = torch.device(device)
         self.num_samples = len(split)
         self.batch_size = min(batch_size, self.num_samples)
-        self.normalize = Normalize(data.mean, data.std)
+        self.normalize = normalize
 
     def __len__(self) -> int:
         whole = self.num_samples // self.batch_size

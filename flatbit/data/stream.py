@@ -75,13 +75,15 @@ class StreamData(Data):
         ``augment=False`` switches off what this package does; what a Dataset of the user's does, it does.
         """
         if isinstance(self.train, Sequential):
-            return SequentialBatches(self, self.train, batch_size, device, seed=seed, augment=augment)
+            chosen = self.augment if augment else None
+            normalize = Normalize(self.mean, self.std)
+            return SequentialBatches(self.train, batch_size, device, normalize=normalize, seed=seed, augment=chosen)
         return StreamBatches(self, self.train, batch_size, device, seed=seed, augment=augment)
 
     def test_batches(self, batch_size: int = 256, *, device: torch.device | str = "cpu") -> Batches:
         """All readable test samples, in order, not augmented."""
         if isinstance(self.test, Sequential):
-            return SequentialBatches(self, self.test, batch_size, device)
+            return SequentialBatches(self.test, batch_size, device, normalize=Normalize(self.mean, self.std))
         return StreamBatches(self, self.test, batch_size, device)
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
