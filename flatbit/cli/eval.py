@@ -10,6 +10,7 @@ from rich.table import Table
 
 from .. import data as datasets
 from ..train.evaluate import evaluate
+from ..train.start import TEST_BATCH, matched
 from . import COMMANDS
 from .console import (
     DataArguments,
@@ -58,16 +59,20 @@ def eval_(
     name = data or opened.data
     if name is None:
         raise ValueError("--data is not given: which test set? (flatbit list data)")
-    arguments = (opened.data_arguments if data is None else None) or {}
-    loaded = datasets.load(name, data_dir, **arguments | data_arguments(data_arg, skip_bad))
-    test = loaded.test_batches(device=device)
+    arguments = (opened.data_arguments if name == opened.data else None) or {}
+    loaded = matched(datasets.load(name, data_dir, **arguments | data_arguments(data_arg, skip_bad)), opened.network)
+    test = loaded.test_batches(TEST_BATCH[loaded.task], device=device)
     metrics = evaluate(opened.network.to(device), test)
     for path, reason in getattr(loaded, "left_out", {}).items():
         say(f"left out: {path}: {reason}")
-    table = Table("top-1 %", "top-5 %", "loss", "images", "levels used / allowed (weights)", title=f"{model} on {name}")
+    scores = {"top-1 %": metrics.top1, "top-5 %": metrics.top5}
+    if metrics.miou is not None:
+        scores = {"mIoU %": metrics.miou, "pixels right %": metrics.top1}
+    table = Table(*scores, "loss", "images", "levels used / allowed (weights)", title=f"{model} on {name}")
     levels = [counts for name, counts in metrics.proof.levels.items() if name.endswith("weight_quantizer")]
     used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"
-    table.add_row(f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)
+    shown = [f"{score:.2f}" for score in scores.values()]
+    table.add_row(*shown, f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)
     table.caption = str(metrics.convention)
     show(table, metrics.as_dict(), json)
 

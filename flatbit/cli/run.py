@@ -55,7 +55,8 @@ def run(
 
     `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
     """
-    made = replace(make_recipe(recipe, parse_settings(set)), data_arguments=data_arguments(data_arg, skip_bad))
+    made = make_recipe(recipe, parse_settings(set))
+    made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
     out = out or Path("runs") / made.name / f"seed{seed}"
     done = engine.run(
         made, out, seed=seed, device=device, data_root=data, weights=weights, rename=parse_names(rename),

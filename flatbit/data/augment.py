@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import check_whole
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
@@ -17,11 +19,18 @@ class Augment:
         pad: zero pixels added on each side before a random crop of the original size.
         flip: mirror left and right, half of the images.
         cutout: side of one square set to zero per image; 0 for none.
+
+    Raises:
+        ValueError: a pad or cutout that is no whole number, or negative.
     """
 
     pad: int = 0
     flip: bool = False
     cutout: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("pad", self.pad, 0)
+        check_whole("cutout", self.cutout, 0)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augmented copies of images (N, C, H, W), any dtype; the generator is on the images' device."""

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import check_whole
+
 Batch = tuple[Tensor, Tensor]
 Task = Literal["classification", "segmentation"]
 
@@ -70,6 +72,7 @@ class Data(ABC):
 
     def with_channels(self, channels: int) -> Data:
         """The same data with grey images repeated to so many channels. Raises ValueError where that cannot be."""
+        check_whole("channels", channels, 1)
         if self.image_shape[0] == channels:
             return self
         raise ValueError(

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from . import DATASETS
+from .arguments import per_channel
 from .augment import Augment
+from .files import decoded, find_folder
 from .files import download as download_with_torchvision
-from .files import find_folder
 from .memory import Images, MemoryData
 from .safe_pickle import load_plain_pickle
 
@@ -147,8 +148,8 @@ def _load(
         num_classes=kind.classes,
         train=_images(kind, [(folder / f"{file}{suffix}", read) for file in kind.train]),
         test=_images(kind, [(folder / f"{kind.test}{suffix}", read)]),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=per_channel("mean", mean),
+        std=per_channel("std", std),
         augment=Augment(pad=4, flip=True, cutout=cutout),
         class_names=names,
     )
@@ -195,18 +196,17 @@ def _read_binary(kind: _Set, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pickled_names(kind: _Set, folder: Path) -> tuple[str, ...]:
-    content = load_plain_pickle(folder / kind.names)
+    path = folder / kind.names
+    content = load_plain_pickle(path)
     names = content.get(kind.names_key) if isinstance(content, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
-        raise ValueError(f"{folder / kind.names} holds no {kind.names_key.decode()}: is it {kind.name}?")
-    return _checked_names(
-        kind, folder / kind.names, [name if isinstance(name, str) else name.decode() for name in names]
-    )
+        raise ValueError(f"{path} holds no {kind.names_key.decode()}: is it {kind.name}?")
+    return _checked_names(kind, path, [name if isinstance(name, str) else decoded(name, path) for name in names])
 
 
 def _written_names(kind: _Set, folder: Path) -> tuple[str, ...]:
     path = folder / kind.binary_names
-    return _checked_names(kind, path, path.read_text(encoding="utf-8").split())
+    return _checked_names(kind, path, decoded(path.read_bytes(), path).split())
 
 
 def _checked_names(kind: _Set, path: Path, names: list[str]) -> tuple[str, ...]:

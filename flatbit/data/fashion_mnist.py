@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import DATASETS
+from .arguments import per_channel
 from .augment import Augment
 from .files import download as download_with_torchvision
 from .files import find_folder, one_of
@@ -53,8 +54,8 @@ def fashion_mnist(
         num_classes=10,
         train=_split(*(one_of(folder, file) for file in either["train"])),
         test=_split(*(one_of(folder, file) for file in either["t10k"])),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=per_channel("mean", mean),
+        std=per_channel("std", std),
         augment=Augment(pad=2, flip=True),
         class_names=NAMES,
     )

@@ -39,6 +39,16 @@ def one_of(folder: Path, file: str) -> Path:
     return next(folder / part for part in file.split("|") if (folder / part).exists())
 
 
+def decoded(content: bytes, path: Path) -> str:
+    """A file's bytes as text. Raises ValueError naming the file where they are not UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} holds no UTF-8 text ({error}): it is damaged or another file; get it again"
+        ) from error
+
+
 def download(name: str, root: str | Path, how: str, **arguments: Any) -> None:
     """Have torchvision download a set into root. Raises ValueError where it is not installed, or fails."""
     try:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from . import DATASETS
+from .arguments import check_whole, per_channel
 from .batches import Batch
 from .decode import IMAGE_SUFFIXES, central_box, random_box, read_crop
 from .samples import Samples
@@ -57,10 +58,13 @@ def image_folder(
         skip_bad: leave out files that cannot be read, or are no images, and list them; else raise.
 
     Raises:
-        ValueError: folders that are missing, classes without images, other classes in the two splits.
+        ValueError: folders that are missing, classes without images, other classes in the two splits, sizes that make
+            no sense.
     """
     root = Path(root).expanduser()
-    if not 0 < size <= resize:
+    check_whole("size", size, 1)
+    check_whole("resize", resize, 1)
+    if size > resize:
         raise ValueError(f"size={size}, resize={resize}: expected 0 < size <= resize")
     classes = _classes(root, train, name)
     if (others := _classes(root, test, name)) != classes:
@@ -79,8 +83,8 @@ def image_folder(
         train=splits[train],
         test=splits[test],
         shape=(3, size, size),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=per_channel("mean", mean),
+        std=per_channel("std", std),
         class_names=tuple(classes),
         workers=default_workers() if workers is None else workers,
         skip_bad=skip_bad,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import check_sides
 from .augment import Augment
 from .batches import VOID
 
@@ -38,6 +39,8 @@ class JointAugment:
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale={self.scale}: expected (least, largest), positive")
+        if self.size is not None:
+            check_sides("size", self.size)
 
     def __call__(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Augmented copies of images uint8 (N, C, H, W) and masks uint8 (N, H, W), of the window's size."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from .arguments import per_channel
 from .batches import VOID
 from .decode import read_mask, read_rgb
 
@@ -17,14 +18,7 @@ def read_pair(image_path: Path, mask_path: Path, classes: int, void: int = VOID)
     Raises:
         ValueError: one of the two cannot be read (by path), they differ in size, or a label is out of range.
     """
-    try:
-        image = read_rgb(image_path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{image_path} cannot be read: {error}") from error
-    try:
-        mask = read_mask(mask_path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{mask_path} cannot be read: {error}") from error
+    image, mask = _read(read_rgb, image_path), _read(read_mask, mask_path)
     if image.shape[1:] != mask.shape:
         raise ValueError(f"{mask_path} is {tuple(mask.shape)}, its image {tuple(image.shape[1:])}")
     mask = mask.masked_fill(mask == void, VOID)
@@ -38,4 +32,11 @@ def read_pair(image_path: Path, mask_path: Path, classes: int, void: int = VOID)
 
 def fill_of(mean: Sequence[float]) -> tuple[float, ...]:
     """The mean colour in bytes: what lies around an image."""
-    return tuple(float(round(255 * value)) for value in mean)
+    return tuple(float(round(255 * value)) for value in per_channel("mean", mean))
+
+
+def _read(read: Callable[[Path], Tensor], path: Path) -> Tensor:
+    try:
+        return read(path)
+    except Exception as error:  # whatever decoders raise
+        raise ValueError(f"{path} cannot be read: {error}") from error

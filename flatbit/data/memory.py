@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import check_whole
 from .augment import Augment
 from .batches import VOID, Batch, Batches, Data, Task, check_batch_size, check_start, generator
 from .joint import JointAugment, augmented
@@ -42,6 +43,7 @@ class MemoryData(Data):
         augment: what training does to its images; with masks a ``JointAugment``.
         class_names: one per label, for pictures; may be empty.
         task: what the labels are.
+        left_out: what could not be read and was left out: its path, and the reason.
 
     Raises:
         ValueError: splits that do not fit each other or the facts.
@@ -56,6 +58,7 @@ class MemoryData(Data):
     augment: Augment | JointAugment = field(default_factory=Augment)
     class_names: tuple[str, ...] = ()
     task: Task = "classification"
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.task == "segmentation") != isinstance(self.augment, JointAugment):
@@ -81,6 +84,7 @@ class MemoryData(Data):
 
     def with_channels(self, channels: int) -> Data:
         """The same data with grey images repeated to so many channels. Raises ValueError where that cannot be."""
+        check_whole("channels", channels, 1)
         if self.image_shape[0] != 1 or len(self.image_shape) != 3:
             return super(MemoryData, self).with_channels(channels)
         train, test = (replace(s, images=s.images.repeat(1, channels, 1, 1)) for s in (self.train, self.test))
@@ -153,11 +157,15 @@ class TensorBatches(Batches):
 def _check_split(data: MemoryData, split: Images, where: str) -> None:
     """Raise ValueError where a split's tensors do not fit each other or the facts."""
     images, labels = split.images, split.labels
-    if images.dtype not in (torch.uint8, torch.float32) or images.shape[1:] != data.train.images.shape[1:]:
+    known = images.dtype in (torch.uint8, torch.float32) and images.ndim > 1
+    if not known or images.shape[1:] != data.train.images.shape[1:]:
         raise ValueError(
             f"{where}: images are {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (N, ...) "
             f"of the training images' shape {data.image_shape}"
         )
+    if images.is_floating_point() and not (finite := images.isfinite().flatten(1).all(1)).all():
+        first = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"{where}: sample {first} has NaN or infinite values, expected finite ones: mend or remove it")
     if data.task == "segmentation":
         kind, shape = torch.uint8, (len(images), *images.shape[2:])
     else:

@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from .arguments import per_channel
+
 
 @final
 class Normalize:
@@ -18,15 +20,15 @@ class Normalize:
         mean, std: per channel, of pixels in [0, 1] or of float inputs as they are.
 
     Raises:
-        ValueError: another number of means than of stds, or a std that is not positive.
+        ValueError: another number of means than of stds, one that is not finite, or a std that is not positive.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        if len(mean) != len(std) or not mean:
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: expected one of each per channel")
-        if not all(value > 0 for value in std):
-            raise ValueError(f"std {tuple(std)}: expected positive numbers")
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = per_channel("mean", mean), per_channel("std", std)
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std}: expected one of each per channel")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std {self.std}: expected positive numbers")
         self._constants = lru_cache(maxsize=8)(self._make_constants)
 
     def __call__(self, x: Tensor) -> Tensor:

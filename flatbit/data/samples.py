@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple, final
 
 import torch
@@ -78,6 +79,17 @@ def stack(images: list[Tensor]) -> Tensor:
     if images[0].ndim != 3:
         return torch.stack(images)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def left_out_text(name: str, bad: Mapping[str, str]) -> str:
+    """What a warning says of samples, names and reasons, that a data set leaves out."""
+    return f"data set {name!r}: left out {len(bad)} samples that cannot be read: {listed(bad)}"
+
+
+def listed(bad: Mapping[str, str], most: int = 5) -> str:
+    """The first names with their reasons, and how many more there are."""
+    shown = "; ".join(f"{name} ({why})" for name, why in list(bad.items())[:most])
+    return shown + (f"; and {len(bad) - most} more, all in the data's left_out" if len(bad) > most else "")
 
 
 def reason(error: Exception) -> str:

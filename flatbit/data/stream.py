@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .arguments import check_whole
 from .augment import Augment
 from .batches import Batch, Batches, Data, Task, check_batch_size, check_start, generator
 from .joint import JointAugment, augmented
 from .normalize import Normalize
-from .samples import Bad, Part, Reader, Samples
+from .samples import Part, Reader, Samples, left_out_text, listed
 from .sequential import Sequential, SequentialBatches
 
 MOST_WORKERS = 16
@@ -57,6 +58,7 @@ class StreamData(Data):
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_whole("workers", self.workers, 0)
         for name in ("train", "test"):
             if not len(getattr(self, name)):
                 raise ValueError(f"data set {self.name!r}: {name} has no samples")
@@ -108,6 +110,9 @@ class StreamData(Data):
 class StreamBatches(Batches):
     """Batches of samples that workers read; order, and augmentation, follow from (seed, epoch, step or index).
 
+    With ``data.skip_bad`` a batch without one readable sample is left out: an epoch then gives fewer batches
+    than its length, and the step it begins at counts the one left out too.
+
     Args:
         data: gives what the batches need, and takes note of what is left out.
         samples: the split.
@@ -118,7 +123,7 @@ class StreamBatches(Batches):
         augment: whether to augment.
 
     Raises (while iterating):
-        ValueError: a sample that cannot be read, by path, unless ``data.skip_bad``; a batch with none that can.
+        ValueError: a sample that cannot be read, by path, unless ``data.skip_bad``; a whole epoch of them.
     """
 
     def __init__(
@@ -148,18 +153,25 @@ class StreamBatches(Batches):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         check_start(start, len(self))
-        new: list[Bad] = []
+        new: dict[str, str] = {}
+        bad: dict[str, str] = {}
+        given = start > 0  # an epoch that began earlier gave what it had then
         parts = self._parts(epoch, start)
         try:
             for step, part in enumerate(parts, start):
-                new += self._note(part)
-                if not len(part.y):
-                    raise ValueError(f"not one sample of a batch of {len(part.bad)} can be read: {_listed(part.bad)}")
-                yield self._finish(part.x, part.y, epoch, step)
+                new |= self._note(part)
+                bad |= {name: reason for name, reason, _ in part.bad if not given}
+                if len(part.y):
+                    given = True
+                    yield self._finish(part.x, part.y, epoch, step)
+            if not given:
+                raise ValueError(
+                    f"not one sample of a whole epoch of data set {self.data.name!r} can be read: {listed(bad)}"
+                )
         finally:
             parts.close()
             if new:
-                warnings.warn(_left_out(self.data, new), stacklevel=2)
+                warnings.warn(left_out_text(self.data.name, new), stacklevel=2)
 
     def _parts(self, epoch: int, start: int) -> Generator[Part]:
         """What the workers hand over. The loader and its workers stay, but serve one epoch at a time."""
@@ -182,7 +194,7 @@ class StreamBatches(Batches):
             return torch.arange(self.num_samples)
         return torch.randperm(self.num_samples, generator=generator(self.seed, epoch))
 
-    def _note(self, part: Part) -> list[Bad]:
+    def _note(self, part: Part) -> dict[str, str]:
         """The bad samples that were not known before. Raises ValueError where they are not to be left out."""
         if part.bad and not self.data.skip_bad:
             error = ValueError(
@@ -191,8 +203,8 @@ class StreamBatches(Batches):
             )
             error.add_note(part.bad[0].trace)
             raise error
-        new = [bad for bad in part.bad if bad.name not in self.data.left_out]
-        self.data.left_out.update({bad.name: bad.reason for bad in new})
+        new = {bad.name: bad.reason for bad in part.bad if bad.name not in self.data.left_out}
+        self.data.left_out.update(new)
         return new
 
     def _finish(self, x: Tensor, y: Tensor, epoch: int, step: int) -> Batch:
@@ -238,15 +250,6 @@ def default_workers() -> int:
     """One reading process per core that this process may use, 16 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST_WORKERS, cores)
-
-
-def _left_out(data: StreamData, new: list[Bad]) -> str:
-    return f"data set {data.name!r}: left out {len(new)} samples that cannot be read: {_listed(new)}"
-
-
-def _listed(bad: list[Bad], most: int = 5) -> str:
-    shown = "; ".join(f"{name} ({reason})" for name, reason, _ in bad[:most])
-    return shown + (f"; and {len(bad) - most} more, all in the data's left_out" if len(bad) > most else "")
 
 
 def _picture(image: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from .arguments import check_whole, per_channel
 from .augment import Augment
 from .batches import VOID, Batch, Task
 from .global_random import OwnRandom
@@ -59,10 +60,10 @@ def user_data(
         skip_bad: leave out what a map-style Dataset cannot read, and list it; else raise.
 
     Raises:
-        ValueError: a split that is empty, used up after one pass, or gives something else than this.
+        ValueError: a split that is empty, used up after one pass, or gives something else than this; floats that are
+            NaN or infinite.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: expected at least 1")
+    check_whole("num_classes", num_classes, 1)
     if class_names and len(class_names) != num_classes:
         raise ValueError(f"class_names has {len(class_names)} names for num_classes={num_classes}")
     form = _Form(num_classes, task)
@@ -75,8 +76,8 @@ def user_data(
         train=splits[0],
         test=splits[1],
         shape=form.shape,
-        mean=tuple(mean) if mean is not None else (0.0,) * channels,
-        std=tuple(std) if std is not None else (1.0,) * channels,
+        mean=per_channel("mean", mean) if mean is not None else (0.0,) * channels,
+        std=per_channel("std", std) if std is not None else (1.0,) * channels,
         augment=augment,
         class_names=tuple(class_names),
         task=task,
@@ -116,6 +117,9 @@ class _Form:
         """The sample, with labels int64. Raises ValueError where it is not like the first or the labels are wrong."""
         if not x.ndim:
             raise ValueError(f"{where}: x is a single number, expected an image (C, H, W) or features (F,)")
+        if not x.isfinite().all():
+            count = int(x.isfinite().logical_not().sum())
+            raise ValueError(f"{where}: {count} of {x.numel()} values of x are NaN or infinite, expected finite ones")
         if self.shape is None or self.dtype is None:
             self.shape, self.dtype = tuple(x.shape), x.dtype
         if (tuple(x.shape), x.dtype) != (self.shape, self.dtype):

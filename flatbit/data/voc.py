@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import DATASETS
+from .arguments import check_whole, per_channel
 from .batches import VOID, Batch
+from .files import decoded, find_folder, one_of
 from .files import download as download_with_torchvision
-from .files import find_folder, one_of
 from .image_folder import IMAGENET_MEAN, IMAGENET_STD
 from .joint import JointAugment
 from .masks import fill_of, read_pair
@@ -67,6 +68,7 @@ def voc2012(
     Raises:
         ValueError: files that are missing, a list that is empty or not understood.
     """
+    check_whole("size", size, 1)
     if download:
         download_with_torchvision("VOCSegmentation", root, HOW, year="2012", image_set="trainval")
     inside = ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"]
@@ -80,8 +82,8 @@ def voc2012(
         train=_Pairs(_voc_pairs(folder, train), len(CLASSES), augment, size, fill),
         test=_Pairs(_voc_pairs(folder, test), len(CLASSES), augment, size, fill),
         shape=(3, size, size),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=per_channel("mean", mean),
+        std=per_channel("std", std),
         class_names=CLASSES,
         task="segmentation",
         workers=default_workers() if workers is None else workers,
@@ -136,7 +138,7 @@ def _voc_pairs(folder: Path, name: str) -> list[tuple[Path, Path]]:
         raise ValueError(f"{lists} has no {file.replace('|', ' or ')}: it has {have}{more}")
     path = one_of(lists, file)
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(decoded(path.read_bytes(), path).splitlines(), 1):
         parts = line.split()
         if len(parts) == 2 and "/" in parts[0]:
             pairs.append((folder / parts[0].lstrip("/"), folder / parts[1].lstrip("/")))

@@ -34,6 +34,8 @@ class DeepLabMobileNetV2(nn.Module):
         self, *, num_classes: int = 21, in_channels: int = 3, width: float = 1.0, head_width: int = 256
     ) -> None:
         super().__init__()
+        if width <= 0 or head_width < 1:
+            raise ValueError(f"width={width}, head_width={head_width}: expected both positive")
         in_width = rounded(STEM_CHANNELS * width)
         layers: list[nn.Module] = [conv_bn(in_channels, in_width, 3, 2, act=nn.ReLU6)]
         for row, (t, c, n, s) in enumerate(ROWS):

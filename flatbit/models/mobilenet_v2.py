@@ -16,6 +16,7 @@ from .resnet_cifar import initialize_
 
 # Each row: expansion t, channels c, blocks n, stride of the first s (Table 2 of the paper).
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+ACTIVATIONS = {"relu6": nn.ReLU6, "relu": nn.ReLU}
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 Variant = Literal["standard", "hol", "saq"]
 
@@ -54,7 +55,11 @@ class MobileNetV2(nn.Module):
             raise ValueError(f"strides={list(strides)}: expected {len(ROWS)}, one per row of blocks")
         if width <= 0:
             raise ValueError(f"width={width}: expected a positive multiplier")
-        act = {"relu6": nn.ReLU6, "relu": nn.ReLU}[activation]
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r}: expected relu6 or relu")
+        if shortcut not in ("identity", "projection"):
+            raise ValueError(f"shortcut={shortcut!r}: expected identity or projection")
+        act = ACTIVATIONS[activation]
         in_width = rounded(STEM_CHANNELS * width)
         layers: list[nn.Module] = [conv_bn(in_channels, in_width, 3, stem_stride, act=act)]
         for (t, c, n, _), first_stride in zip(ROWS, strides, strict=True):

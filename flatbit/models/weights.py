@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 COUNTER = "num_batches_tracked"  # batch norm's count of batches: no weight, and often left out
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only their first training needs
 SHOWN = 60
 
 Layers = dict[str, dict[str, Tensor]]
@@ -39,7 +41,7 @@ class Matching:
         how: ``name`` (all names are the model's), or ``order`` (layers of the same shapes in the same order).
         removed: wrappers and prefixes that were taken off.
         layers: (the file's layer, the model's layer, its shapes), in order.
-        ignored: tensors of the file that are no weights (batch norm's counters).
+        ignored: tensors of the file that are no weights (batch norm's counters, auxiliary heads the model has not).
     """
 
     path: str
@@ -80,17 +82,23 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
         ValueError: not a checkpoint; a tensor that is not finite; layers that do not map in exactly one
             way, with both lists.
     """
+    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
     tensors, removed = _unwrapped(read_checkpoint(path), path)
     tensors = {_renamed(name, rename or {}): tensor for name, tensor in tensors.items()}
     _check_finite(tensors, path)
-    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    weights = {key: value for key, value in tensors.items() if not key.endswith(COUNTER)}
-    wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
+    ignored = [key for key in tensors if key.endswith(COUNTER) or (key.startswith(AUXILIARY) and key not in wanted)]
+    weights = {key: value for key, value in tensors.items() if key not in ignored}
+    weights, prefixes = _without_prefixes(weights, set(wanted))
     theirs, ours = _layers(weights), _layers(wanted)
     how: Literal["name", "order"] = "name"
     pairs = [(name, name) for name in ours]
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
-        how, pairs = "order", _pair(theirs, ours, path, type(model).__name__)
+        pair = _pair_by_numbers if Path(path).suffix == ".safetensors" else _pair_by_order
+        found = pair(theirs, ours)
+        if found is None:
+            raise ValueError(_refusal(theirs, ours, path, type(model).__name__))
+        how, pairs = "order", found
     mapped = {
         _join(to, leaf): tensor.to(own[_join(to, leaf)].dtype)
         for source, to in pairs
@@ -101,9 +109,9 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
     return Matching(
         path=str(path),
         how=how,
-        removed=tuple(removed),
+        removed=(*removed, *prefixes),
         layers=tuple((source, to, _shapes(ours[to])) for source, to in pairs),
-        ignored=tuple(key for key in tensors if key.endswith(COUNTER)),
+        ignored=tuple(ignored),
     )
 
 
@@ -124,15 +132,15 @@ def read_checkpoint(path: str | Path) -> Any:
             f"{path} holds more than tensors, and would run code when read ({reason}): where you trust it, load it "
             "yourself and torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # what a damaged file makes torch's reader stumble over is anything
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(f"{path} is not a checkpoint, or is truncated ({reason})") from error
 
 
 def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors, and what was taken off on the way to them: wrappers, then common prefixes."""
+    """The tensors, and the wrappers that were taken off on the way to them."""
     removed: list[str] = []
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+    while isinstance(content, Mapping):
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if wrapper is None:
             break
@@ -143,12 +151,19 @@ def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors: its keys are {list(content)[:8]}, expected a state_dict")
-    while True:
+    return tensors, removed
+
+
+def _without_prefixes(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Take off prefixes that all names share, until the names are the wanted ones or none is left."""
+    removed: list[str] = []
+    while tensors.keys() != wanted:
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
         if prefix is None:
-            return tensors, removed
+            break
         removed.append(prefix)
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, removed
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:
@@ -173,19 +188,48 @@ def _layers(tensors: Mapping[str, Tensor]) -> Layers:
     return layers
 
 
-def _pair(theirs: Layers, ours: Layers, path: str | Path, model: str) -> list[tuple[str, str]]:
-    """(their layer, our layer): all layers have the same shapes in the same order, or those out of order are unique."""
+def _pair_by_order(theirs: Layers, ours: Layers) -> list[tuple[str, str]] | None:
+    """(their layer, our layer), where all shapes come in the same order, or those out of order are unique."""
     signatures = [[_shapes(layer) for layer in layers.values()] for layers in (theirs, ours)]
     if signatures[0] == signatures[1]:
         return list(zip(theirs, ours, strict=True))
     counts = [Counter(side) for side in signatures]
     common = [s for s in signatures[0] if counts[0][s] > 1]
     if counts[0] != counts[1] or common != [s for s in signatures[1] if counts[1][s] > 1]:
-        raise ValueError(_refusal(theirs, ours, path, model))
+        return None
     waiting = {
         shape: [name for name, s in zip(theirs, signatures[0], strict=True) if s == shape] for shape in counts[0]
     }
     return [(waiting[shape].pop(0), name) for name, shape in zip(ours, signatures[1], strict=True)]
+
+
+def _pair_by_numbers(theirs: Layers, ours: Layers) -> list[tuple[str, str]] | None:
+    """(their layer, our layer) of a file that keeps no order (safetensors sorts its names).
+
+    Layers of one shape are sorted by the numbers in their names, where these tell all that differs:
+    ``layer1.0.conv2`` before ``layer1.1.conv1``. Families of names (``layer#.#.conv#``) map to ours of
+    the same size, where there is one.
+    """
+    pairs = {}
+    left, right = _families(theirs), _families(ours)
+    if left.keys() != right.keys():
+        return None
+    for shape in left:
+        sizes = [sorted(len(family) for family in side[shape].values()) for side in (left, right)]
+        if sizes[0] != sizes[1] or len(set(sizes[0])) != len(sizes[0]):
+            return None
+        for family in left[shape].values():
+            match = next(other for other in right[shape].values() if len(other) == len(family))
+            pairs |= dict(zip(match, family, strict=True))
+    return [(pairs[name], name) for name in ours]
+
+
+def _families(layers: Layers) -> dict[str, dict[str, list[str]]]:
+    """Layers by shape, then by their name without numbers; sorted by the numbers."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, layer in sorted(layers.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]):
+        found.setdefault(_shapes(layer), {}).setdefault(re.sub(r"\d+", "#", name), []).append(name)
+    return found
 
 
 def _refusal(theirs: Layers, ours: Layers, path: str | Path, model: str) -> str:
@@ -211,7 +255,9 @@ def _refusal(theirs: Layers, ours: Layers, path: str | Path, model: str) -> str:
 
 
 def _shapes(layer: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{leaf} {'x'.join(map(str, tensor.shape)) or '1'}" for leaf, tensor in layer.items())
+    return ", ".join(
+        f"{leaf} {'x'.join(map(str, tensor.shape)) or '1'}" for leaf, tensor in sorted(layer.items(), reverse=True)
+    )
 
 
 def _join(layer: str, leaf: str) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..registry import nearest
 
+AUXILIARY_HEADS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
 INSTALL = "pip install 'flatbit[vision]'"
 
 
@@ -42,9 +43,15 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
 
 def _torchvision_model(name: str, *, num_classes: int = 1000, **arguments: Any) -> nn.Module:
     """A torchvision classifier; ``arguments`` go to its builder. Auxiliary heads are left out unless asked for."""
-    if name in ("inception_v3", "googlenet"):
-        arguments = {"aux_logits": False, "init_weights": True} | arguments
-    return _import("torchvision.models").get_model(name, num_classes=num_classes, **arguments)
+    build = partial(_import("torchvision.models").get_model, name, num_classes=num_classes)
+    heads = AUXILIARY_HEADS.get(name, ())
+    if not heads or "aux_logits" in arguments:
+        return build(**arguments)
+    model = build(**{"init_weights": True} | arguments)  # published weights have the heads: built, then left out
+    model.aux_logits = False
+    for head in heads:
+        setattr(model, head, None)
+    return model
 
 
 def _timm(name: str) -> Callable[..., nn.Module]:

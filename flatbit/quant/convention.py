@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -42,11 +43,16 @@ class Convention:
     def __str__(self) -> str:
         if self.policy == "float":
             return "float"
-        return (
-            f"{self.policy}: {self.inner}, first {self.first}, last {self.last}, shortcut {self.shortcut}, "
-            f"image {self.image}, weight step per {self.weight_step}, activations at the {self.activations}, "
-            f"batch norm {self.batch_norm}, bias {self.bias}"
-        )
+        return f"{self.policy}: {self.inner}, {in_words(self.as_dict())}"
+
+
+def in_words(stated: Mapping[str, str]) -> str:
+    """All but the policy and the inner layers of a convention, as ``as_dict`` gives it, in a sentence."""
+    weight, place = stated["weight_step"], stated["activations"]
+    parts = [f"{label} {stated[label]}" for label in ("first", "last", "shortcut", "image")]
+    parts += ["weights float" if weight == "none" else f"weight step per {weight}"]
+    parts += ["activations float" if place == "none" else f"activations at the {place}"]
+    return ", ".join([*parts, f"batch norm {stated['batch_norm']}", f"bias {stated['bias']}"])
 
 
 def convention(model: nn.Module) -> Convention:

@@ -59,7 +59,9 @@ class LayerSpec:
     input_bits: int = FLOAT_BITS
 
     def __bool__(self) -> bool:
-        return any(spec is not None for spec in (self.weight, self.bias, self.input, self.output))
+        """Whether anything is quantized: a tensor of the layer, or the input that it reads."""
+        quantized = any(spec is not None for spec in (self.weight, self.bias, self.input, self.output))
+        return quantized or self.input_bits < FLOAT_BITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

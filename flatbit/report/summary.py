@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..quant.convention import in_words
 from ..train.run import Run
 from ..train.scores import LABELS
 
@@ -121,12 +122,7 @@ def _row(name: str, entries: list[dict[str, Any]], earlier: list[Row]) -> Row:
 
 
 def _sentence(convention: dict[str, str]) -> str:
-    if convention["policy"] == "float":
-        return "float"
-    labels = ("first", "last", "shortcut", "image")
-    parts = [f"{label} {convention[label]}" for label in labels]
-    parts += [f"weight step per {convention['weight_step']}", f"activations at the {convention['activations']}"]
-    return ", ".join([*parts, f"batch norm {convention['batch_norm']}", f"bias {convention['bias']}"])
+    return "float" if convention["policy"] == "float" else in_words(convention)
 
 
 def _edges(convention: dict[str, str]) -> str:

@@ -85,6 +85,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
     finally:
         for module, mode in modes.items():
             module.training = mode
+    if scores.num_samples and not scores.count:
+        raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not scores.count:
         raise ValueError("evaluate got no batches: the iterable is empty, or was used up before")
     if not math.isfinite(scores.loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -99,9 +100,8 @@ def _updates(
     model.train()
     size = stage.batches_per_update(position.epoch)
     steps -= steps % size  # an update is a whole virtual batch
-    started, since_check = time.monotonic(), 0
-    sums = torch.tensor([position.loss, position.hits], dtype=torch.float64)
-    pending: list[Tensor] = []
+    since_check = 0
+    tally = _Tally(position, stage)
     optimizer.zero_grad(set_to_none=True)
     for x, y in batches.epoch(position.epoch, position.step):
         if position.step >= steps:
@@ -112,7 +112,7 @@ def _updates(
                 group["lr"] = lr
         loss, logits = stage.objective(model, x, y)
         (loss / size).backward()
-        pending.append(_tally(loss, logits, y))
+        tally.add(loss, logits, y)
         position.step += 1
         position.samples += len(y)
         if position.step % size:
@@ -121,29 +121,40 @@ def _updates(
         optimizer.zero_grad(set_to_none=True)
         since_check += 1
         if since_check >= CHECK_EVERY or x.device.type == "cpu" or position.step >= steps:
-            sums += torch.stack(pending).sum(0).double().cpu()
-            pending, since_check = [], 0
-            position.loss, position.hits = sums.tolist()
-            position.seconds += time.monotonic() - started
-            started = time.monotonic()
-            _check_finite(position, stage)
+            since_check = 0
+            tally.settle()
             yield
+    tally.settle()  # an epoch may end early, where batches could not be read
 
 
-def _tally(loss: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-    """(summed loss, number of right labels; of pixels their share, per image) of a mini-batch, left on the device."""
-    right = (logits.detach().argmax(1) == y).float()
-    share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
-    hits = share * len(y)
-    return torch.stack([loss.detach() * len(y), hits])
+class _Tally:
+    """Sums over an epoch, left on the device until ``settle`` writes them into the position."""
 
+    def __init__(self, position: Position, stage: Stage) -> None:
+        self.position, self.stage = position, stage
+        self.pending: list[Tensor] = []
+        self.started = time.monotonic()
 
-def _check_finite(position: Position, stage: Stage) -> None:
-    if position.loss - position.loss != 0:
-        raise TrainingError(
-            f"stage {stage.name!r}: the loss is not finite at epoch {position.epoch}, step {position.step}: "
-            f"lr {stage.lr:g} is too high for these bits, or a step collapsed; the last checkpoint is sound"
-        )
+    def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        """Note a mini-batch: summed loss, number of right labels (of pixels their share, per image)."""
+        right = (logits.detach().argmax(1) == y).float()
+        share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
+        self.pending.append(torch.stack([loss.detach(), share]) * len(y))
+
+    def settle(self) -> None:
+        """Bring the sums up to date. Raises TrainingError where the loss is not finite."""
+        position, stage = self.position, self.stage
+        if self.pending:
+            loss, hits = torch.stack(self.pending).sum(0).double().tolist()
+            position.loss, position.hits = position.loss + loss, position.hits + hits
+            self.pending = []
+        position.seconds += time.monotonic() - self.started
+        self.started = time.monotonic()
+        if not math.isfinite(position.loss):
+            raise TrainingError(
+                f"stage {stage.name!r}: the loss is not finite at epoch {position.epoch}, step {position.step}: "
+                f"lr {stage.lr:g} is too high for these bits, or a step collapsed; the last checkpoint is sound"
+            )
 
 
 def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> None:

@@ -27,7 +27,7 @@ from ..data.batches import Data
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
 from ..quant.cost import cost
-from ..quant.files import save, start_from_
+from ..quant.files import save
 from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .evaluate import evaluate
@@ -35,9 +35,9 @@ from .loop import Position, train
 from .optimizers import make_optimizer
 from .recipe import Recipe, Stage
 from .scores import LABELS
+from .start import TEST_BATCH, arguments_of, check_policies, matched, measure_weights, outputs_of, starting_model
 
 RECORD = "run.json"
-TEST_BATCH = {"classification": 500, "segmentation": 8}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,26 +84,23 @@ def run(
     recipe = recipe.smoke() if smoke else recipe
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
-    if (channels := _channels(recipe, data)) != data.image_shape[0]:
+    model = models.build(recipe.model, **arguments_of(recipe, data))
+    data, given = matched(data, model), data
+    if data is not given:
+        channels = data.image_shape[0]
         say(f"{recipe.model} takes images of {channels} channels: the grey ones of {data.name} are repeated")
         recipe = replace(recipe, data_arguments=dict(recipe.data_arguments) | {"channels": channels})
-        data = data.with_channels(channels)
-    _check_policies(recipe, data)
+    if (outputs := outputs_of(model) or 0) > data.num_classes:
+        say(f"{recipe.model} has {outputs} outputs, the data {data.num_classes} classes: --set num_classes= mends it")
+    check_policies(recipe, data)
     record = _open_record(out, recipe, seed, device, resume)
-    if weights is not None and "weights" not in record:
-        model = models.build(recipe.model, **_arguments(recipe, data))
-        loaded = start_from_(model, weights, rename=rename)
-        test = evaluate(
-            model.to(device), data.test_batches(TEST_BATCH[data.task], device=device), description="given weights"
-        )
-        record["weights"] = {"file": Path(weights).name, "test": test.as_dict()}
-        name, score = test.score
-        say(f"{loaded}\n{Path(weights).name}: float {LABELS[name]} {score:.2f} % of {test.num_samples:,} test images")
+    if weights is not None:
+        measure_weights(record, model.to(device), data, Path(weights), rename, say)
     for stage in recipe.stages:
         if stage.name in record["stages"]:
             continue
         torch.manual_seed(seed)
-        model = _starting_model(recipe, stage, data, out, weights, rename).to(device)
+        model = starting_model(recipe, stage, data, out, weights, rename).to(device)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         entry = _train_stage(model, stage, data, out, seed=seed)
         save(model, out / "stages" / f"{stage.name}.safetensors")
@@ -134,47 +131,6 @@ def read_run(folder: str | Path) -> Run:
     if not isinstance(record, dict) or not {"recipe", "seed", "stages"} <= record.keys():
         raise ValueError(f"{path} is no record of a run: it has no recipe, seed and stages")
     return Run(folder=Path(folder), record=record)
-
-
-def _starting_model(
-    recipe: Recipe,
-    stage: Stage,
-    data: Data,
-    out: Path,
-    weights: str | Path | None,
-    rename: Mapping[str, str] | None,
-) -> nn.Module:
-    """The float model a stage starts from: built afresh, then the earlier stage's or the given weights."""
-    model = models.build(recipe.model, **_arguments(recipe, data))
-    if stage.start:
-        start_from_(model, out / "stages" / f"{stage.start}.safetensors")
-    elif weights is not None:
-        start_from_(model, weights, rename=rename)
-    return model
-
-
-def _channels(recipe: Recipe, data: Data) -> int:
-    """The image channels that the model's first convolution takes, where the data are grey; else those of the data."""
-    own = data.image_shape[0]
-    if own != 1 or len(data.image_shape) != 3:
-        return own
-    model = models.build(recipe.model, **_arguments(recipe, data))
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    return first.in_channels if isinstance(first, nn.Conv2d) else own
-
-
-def _check_policies(recipe: Recipe, data: Data) -> None:
-    """Quantize the untrained model once by every stage's policy: what is refused is refused before any training."""
-    for stage in recipe.stages:
-        if stage.policy is not None:
-            quantize_(models.build(recipe.model, **_arguments(recipe, data)), stage.policy, strict=stage.strict)
-
-
-def _arguments(recipe: Recipe, data: Data) -> dict[str, Any]:
-    """The builder's arguments; the data's classes and channels where the builder takes them."""
-    follows = {"num_classes": data.num_classes, "in_channels": data.image_shape[0]}
-    accepted = models.accepts(recipe.model)
-    return {key: value for key, value in follows.items() if key in accepted} | dict(recipe.model_arguments)
 
 
 def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int) -> dict[str, Any]:

@@ -36,13 +36,20 @@ class Scores:
         self.confusion: Tensor | None = None
 
     def add(self, logits: Tensor, y: Tensor) -> None:
-        """Add a batch: logits (N, classes, ...), labels (N, ...). Raises ValueError for a label without an output."""
+        """Add a batch: logits (N, classes, ...), labels (N, ...). Raises ValueError where they do not fit."""
+        if logits.ndim < 2 or (len(logits), *logits.shape[2:]) != tuple(y.shape):
+            raise ValueError(
+                f"{self.model} gives logits of shape {tuple(logits.shape)} for labels of shape {tuple(y.shape)}: "
+                "expected (N, classes) for (N,), or (N, classes, H, W) for (N, H, W)"
+            )
         self.num_samples += len(y)
         classes = logits.shape[1]
         pixels = y.ndim > 1
         if pixels:
             valid = y != VOID
             logits, y = logits.movedim(1, -1)[valid], y[valid]
+        if y.numel() and int(y.min()) < 0:
+            raise ValueError(f"a label is {int(y.min())}: expected 0 or more (pixels to leave out are {VOID})")
         if y.numel() and int(y.max()) >= classes:
             raise ValueError(
                 f"a label is {int(y.max())}, but {self.model} has {classes} outputs: it was built for another data set "

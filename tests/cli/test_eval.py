@@ -174,3 +174,11 @@ def test_what_is_left_out_is_counted_and_listed(flatbit, refuses, own, tmp_path)
     assert json.loads(result.out)["num_samples"] == 4
     assert "left out: " in result.err
     assert "cat/2.png" in result.err
+
+
+def test_segmentation_is_shown_by_miou(flatbit, own, tmp_path):
+    module = own("from tests.recipes.test_init import scenes\n")
+    fb.save(fb.models.build("deeplab_mobilenet_v2", num_classes=2, width=0.3), tmp_path / "m.safetensors")
+    result = flatbit("eval", tmp_path / "m.safetensors", "--data", f"{module}:scenes")
+    assert "mIoU %" in result.out
+    assert "pixels right %" in result.out

@@ -111,3 +111,14 @@ def test_divergence_is_one_line_and_status_one(flatbit, own):
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith("flatbit: stage 'float': the loss is not finite")
     assert result.err.count("\n") == 1
+
+
+def test_a_recipes_own_data_arguments_are_kept(flatbit, own):
+    module = own(
+        "from flatbit.train.recipe import Recipe, Stage\n"
+        "def recipe():\n"
+        "    return Recipe(name='mine', model='resnet8', model_arguments={'first_width': 2}, data='digits',\n"
+        "                  data_arguments={'channels': 3}, stages=(Stage(name='float', epochs=0, lr=0.1),))\n"
+    )
+    assert flatbit("run", f"{module}.py", "--out", "kept").status == 0
+    assert read_run("kept").record["recipe"]["data_arguments"] == {"channels": 3}

@@ -100,3 +100,9 @@ def test_dtype_and_shape_are_kept(dtype):
     out = Augment(pad=1, flip=True, cutout=2)(picture(4, 3, 5, 7, dtype=dtype), generator())
     assert out.dtype == dtype
     assert out.shape == (4, 3, 5, 7)
+
+
+@pytest.mark.parametrize("arguments", [{"cutout": -3}, {"pad": -1}, {"cutout": "3"}])
+def test_sizes_that_make_no_sense_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"=.*: expected a whole number, at least 0"):
+        Augment(**arguments)

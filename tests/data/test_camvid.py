@@ -67,7 +67,9 @@ def test_missing_folders_are_named(tmp_path):
 
 def test_an_image_without_its_mask_is_named(tmp_path):
     (write(tmp_path) / "trainannot" / "0002.png").unlink()
-    with pytest.raises(ValueError, match=r"hold 5 and 4 files, expected pairs of the same name; alone: 0002\.png"):
+    with pytest.raises(
+        ValueError, match=r"hold 1 files that make no pair .*: .*train/0002\.png\. Mend .*skip_bad=True"
+    ):
         load("camvid", tmp_path)
 
 
@@ -76,7 +78,7 @@ def test_an_empty_split_is_an_error(tmp_path):
     for part in ("test", "testannot"):
         for path in (tmp_path / part).iterdir():
             path.unlink()
-    with pytest.raises(ValueError, match="hold 0 and 0 files"):
+    with pytest.raises(ValueError, match="test and testannot beside it hold no files"):
         load("camvid", tmp_path)
 
 
@@ -92,3 +94,52 @@ def test_a_label_out_of_range_is_named(tmp_path):
     Image.new("L", (8, 6), 12).save(write(tmp_path) / "testannot" / "0001.png")
     with pytest.raises(ValueError, match=r"testannot/0001\.png holds the label 12, expected 0\.\.10, or 11 for void"):
         load("camvid", tmp_path)
+
+
+def test_images_and_masks_pair_by_name_without_suffix(tmp_path):
+    write(tmp_path)
+    for path in sorted((tmp_path / "train").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    data = load("camvid", tmp_path)
+    assert data.train.labels[:, 1, 1].tolist() == [0, 1, 2, 3, 4]
+    assert data.left_out == {}
+
+
+def test_two_images_of_one_name_make_no_pair(tmp_path):
+    Image.new("RGB", (8, 6)).save(write(tmp_path) / "train" / "0002.jpg")
+    with pytest.raises(ValueError, match=r"hold 3 files that make no pair .*: .*train/0002\.jpg, .*train/0002\.png"):
+        load("camvid", tmp_path)
+
+
+def test_bad_pairs_are_left_out_counted_and_listed_where_asked(tmp_path):
+    write(tmp_path)
+    cut_off, alone, small = (tmp_path / part for part in ("train/0001.png", "trainannot/9999.png", "test/0002.png"))
+    cut_off.write_bytes(cut_off.read_bytes()[:50])
+    Image.new("L", (8, 6)).save(alone)
+    for path in (small, tmp_path / "testannot" / "0002.png"):
+        Image.new("L", (4, 6)).save(path)
+    with pytest.warns(UserWarning, match=r"'camvid': left out 3 samples that cannot be read: .*9999\.png"):
+        data = load("camvid", tmp_path, skip_bad=True)
+    assert data.train.labels[:, 1, 1].tolist() == [0, 2, 3, 4]
+    assert len(data.test.images) == 2
+    assert set(data.left_out) == {str(cut_off), str(alone), str(small)}
+    assert "cannot be read" in data.left_out[str(cut_off)]
+    alone.unlink()
+    with pytest.raises(ValueError, match=r"train/0001\.png cannot be read.*skip_bad=True"):
+        load("camvid", tmp_path)
+
+
+def test_a_split_of_bad_pairs_only_is_an_error(tmp_path):
+    for path in (write(tmp_path) / "test").iterdir():
+        path.write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"not one pair of .*test and its masks can be read: .*0000\.png"):
+        load("camvid", tmp_path, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"crop": 64}, {"crop": [0, 10]}, {"mean": 0.5}, {"mean": "abc"}, {"std": [-1.0] * 3}]
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}.*: expected"):
+        load("camvid", write(tmp_path), **arguments)

@@ -186,3 +186,23 @@ def test_download_is_asked_for_only_when_told(tmp_path, monkeypatch, name, asked
     assert not calls
     assert len(load(name, tmp_path, download=True).test.labels) == 4
     assert calls == [asked]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_class_names_that_are_not_utf_8_are_named_by_path(tmp_path, name):
+    kind = KINDS[name]
+    path = write_binary(tmp_path, kind) / kind.binary_names
+    path.write_bytes(b"\xff\xfe" + path.read_bytes())
+    with pytest.raises(ValueError, match=rf"{path} holds no UTF-8 text"):
+        load(name, tmp_path)
+    path = write_pickles(tmp_path, kind) / kind.names
+    path.write_bytes(pickle.dumps({kind.names_key: [b"\xff"] * kind.classes}))
+    with pytest.raises(ValueError, match=rf"{path} holds no UTF-8 text"):
+        load(name, tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [{"mean": 0.5}, {"std": "abc"}, {"cutout": -3}])
+def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments):
+    write_binary(tmp_path, CIFAR10)
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
+        load("cifar10", tmp_path, **arguments)

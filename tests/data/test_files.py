@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from flatbit.data.files import download, find_folder, one_of
+from flatbit.data.files import decoded, download, find_folder, one_of
 
 LAYOUTS = {"usual": ["a", "b|b.gz"], "other": ["c"]}
 
@@ -75,3 +75,9 @@ def test_a_download_that_fails_says_how_to_do_without(tmp_path, torchvision):
     torchvision.CIFAR10 = failing
     with pytest.raises(ValueError, match=r"could not download CIFAR10 .*no network.*: get it by hand"):
         download("CIFAR10", tmp_path, "get it by hand")
+
+
+def test_text_that_is_not_utf_8_is_named_by_path(tmp_path):
+    assert decoded("é".encode(), tmp_path) == "é"
+    with pytest.raises(ValueError, match=r"names\.txt holds no UTF-8 text .*: it is damaged or another file"):
+        decoded(b"\xff\xfe", tmp_path / "names.txt")

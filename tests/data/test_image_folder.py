@@ -192,3 +192,19 @@ def test_imagenet_is_told_by_its_thousand_classes(tmp_path):
 def test_sizes_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ValueError, match="size=32, resize=16"):
         image_folder(write(tmp_path), size=32, resize=16)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"size": "big"}, {"resize": 20.5}, {"size": 0}, {"mean": 0.5}, {"mean": "abc"}, {"workers": -1}]
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
+        loaded(write(tmp_path), **arguments)
+
+
+def test_a_batch_of_bad_files_only_is_left_out(tmp_path):
+    write(tmp_path)
+    (tmp_path / "val" / "eel" / "01.JPEG").write_bytes(b"cut off")
+    data = loaded(tmp_path, skip_bad=True)
+    with pytest.warns(UserWarning, match="left out 1"):
+        assert [len(y) for _, y in data.test_batches(5)] == [5]

@@ -80,3 +80,9 @@ def test_sets_with_files_say_where_they_looked_and_how_to_get_them(tmp_path, nam
 
 def test_the_users_own_come_through_the_door_too():
     assert user_data.__module__ == "flatbit.data.user"
+
+
+@pytest.mark.parametrize("channels", [-1, 0, "3"])
+def test_channels_that_make_no_sense_are_refused(channels):
+    with pytest.raises(ValueError, match=r"channels=.*: expected a whole number, at least 1"):
+        load("digits", channels=channels)

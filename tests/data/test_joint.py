@@ -102,3 +102,9 @@ def test_it_is_a_function_of_the_generator():
 def test_scales_that_make_no_sense_are_refused(scale):
     with pytest.raises(ValueError, match="expected \\(least, largest\\), positive"):
         JointAugment(scale=scale)
+
+
+@pytest.mark.parametrize("size", [64, (0, 10)])
+def test_sizes_that_make_no_sense_are_refused(size):
+    with pytest.raises(ValueError, match=r"size=.*: expected \(height, width\)"):
+        JointAugment(size=size)

@@ -54,3 +54,18 @@ def test_a_mask_of_colours_is_named(pair):
 
 def test_fill_is_the_mean_in_bytes():
     assert fill_of((0.0, 0.5, 1.0)) == (0.0, 128.0, 255.0)
+
+
+def test_whatever_a_decoder_raises_is_named_by_path(tmp_path, monkeypatch):
+    def broken(path):
+        raise EOFError("no more")
+
+    monkeypatch.setattr("flatbit.data.masks.read_rgb", broken)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read: no more"):
+        read_pair(tmp_path / "0.png", tmp_path / "0.png", 2)
+
+
+@pytest.mark.parametrize("mean", [0.5, "abc", [float("nan")] * 3])
+def test_a_mean_that_makes_no_sense_is_refused(mean):
+    with pytest.raises(ValueError, match=r"mean=.*: expected"):
+        fill_of(mean)

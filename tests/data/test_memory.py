@@ -282,3 +282,24 @@ def test_grey_images_repeat_to_the_channels_asked_for():
     assert coloured.with_channels(3) is coloured
     with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\): cannot make 4 channels"):
         coloured.with_channels(4)
+
+
+@pytest.mark.parametrize("channels", [-1, 0, "3"])
+@pytest.mark.parametrize("data", [numbered(4), streets()], ids=["grey", "coloured"])
+def test_channels_that_make_no_sense_are_refused(data, channels):
+    with pytest.raises(ValueError, match=r"channels=.*: expected a whole number, at least 1"):
+        data.with_channels(channels)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_named(value):
+    data = features()
+    images = data.test.images.clone()
+    images[4, 1] = value
+    with pytest.raises(ValueError, match=r"'features', test: sample 4 has NaN or infinite values"):
+        replace(data, test=replace(data.test, images=images))
+
+
+def test_what_was_left_out_stays_noted():
+    assert numbered(4).left_out == {}
+    assert numbered(4, left_out={"a.png": "damaged"}).with_channels(3).left_out == {"a.png": "damaged"}

@@ -39,7 +39,16 @@ def test_one_normalization_serves_shapes_and_dtypes():
     assert torch.equal(normalize(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)), torch.full((1, 1, 2, 2), -2.0))
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.1,), (1.0, 1.0)), ((), ()), ((0.1,), (0.0,)), ((0.1,), (float("nan"),))])
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        *[((0.1,), (1.0, 1.0)), ((0.1,), ()), ((0.1,), (0.0,)), ((0.1,), (-1.0,)), ((0.1,), (NAN,))],
+        *[((0.1,), (INFINITE,)), ((0.1,), "a"), ((0.1,), 1.0)],
+    ],
+)
 def test_mean_and_std_that_do_not_fit_are_refused(mean, std):
     with pytest.raises(ValueError, match="std"):
         Normalize(mean, std)
@@ -54,3 +63,9 @@ def test_shapes_are_checked_before_there_is_a_batch():
     Normalize(MEAN, STD).check((3, 4, 4))
     with pytest.raises(ValueError, match="inputs have 1 channels"):
         Normalize(MEAN, STD).check((1, 4, 4))
+
+
+@pytest.mark.parametrize("mean", [(), (NAN,) * 3, (INFINITE,) * 3, "abc", 0.5])
+def test_a_mean_that_is_not_finite_numbers_is_refused(mean):
+    with pytest.raises(ValueError, match=r"mean=.*: expected a list of finite numbers"):
+        Normalize(mean, STD)

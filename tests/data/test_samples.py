@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from flatbit.data.batches import generator
-from flatbit.data.samples import Reader, Samples, reason, stack
+from flatbit.data.samples import Reader, Samples, left_out_text, listed, reason, stack
 
 
 class Numbered(Samples):
@@ -74,3 +74,11 @@ def test_reasons_are_one_line_and_say_the_kind_of_error():
 def test_the_base_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Samples()
+
+
+def test_what_is_left_out_is_counted_and_the_first_ones_listed():
+    bad = {f"{i}.png": "damaged" for i in range(7)}
+    assert left_out_text("x", {"0.png": "damaged"}) == (
+        "data set 'x': left out 1 samples that cannot be read: 0.png (damaged)"
+    )
+    assert listed(bad, 2) == "0.png (damaged); 1.png (damaged); and 5 more, all in the data's left_out"

@@ -153,12 +153,27 @@ def test_an_epoch_left_in_the_middle_still_says_what_it_left_out():
         epoch.close()
 
 
-def test_a_batch_of_bad_samples_only_is_an_error():
-    with (
-        pytest.raises(ValueError, match=r"not one sample of a batch of 2 can be read: file 2 .*; file 3"),
-        pytest.warns(UserWarning, match="left out"),
-    ):
-        list(numbered(bad=(2, 3), skip_bad=True).test_batches(2))
+def test_a_batch_of_bad_samples_only_is_left_out():
+    data = numbered(9, 9, bad=(8,), skip_bad=True)
+    with pytest.warns(UserWarning, match="left out 1 samples"):
+        assert labels(data.test_batches(4)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert labels(data.test_batches(4), start=2) == []  # the rest of an epoch that gave something
+    assert sorted(chain(*labels(data.train_batches(1, seed=0)))) == list(range(8))
+
+
+def test_an_epoch_of_bad_samples_only_is_an_error():
+    batches = numbered(bad=range(5), skip_bad=True).test_batches(2)
+    message = r"not one sample of a whole epoch of data set 'numbered' can be read: file 0 .*; file 4"
+    with pytest.raises(ValueError, match=message), pytest.warns(UserWarning, match="left out 5"):
+        list(batches)
+    with pytest.raises(ValueError, match=message):
+        list(batches)
+
+
+@pytest.mark.parametrize("workers", [-1, "2", 1.5])
+def test_workers_that_make_no_sense_are_refused(workers):
+    with pytest.raises(ValueError, match=r"workers=.*: expected a whole number, at least 0"):
+        numbered(workers=workers)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_step():

@@ -292,3 +292,23 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_other_shapes_in_the_two_splits_are_refused():
     with pytest.raises(ValueError, match=r"test\[0\]: x is torch.uint8 \(3, 4, 5\), and the first sample"):
         user_data(dataset(), [(torch.zeros(3, 4, 5, dtype=torch.uint8), 0)], num_classes=3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_values_that_are_not_finite_are_named(value):
+    good, bad = (torch.zeros(3, 4, 4), 0), (np.full((3, 4, 4), value), 0)
+    message = r"train\[2\]: .*48 of 48 values of x are NaN or infinite"
+    data = user_data(Pairs(good, good, bad), Pairs(good), num_classes=3)
+    with pytest.raises(ValueError, match=message):
+        list(data.train_batches(3, seed=0))
+    data = user_data(Pairs(good, good, bad), Pairs(good), num_classes=3, skip_bad=True)
+    with pytest.warns(UserWarning, match=r"left out 1 samples .*train\[2\]"):
+        assert [len(y) for _, y in data.train_batches(1, seed=0)] == [1, 1]
+    with pytest.raises(ValueError, match=r"train, item 1, sample 0: 48 of 48 values"):
+        user_data([(x[None], torch.zeros(1).long()) for x in (good[0], torch.as_tensor(bad[0]))], [good], num_classes=3)
+
+
+@pytest.mark.parametrize("arguments", [{"mean": 0.5}, {"std": [float("nan")] * 3}, {"workers": -1}])
+def test_arguments_that_make_no_sense_are_refused(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
+        user_data(dataset(), dataset(), num_classes=3, **arguments)

@@ -133,3 +133,16 @@ def test_download_is_asked_for_only_when_told(tmp_path, monkeypatch):
         ),
     )
     assert len(loaded(tmp_path, download=True).test) == 2
+
+
+@pytest.mark.parametrize("arguments", [{"size": "big"}, {"size": -3}, {"mean": 0.5}, {"workers": -1}])
+def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
+        loaded(tmp_path, **arguments)
+
+
+def test_a_list_that_is_not_utf_8_is_named(tmp_path):
+    (write(tmp_path) / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"val\.txt holds no UTF-8 text"):
+        loaded(tmp_path)

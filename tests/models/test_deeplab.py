@@ -28,3 +28,9 @@ def test_the_backbone_has_the_classifiers_names_and_shapes():
 def test_quantizes_whole_as_hol():
     model = build("deeplab_mobilenet_v2", num_classes=3, width=0.3)
     assert not fb.quantize_(model, fb.policy("hol", weights=4, activations=4)).refused
+
+
+@pytest.mark.parametrize("arguments", [{"width": -1}, {"width": 0}, {"head_width": 0}])
+def test_widths_are_positive(arguments):
+    with pytest.raises(ValueError, match="expected both positive"):
+        build("deeplab_mobilenet_v2", **arguments)

@@ -26,3 +26,10 @@ def test_depth_counts_convolutions_and_the_linear_layer():
 def test_depths_that_are_none(depth):
     with pytest.raises(ValueError, match="expected 9n"):
         build("depthwise_resnet", depth=depth)
+
+
+def test_expansion_of_the_input_width_is_the_rejected_reading():
+    """Spec 4.5: six times the block's *input* width gives .948 M and more, not the printed 1.11 M."""
+    model = build("depthwise_resnet", depth=29, first_width=38)
+    widths = [block.conv[0][0].out_channels for stage in model.layers for block in stage]
+    assert widths == [6 * 38] * 3 + [6 * 76] * 3 + [6 * 152] * 3

@@ -34,11 +34,21 @@ def test_bitops_with_float_edges_on_the_searched_head():
 
 # What the variants that do not meet the count have instead (spec 4.4's rejected rows).
 @pytest.mark.parametrize(
-    ("without", "millions"), [({"expand_first": False}, 92386.9), ({"shortcut": "identity"}, 91279.6)]
+    ("without", "bits", "millions"),
+    [
+        ({"expand_first": False}, 32, 92386.9),
+        ({"expand_first": False}, 4, 1492.2),
+        ({"expand_first": False}, 3, 867.7),
+        ({"shortcut": "identity"}, 32, 91279.6),
+        ({"shortcut": "identity"}, 4, 1474.9),
+        ({"shortcut": "identity"}, 3, 858.0),
+    ],
 )
-def test_rejected_readings_of_the_cifar_net(without, millions):
+def test_rejected_readings_of_the_cifar_net(without, bits, millions):
     saq = {"stem_stride": 1, "strides": (1, 1, 2, 2, 1, 2, 1), "shortcut": "projection", "expand_first": True}
     model = build("mobilenet_v2", num_classes=100, activation="relu", **saq | without)
+    if bits < 32:
+        fb.quantize_(model, fb.policy("saq", weights=bits, activations=bits))
     assert fb.cost(model, (3, 32, 32)).bitops / 1e6 == pytest.approx(millions, abs=0.05)
 
 
@@ -81,6 +91,8 @@ def test_rounding_of_widths(channels, expected):
     [
         ("mobilenet_v2", {"strides": [1, 2]}, "expected 7"),
         ("mobilenet_v2", {"width": 0}, "positive"),
+        ("mobilenet_v2", {"activation": "gelu"}, "expected relu6 or relu"),
+        ("mobilenet_v2", {"shortcut": "Projection"}, "expected identity or projection"),
         ("mobilenet_v2_cifar", {"variant": "tiny"}, "expected 'saq', 'hol' or 'standard'"),
     ],
 )

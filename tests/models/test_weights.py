@@ -183,3 +183,76 @@ def test_nan_weights_are_named(ours, tmp_path):
 def test_no_such_file(ours, tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         load_weights_(ours, tmp_path / "none.pth")
+
+
+def shuffled_names(state):
+    """As safetensors keeps them: by the alphabet, so layer 10 comes before layer 2."""
+    return {name: state[name].contiguous() for name in sorted(state)}
+
+
+def test_safetensors_of_other_names_map_by_their_numbers(stranger, ours, tmp_path):
+    save_file(shuffled_names(stranger.state_dict()), tmp_path / "s.safetensors")
+    assert not same(stranger, ours)
+    assert load_weights_(ours, tmp_path / "s.safetensors").how == "order"
+    assert same(stranger, ours)
+
+
+def test_ten_comes_after_two_in_safetensors(tmp_path):
+    theirs = nn.ModuleDict({f"l{index}": nn.Linear(3, 3) for index in range(12)})
+    ours = nn.Sequential(*(nn.Linear(3, 3) for _ in range(12)))
+    save_file(shuffled_names(theirs.state_dict()), tmp_path / "s.safetensors")
+    load_weights_(ours, tmp_path / "s.safetensors")
+    assert all(torch.equal(ours[index].weight, theirs[f"l{index}"].weight) for index in range(12))
+
+
+def test_safetensors_whose_names_do_not_tell_are_refused(tmp_path):
+    theirs = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("up", "down")})
+    ours = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("a", "b")})
+    save_file(theirs.state_dict(), tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="does not map"):
+        load_weights_(ours, tmp_path / "s.safetensors")
+    load_weights_(ours, tmp_path / "s.safetensors", rename={"down": "a", "up": "b"})
+    assert torch.equal(ours["a"].weight, theirs["down"].weight)
+
+
+@pytest.mark.parametrize("name", ["s.pth", "s.safetensors"])
+@pytest.mark.parametrize("own", ["net", "model", "backbone"])
+def test_a_prefix_that_is_the_models_own_stays(tmp_path, name, own):
+    def made():
+        model = nn.Module()
+        setattr(model, own, nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 3)))
+        return model
+
+    source, target = made(), made()
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    (save_file if "safe" in name else torch.save)(state, tmp_path / name)
+    matching = load_weights_(target, tmp_path / name)
+    assert (matching.how, matching.removed) == ("name", ("module.",))
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_tensors_beside_the_wrapper_do_not_hide_it(stranger, ours, tmp_path):
+    torch.save({"best_prec1": torch.tensor(91.0), "state_dict": stranger.state_dict()}, tmp_path / "s.pth")
+    assert load_weights_(ours, tmp_path / "s.pth").removed == ("state_dict",)
+    assert same(stranger, ours)
+
+
+def test_auxiliary_heads_that_the_model_has_not_are_left_out_and_listed(tmp_path):
+    model = nn.ModuleDict({"fc": nn.Linear(2, 3)})
+    torch.save(model.state_dict() | {"AuxLogits.fc.weight": torch.zeros(2, 2)}, tmp_path / "s.pth")
+    assert load_weights_(model, tmp_path / "s.pth").ignored == ("AuxLogits.fc.weight",)
+
+
+def test_whatever_is_wrong_with_a_damaged_file_is_one_error(ours, tmp_path):
+    path = tmp_path / "s.pth"
+    torch.save(ours.state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for place in torch.randint(len(whole) // 3, (60,), generator=generator).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        message = "s.pth"
+        try:
+            read_checkpoint(path)  # what is not seen to be damaged is read
+        except ValueError as error:
+            message = str(error)
+        assert "s.pth" in message

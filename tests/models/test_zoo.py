@@ -110,3 +110,16 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(zoo.importlib, "import_module", missing)
     with pytest.raises(ValueError, match=r"pip install 'flatbit\[vision\]'"):
         build("timm/resnet18")
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_published_weights_with_auxiliary_heads_load(name, tmp_path):
+    import torchvision
+
+    published = torchvision.models.get_model(name, num_classes=4, init_weights=False)
+    torch.save(published.state_dict(), tmp_path / "w.pth")
+    ours = build(f"torchvision/{name}", num_classes=4, init_weights=False)
+    ignored = fb.models.load_weights_(ours, tmp_path / "w.pth").ignored
+    assert any(key.startswith(("AuxLogits.", "aux1.")) for key in ignored)
+    assert torch.equal(ours.fc.weight, published.fc.weight)
+    assert isinstance(ours.train()(torch.randn(2, 3, 96, 96)), torch.Tensor)

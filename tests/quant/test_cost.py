@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from flatbit import models
+from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_, restore_
 from flatbit.quant.cost import cost
 from flatbit.quant.policy import LayerSpec
@@ -170,3 +171,15 @@ def test_a_model_without_parameters_costs_nothing():
 def test_what_is_no_shape_is_an_error(shape, net):
     with pytest.raises(ValueError, match=r"input_shape=.*expected the shape of one image, such as \(3, 32, 32\)"):
         cost(net, shape)
+
+
+@pytest.mark.parametrize("name", ["hol", "faq", "uniq", "saq", "pact"])
+def test_activations_alone_are_counted_and_stated(name):
+    model = models.build("resnet8", first_width=4)
+    whole = cost(model, (3, 16, 16)).bitops
+    quantize_(model, policy(name, activations=4))
+    layers = {layer.name: layer for layer in cost(model, (3, 16, 16)).layers}
+    inner = layers["layers.1.0.conv2"]
+    assert (inner.weight_bits, inner.activation_bits) == (32, 4)
+    assert cost(model, (3, 16, 16)).bitops < whole / 2
+    assert convention(model).inner == "W32/A4"

@@ -1,6 +1,8 @@
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from flatbit.data.batches import VOID
 from flatbit.train.objective import cross_entropy
 
 
@@ -24,3 +26,20 @@ def test_pixels_are_averaged_like_samples():
     loss, _ = cross_entropy(nn.Identity(), x, y)
     flat, _ = cross_entropy(nn.Identity(), x.permute(0, 2, 3, 1).reshape(-1, 3), y.reshape(-1))
     torch.testing.assert_close(loss, flat)
+
+
+def test_void_pixels_do_not_count_and_nothing_else_is_no_nan():
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    labels = torch.randint(3, (2, 4, 4))
+    labels[0] = VOID
+    loss, _ = cross_entropy(nn.Identity(), logits, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[1:], labels[1:]))
+    empty, _ = cross_entropy(nn.Identity(), logits, torch.full_like(labels, VOID))
+    empty.backward()
+    assert empty == 0
+    assert (logits.grad == 0).all()
+
+
+def test_label_255_of_a_classifier_counts():
+    logits, labels = torch.randn(2, 300), torch.tensor([VOID, 3])
+    torch.testing.assert_close(cross_entropy(nn.Identity(), logits, labels)[0], F.cross_entropy(logits, labels))

@@ -71,3 +71,22 @@ def test_evaluate_reports_it():
     plain = fb.evaluate(torch.nn.Identity(), [(torch.eye(3), torch.arange(3))])
     assert plain.score == ("top1", 100.0)
     assert "miou" not in plain.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ((2, 3), [0, -1], "a label is -1: expected 0 or more"),
+        ((2, 3), [[[0]], [[1]]], "for labels of shape"),
+        ((1, 3, 2, 2), [[[0, 1, 2]]], "for labels of shape"),
+        ((1, 3, 1, 2), [[[-100, 1]]], "a label is -100"),
+    ],
+)
+def test_labels_that_do_not_fit_are_errors(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Scores().add(torch.randn(logits), torch.tensor(labels))
+
+
+def test_nothing_but_void_cannot_be_scored():
+    with pytest.raises(ValueError, match="all labels of 1 images are void"):
+        fb.evaluate(torch.nn.Identity(), [(torch.randn(1, 2, 2, 2), torch.full((1, 2, 2), VOID))])
