@@ -36,6 +36,10 @@ def hol_segmentation(
     PACT at each ReLU's output and on residual tensors. The paper names neither the float training nor
     the head: see ``float_stage`` and ``deeplab_mobilenet_v2``.
 
+    Deliberate difference: the paper pretrains on the 10,582 images of ``train_aug`` and retrains on
+    the 1,464 of ``train``; here one set serves all stages (``--data-arg train=train_aug`` for the
+    larger), and weights pretrained elsewhere come by ``--weights`` with ``float_schedule=none``.
+
     Args:
         both: also the net with weights and activations quantized.
     """
