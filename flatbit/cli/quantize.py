@@ -93,9 +93,11 @@ def quantize(
         resume=resume, say=say,
     )  # fmt: skip
     rows = summarize([done])
+    if weights is None:
+        say(f"no --weights: {model} was quantized with the weights it is built with")
     say(str(coverage(load(out / "model.safetensors"))))
-    page = write_page([done], out / "report.html", data_root=data_dir)
     show(table_of(rows, f"{model} on {data}"), as_json(rows), json)
+    page = write_page([done], out / "report.html", data_root=data_dir)
     say(f"model: {out / 'model.safetensors'}  report: {page}")
 
 

@@ -34,9 +34,9 @@ def quickstart(
     for seed in range(seeds):
         say(f"seed {seed}")
         runs.append(run(recipe, out / f"seed{seed}", seed=seed, resume=resume, smoke=smoke, say=say))
-    page = write_page(runs, out / "report.html")
     rows = summarize(runs)
     show(table_of(rows, "digits, preresnet8"), as_json(rows), json)
+    page = write_page(runs, out / "report.html")
     say(f"report: {page}")
 
 

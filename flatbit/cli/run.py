@@ -63,8 +63,8 @@ def run(
         resume=resume, smoke=smoke, say=say,
     )  # fmt: skip
     rows = summarize([done])
-    page = write_page([done], out / "report.html", data_root=data)
     show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
+    page = write_page([done], out / "report.html", data_root=data)
     say(f"run: {out}  report: {page}")
 
 

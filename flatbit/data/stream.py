@@ -199,7 +199,7 @@ class StreamBatches(Batches):
         if part.bad and not self.data.skip_bad:
             error = ValueError(
                 f"{part.bad[0].name}: {part.bad[0].reason}. Mend or remove it, or leave such samples out and "
-                "have them listed: skip_bad=True"
+                "have them listed: skip_bad=True (--skip-bad)"
             )
             error.add_note(part.bad[0].trace)
             raise error

@@ -121,6 +121,10 @@ class _Form:
             count = int(x.isfinite().logical_not().sum())
             raise ValueError(f"{where}: {count} of {x.numel()} values of x are NaN or infinite, expected finite ones")
         if self.shape is None or self.dtype is None:
+            if x.ndim == 3 and x.shape[-1] in (1, 3, 4) and x.shape[0] > 4:
+                raise ValueError(
+                    f"{where}: x is {tuple(x.shape)}, channels last: expected (C, H, W), x.permute(2, 0, 1)"
+                )
             self.shape, self.dtype = tuple(x.shape), x.dtype
         if (tuple(x.shape), x.dtype) != (self.shape, self.dtype):
             raise ValueError(

@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..registry import nearest
+
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 COUNTER = "num_batches_tracked"  # batch norm's count of batches: no weight, and often left out
@@ -73,7 +75,8 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
         model: of the same architecture; its names may differ.
         path: ``.safetensors``, or what ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``, ``.tar``), which
             is read as tensors only: a pickle that wants to run code is refused.
-        rename: names in the file, or beginnings of them, to the model's, where order does not tell.
+        rename: layers of the file, or the beginning of their names, by the model's, where order does not
+            tell; an empty name leaves a layer out. The rest is mapped as ever.
 
     Returns:
         What went where; prints as a table.
@@ -85,20 +88,23 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
     tensors, removed = _unwrapped(read_checkpoint(path), path)
-    tensors = {_renamed(name, rename or {}): tensor for name, tensor in tensors.items()}
     _check_finite(tensors, path)
     ignored = [key for key in tensors if key.endswith(COUNTER) or (key.startswith(AUXILIARY) and key not in wanted)]
     weights = {key: value for key, value in tensors.items() if key not in ignored}
     weights, prefixes = _without_prefixes(weights, set(wanted))
     theirs, ours = _layers(weights), _layers(wanted)
+    pinned, dropped = _pinned(theirs, ours, rename or {}, path)
+    left = {name: layer for name, layer in theirs.items() if name not in {*pinned.values(), *dropped}}
+    free = {name: layer for name, layer in ours.items() if name not in pinned}
     how: Literal["name", "order"] = "name"
-    pairs = [(name, name) for name in ours]
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
-        pair = _pair_by_numbers if Path(path).suffix == ".safetensors" else _pair_by_order
-        found = pair(theirs, ours)
-        if found is None:
-            raise ValueError(_refusal(theirs, ours, path, type(model).__name__))
-        how, pairs = "order", found
+    pairs: list[tuple[str, str]] | None = [(name, name) for name in free]
+    if {name: _shapes(layer) for name, layer in left.items()} != {n: _shapes(layer) for n, layer in free.items()}:
+        how = "order"
+        pairs = (_pair_by_numbers if Path(path).suffix == ".safetensors" else _pair_by_order)(left, free)
+    if pairs is None:
+        raise ValueError(_refusal(left, free, path, type(model).__name__))
+    sources = pinned | {to: source for source, to in pairs}
+    pairs = [(sources[name], name) for name in ours]
     mapped = {
         _join(to, leaf): tensor.to(own[_join(to, leaf)].dtype)
         for source, to in pairs
@@ -111,7 +117,7 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
         how=how,
         removed=(*removed, *prefixes),
         layers=tuple((source, to, _shapes(ours[to])) for source, to in pairs),
-        ignored=tuple(ignored),
+        ignored=(*ignored, *dropped),
     )
 
 
@@ -127,9 +133,12 @@ def read_checkpoint(path: str | Path) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0][:200]
+        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # neither a zip nor a pickle
+            raise ValueError(f"{path} is not a checkpoint: it is neither a zip file nor a pickle") from error
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({named[1]})" if named else ""
         raise ValueError(
-            f"{path} holds more than tensors, and would run code when read ({reason}): where you trust it, load it "
+            f"{path} holds more than tensors{what}, and would run code when read: where you trust it, load it "
             "yourself and torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:  # what a damaged file makes torch's reader stumble over is anything
@@ -166,11 +175,31 @@ def _without_prefixes(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dic
     return tensors, removed
 
 
-def _renamed(name: str, rename: Mapping[str, str]) -> str:
+def _pinned(
+    theirs: Layers, ours: Layers, rename: Mapping[str, str], path: str | Path
+) -> tuple[dict[str, str], list[str]]:
+    """(our layer to theirs, their layers to leave out), as the caller names them. Raises ValueError for no layers."""
+    pinned: dict[str, str] = {}
+    dropped: list[str] = []
     for old, new in rename.items():
-        if name == old or name.startswith(old.rstrip(".") + "."):
-            return new.rstrip(".") + name.removeprefix(old.rstrip(".")) if name != old else new
-    return name
+        found = [name for name in theirs if f"{name}.".startswith(old.rstrip(".") + ".")]
+        if not found:
+            raise ValueError(f"rename {old!r}: {path} has no such layer: {nearest(old, theirs)}")
+        for name in found:
+            target = new.rstrip(".") + name.removeprefix(old.rstrip("."))
+            if not new:
+                dropped.append(name)
+            elif target not in ours:
+                raise ValueError(
+                    f"rename {old!r} to {new!r}: the model has no layer {target!r}: {nearest(target, ours)}"
+                )
+            elif _shapes(theirs[name]) != _shapes(ours[target]):
+                raise ValueError(
+                    f"rename {old!r} to {new!r}: {name} is {_shapes(theirs[name])}, {target} {_shapes(ours[target])}"
+                )
+            else:
+                pinned[target] = name
+    return pinned, dropped
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from ..registry import nearest
 
 AUXILIARY_HEADS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
-INSTALL = "pip install 'flatbit[vision]'"
+INSTALL = "pip install torchvision timm, of the same build as torch"
 
 
 def library_builder(name: str) -> Callable[..., nn.Module]:

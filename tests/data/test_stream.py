@@ -120,7 +120,7 @@ def test_one_loader_serves_all_epochs_in_turn(monkeypatch):
 @FORKING
 def test_an_error_in_a_worker_is_the_error_of_the_sample():
     with pytest.raises(
-        ValueError, match=r"^file 3: OSError: damaged\. Mend or remove it, .* skip_bad=True\n"
+        ValueError, match=r"^file 3: OSError: damaged\. Mend or remove it, .* skip_bad=True \(--skip-bad\)\n"
     ) as caught:
         list(numbered(bad=(3,), workers=1).test_batches(2))
     assert "in read" in caught.value.__notes__[0]

@@ -312,3 +312,9 @@ def test_values_that_are_not_finite_are_named(value):
 def test_arguments_that_make_no_sense_are_refused(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
         user_data(dataset(), dataset(), num_classes=3, **arguments)
+
+
+def test_images_with_channels_last_are_refused():
+    samples = [(torch.zeros(8, 8, 3, dtype=torch.uint8), 0)] * 4
+    with pytest.raises(ValueError, match=r"channels last: expected \(C, H, W\), x.permute\(2, 0, 1\)"):
+        user_data(samples, samples, num_classes=2)

@@ -256,3 +256,50 @@ def test_whatever_is_wrong_with_a_damaged_file_is_one_error(ours, tmp_path):
         except ValueError as error:
             message = str(error)
         assert "s.pth" in message
+
+
+def swapped():
+    """Two layers of one shape, which the file holds the other way round."""
+    ours = nn.ModuleDict({"stem": nn.Linear(2, 3), "a": nn.Linear(3, 3), "b": nn.Linear(3, 3), "head": nn.Linear(3, 4)})
+    theirs = nn.ModuleDict({"in": nn.Linear(2, 3), "q": nn.Linear(3, 3), "p": nn.Linear(3, 3), "out": nn.Linear(3, 4)})
+    return ours, theirs
+
+
+def test_renamed_layers_are_pinned_and_the_rest_maps_as_ever(tmp_path):
+    ours, theirs = swapped()
+    torch.save(theirs.state_dict(), tmp_path / "s.pth")
+    matching = load_weights_(ours, tmp_path / "s.pth", rename={"q": "b", "p": "a"})
+    assert [row[:2] for row in matching.layers] == [("in", "stem"), ("p", "a"), ("q", "b"), ("out", "head")]
+    assert torch.equal(ours["b"].weight, theirs["q"].weight)
+    load_weights_(ours, tmp_path / "s.pth", rename={"q": "b"})
+    assert torch.equal(ours["a"].weight, theirs["p"].weight)
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        ({"nine": "a"}, "has no such layer"),
+        ({"q": "nolayer"}, "the model has no layer 'nolayer'"),
+        ({"q": "head"}, "q is weight 3x3, bias 3, head weight 4x3, bias 4"),
+    ],
+)
+def test_renames_that_do_not_fit_are_errors(tmp_path, rename, message):
+    ours, theirs = swapped()
+    torch.save(theirs.state_dict(), tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=message):
+        load_weights_(ours, tmp_path / "s.pth", rename=rename)
+
+
+def test_an_empty_name_leaves_a_layer_out(tmp_path):
+    ours, theirs = swapped()
+    theirs["extra"] = nn.Linear(7, 7)
+    torch.save(theirs.state_dict(), tmp_path / "s.pth")
+    with pytest.raises(ValueError, match="does not map"):
+        load_weights_(ours, tmp_path / "s.pth")
+    assert load_weights_(ours, tmp_path / "s.pth", rename={"extra": ""}).ignored == ("extra",)
+
+
+def test_a_page_is_no_checkpoint(tmp_path):
+    (tmp_path / "s.pth").write_text("<!DOCTYPE html><html>not found</html>")
+    with pytest.raises(ValueError, match="neither a zip file nor a pickle"):
+        read_checkpoint(tmp_path / "s.pth")

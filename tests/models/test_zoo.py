@@ -108,7 +108,7 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(zoo.importlib, "import_module", missing)
-    with pytest.raises(ValueError, match=r"pip install 'flatbit\[vision\]'"):
+    with pytest.raises(ValueError, match="pip install torchvision timm"):
         build("timm/resnet18")
 
 
