@@ -92,3 +92,36 @@ class Polynomial(Schedule):
 
     def __call__(self, epoch: float, epochs: int) -> float:
         return (1 - min(epoch / epochs, 1.0)) ** self.power
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cyclic(Schedule):
+    """Down to ``bottom`` and back in equal parts: ``bottom^(m/h)``, ``m = min(p, 2h - p)``, p the part of a cycle.
+
+    SQWA (discrete cyclical): h = 3, c = 6 epochs with two values between, or h = 2, c = 4 with one;
+    ``bottom = min(eta_f)/max(eta_f)``. HOL (CLR): h = 4, eight parts, ``bottom = 0.01``. The rate starts
+    at the top; a net is captured at the end of a part at the bottom (``minima``).
+
+    Args:
+        bottom: least factor.
+        half: h, the parts on the way down.
+        part: epochs in a part; a fraction where a paper counts updates.
+    """
+
+    bottom: float
+    half: int = 3
+    part: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bottom <= 1 or self.half < 1 or self.part <= 0:
+            raise ValueError(f"{self}: expected bottom in (0, 1], half of 1 or more, and a positive part")
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        p = math.floor(epoch / self.part + 1e-9) % (2 * self.half)
+        return self.bottom ** (min(p, 2 * self.half - p) / self.half)
+
+    def minima(self, epochs: int) -> list[float]:
+        """Epochs done when each part at the bottom ends: where to capture or to evaluate."""
+        first, cycle = (self.half + 1) * self.part, 2 * self.half * self.part
+        return [first + n * cycle for n in range(math.floor((epochs - first) / cycle + 1e-9) + 1)]
