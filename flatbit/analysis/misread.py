@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..modes import modes_kept
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Misread:
@@ -32,20 +34,15 @@ class Misread:
 def misread(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Misread:
     """Show the same batches to two networks, in eval mode; keep what either gets wrong. ValueError for no batches."""
     networks = (first, second)
-    modes = [{module: module.training for module in network.modules()} for network in networks]
     said: list[list[Tensor]] = [[], []]
     labels: list[Tensor] = []
-    try:
+    with modes_kept(*networks):
         for network in networks:
             network.eval()
         for x, y in batches:
             labels.append(y.cpu())
             for answers, network in zip(said, networks, strict=True):
                 answers.append(network(x).argmax(1).cpu())
-    finally:
-        for network_modes in modes:
-            for module, mode in network_modes.items():
-                module.training = mode
     if not labels:
         raise ValueError("misread got no batches: the iterable is empty, or was used up before")
     truth, a, b = (torch.cat(parts).numpy() for parts in (labels, *said))

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..modes import modes_kept
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Segments:
@@ -42,12 +44,6 @@ def segments(
         raise ValueError("segments got no batches: the iterable is empty, or was used up before")
     if y.ndim != 3:
         raise ValueError(f"labels have shape {tuple(y.shape)}: expected one per pixel, (N, H, W)")
-    answers = {}
-    for name, network in networks.items():
-        modes = {module: module.training for module in network.modules()}
-        try:
-            answers[name] = network.eval()(x[:num_images]).argmax(1).cpu().numpy()
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+    with modes_kept(*networks.values()):
+        answers = {name: net.eval()(x[:num_images]).argmax(1).cpu().numpy() for name, net in networks.items()}
     return Segments(truth=y[:num_images].cpu().numpy(), answers=answers)

@@ -63,7 +63,7 @@ def eval_(
     loaded = matched(datasets.load(name, data_dir, **arguments | data_arguments(data_arg, skip_bad)), opened.network)
     test = loaded.test_batches(TEST_BATCH[loaded.task], device=device)
     metrics = evaluate(opened.network.to(device), test)
-    for path, reason in getattr(loaded, "left_out", {}).items():
+    for path, reason in loaded.left_out.items():
         say(f"left out: {path}: {reason}")
     scores = {"top-1 %": metrics.top1, "top-5 %": metrics.top5}
     if metrics.miou is not None:

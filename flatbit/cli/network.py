@@ -10,7 +10,7 @@ import typer
 from torch import nn
 
 from ..models import build
-from ..quant.files import load, start_from_
+from ..quant.files import load, load_any_
 from ..train.run import read_run
 from .console import say
 
@@ -65,7 +65,7 @@ def open_network(
         raise ValueError(f"no such file or folder: {model}")
     network = build(model, **settings)
     if weights is not None:
-        say(start_from_(network, weights, rename=rename, keep_quantized=True))
+        say(load_any_(network, weights, rename=rename))
     return Opened(network=network)
 
 
@@ -78,4 +78,4 @@ def _from_run(folder: Path, stage: str | None, trust: bool) -> Opened:
     if not file.is_file():
         raise ValueError(f"{folder} is not finished (its stages so far: {finished}): --resume it, or name a --stage")
     recipe = record["recipe"]
-    return Opened(network=load(file, trust=trust), data=recipe["data"], data_arguments=recipe.get("data_arguments"))
+    return Opened(network=load(file, trust=trust), data=recipe["data"], data_arguments=recipe["data_arguments"])

@@ -24,17 +24,23 @@ class Batches(ABC):
 
     Attributes:
         num_samples: samples in one epoch.
+        batch_size: samples in a batch.
+        seed: of order and augmentation, of training batches, whose last smaller one is dropped; None keeps
+            the order and every sample.
     """
 
     num_samples: int
+    batch_size: int
+    seed: int | None
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from step ``start`` on: the same whenever it is asked."""
 
-    @abstractmethod
     def __len__(self) -> int:
         """Batches in one epoch."""
+        whole = self.num_samples // self.batch_size
+        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -48,12 +54,14 @@ class Data(ABC):
         num_classes: number of labels.
         class_names: one per label, for pictures; may be empty.
         task: classification has labels int64 (N,), segmentation int64 (N, H, W) with ``VOID``.
+        left_out: what could not be read and was left out so far: its path or name, and the reason.
     """
 
     name: str
     num_classes: int
     class_names: tuple[str, ...]
     task: Task
+    left_out: dict[str, str]
 
     @property
     @abstractmethod

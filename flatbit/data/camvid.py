@@ -16,7 +16,7 @@ from .files import find_folder
 from .joint import JointAugment
 from .masks import fill_of, read_pair
 from .memory import Images, MemoryData
-from .samples import left_out_text, listed
+from .samples import left_out_text, listed, stack
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 VOID_INDEX = 11
@@ -100,8 +100,7 @@ def _camvid_split(folder: Path, split: str, skip_bad: bool) -> tuple[Images, dic
         masks.append(mask)
     if not images:
         raise ValueError(f"not one pair of {folder / split} and its masks can be read: {listed(left_out)}")
-    pixels = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return Images(images=pixels, labels=torch.stack(masks)), left_out
+    return Images(images=stack(images), labels=torch.stack(masks)), left_out
 
 
 def _pairs_by_stem(folder: Path, split: str, skip_bad: bool) -> tuple[list[tuple[Path, Path]], dict[str, str]]:

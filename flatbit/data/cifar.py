@@ -115,16 +115,8 @@ def cifar100(
 ) -> MemoryData:
     """CIFAR-100: 50,000 training and 10,000 test images, 3x32x32, 100 classes; training pads by 4, crops and flips.
 
-    Args:
-        root: the folder with cifar-100-python or cifar-100-binary, or that folder itself.
-        mean, std: per channel, of pixels in [0, 1].
-        cutout: side of a square that training sets to zero.
-        download: have torchvision download the set into root.
-
-    Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
-
-    Raises:
-        ValueError: files that are missing, cut off, damaged, or hold labels out of range; by path.
+    The root is the folder with cifar-100-python or cifar-100-binary, or that folder itself. All else, what is
+    raised, and the source are as ``cifar10``'s.
     """
     return _load(CIFAR100, root, mean, std, cutout, "CIFAR100" if download else None)
 

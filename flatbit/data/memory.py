@@ -85,7 +85,7 @@ class MemoryData(Data):
     def with_channels(self, channels: int) -> Data:
         """The same data with grey images repeated to so many channels. Raises ValueError where that cannot be."""
         check_whole("channels", channels, 1)
-        if self.image_shape[0] != 1 or len(self.image_shape) != 3:
+        if channels == 1 or self.image_shape[0] != 1 or len(self.image_shape) != 3:
             return super(MemoryData, self).with_channels(channels)
         train, test = (replace(s, images=s.images.repeat(1, channels, 1, 1)) for s in (self.train, self.test))
         return replace(self, train=train, test=test, mean=self.mean * channels, std=self.std * channels)
@@ -134,10 +134,6 @@ class TensorBatches(Batches):
         self.seed = seed
         self.augment = augment
         self.normalize = Normalize(data.mean, data.std)
-
-    def __len__(self) -> int:
-        whole = self.num_samples // self.batch_size
-        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         check_start(start, len(self))

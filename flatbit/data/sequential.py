@@ -97,10 +97,6 @@ class SequentialBatches(Batches):
         self.batch_size = min(batch_size, self.num_samples)
         self.normalize = normalize
 
-    def __len__(self) -> int:
-        whole = self.num_samples // self.batch_size
-        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         check_start(start, len(self))
         seed = generator(self.seed or 0, epoch if self.seed is not None else 0).initial_seed()

@@ -147,10 +147,6 @@ class StreamBatches(Batches):
         self._loader: DataLoader[Part] | None = None
         self._busy = False
 
-    def __len__(self) -> int:
-        whole = self.num_samples // self.batch_size
-        return whole if self.seed is not None else -(-self.num_samples // self.batch_size)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         check_start(start, len(self))
         new: dict[str, str] = {}

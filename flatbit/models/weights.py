@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..registry import nearest
+from ..text import as_text
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
@@ -40,10 +40,12 @@ class Matching:
 
     Attributes:
         path: the file.
-        how: ``name`` (all names are the model's), or ``order`` (layers of the same shapes in the same order).
+        how: ``name`` (all names are the model's), or ``order`` (layers of the same shapes in the same order:
+            that of the file, or of the numbers in its names where a file keeps none).
         removed: wrappers and prefixes that were taken off.
         layers: (the file's layer, the model's layer, its shapes), in order.
-        ignored: tensors of the file that are no weights (batch norm's counters, auxiliary heads the model has not).
+        ignored: what of the file was not taken: batch norm's counters, auxiliary heads that the model has
+            not, layers renamed to nothing, other sets of weights beside the one that was taken.
     """
 
     path: str
@@ -52,20 +54,14 @@ class Matching:
     layers: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"file": Path(self.path).name, "how": self.how, "removed": list(self.removed)}
-
     def __str__(self) -> str:
         by = {"name": "by name", "order": "by shape and order"}[self.how]
         removed = f", without {', '.join(map(repr, self.removed))}" if self.removed else ""
         table = Table("in the file", "in the model", "shapes", title=f"{Path(self.path).name}: mapped {by}{removed}")
         for row in self.layers:
             table.add_row(*row)
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get().rstrip()
+        left_out = [name for name in self.ignored if not name.endswith(COUNTER)]
+        return as_text(table, *([f"Left out: {', '.join(left_out)}"] if left_out else []))
 
 
 def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> Matching:
@@ -87,11 +83,11 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
     """
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
-    tensors, removed = _unwrapped(read_checkpoint(path), path)
+    tensors, removed, beside = _unwrapped(read_checkpoint(path), path)
     _check_finite(tensors, path)
+    tensors, prefixes = _without_prefixes(tensors, set(wanted))
     ignored = [key for key in tensors if key.endswith(COUNTER) or (key.startswith(AUXILIARY) and key not in wanted)]
     weights = {key: value for key, value in tensors.items() if key not in ignored}
-    weights, prefixes = _without_prefixes(weights, set(wanted))
     theirs, ours = _layers(weights), _layers(wanted)
     pinned, dropped = _pinned(theirs, ours, rename or {}, path)
     left = {name: layer for name, layer in theirs.items() if name not in {*pinned.values(), *dropped}}
@@ -117,7 +113,7 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
         how=how,
         removed=(*removed, *prefixes),
         layers=tuple((source, to, _shapes(ours[to])) for source, to in pairs),
-        ignored=(*ignored, *dropped),
+        ignored=(*ignored, *dropped, *beside),
     )
 
 
@@ -146,27 +142,33 @@ def read_checkpoint(path: str | Path) -> Any:
         raise ValueError(f"{path} is not a checkpoint, or is truncated ({reason})") from error
 
 
-def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors, and the wrappers that were taken off on the way to them."""
+def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """The tensors, the wrappers that were taken off on the way to them, and other sets of tensors beside these."""
     removed: list[str] = []
+    beside: list[str] = []
     while isinstance(content, Mapping):
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if wrapper is None:
             break
         removed.append(wrapper)
+        beside += [str(name) for name, value in content.items() if name != wrapper and _holds_tensors(value)]
         content = content[wrapper]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors (a state_dict)")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors: its keys are {list(content)[:8]}, expected a state_dict")
-    return tensors, removed
+    return tensors, removed, beside
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
 def _without_prefixes(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off prefixes that all names share, until the names are the wanted ones or none is left."""
+    """Take off prefixes that all names share, until the wanted names are there or no prefix is left."""
     removed: list[str] = []
-    while tensors.keys() != wanted:
+    while not wanted <= tensors.keys():
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
         if prefix is None:
             break

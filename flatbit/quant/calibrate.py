@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..modes import modes_kept
 from ..progress import track
 from .convert import as_float
 from .layers import quantized_layers, quantizers_of
@@ -169,13 +170,11 @@ def _use_batch_statistics_(model: nn.Module, use: bool) -> None:
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
     """Put training modes and running statistics back as they were."""
-    modes = {module: module.training for module in model.modules()}
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for buffer, kept in statistics:
             buffer.copy_(kept)

@@ -64,7 +64,8 @@ def convention(model: nn.Module) -> Convention:
     weighted = [(name, modules[name], role) for name, role in _roles(model).items()]
     for _, module, role in weighted:
         roles.setdefault(role, set()).add(_bits(module))
-    reads = getattr(weighted[0][1], "input_quantizer", None) if weighted else None
+    first = next((module for _, module, role in weighted if role == "first"), None)
+    reads = getattr(first, "input_quantizer", None)
     at_output = any(s.output for s in specs)
     return Convention(
         policy=specs[0].policy if specs else "float",

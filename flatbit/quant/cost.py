@@ -15,10 +15,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..modes import modes_kept
+from ..text import as_text
 from .convert import as_float
 from .layers import FLOAT_BITS, bits_of, has_unknown_products, is_quantized, row_of
 from .quantizer import Quantizer
@@ -83,13 +84,8 @@ class Cost:
         table.add_section()
         totals = (self.macs, self.bitops, self.params, self.size_bytes)
         table.add_row("total", "", "", *(f"{total:,}" for total in totals), style="bold")
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(table)
-            if self.uncounted:
-                names = ", ".join(name or "(the model itself)" for name in self.uncounted)
-                console.print(f"Products inside these are not counted: {names}", soft_wrap=True)
-        return capture.get().rstrip()
+        names = ", ".join(name or "(the model itself)" for name in self.uncounted)
+        return as_text(table, *([f"Products inside these are not counted: {names}"] if names else []))
 
 
 def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
@@ -110,19 +106,16 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         macs[module] = macs.get(module, 0) + _macs(module, args[0], output)
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if _is_product(m)]
-    modes = {module: module.training for module in model.modules()}
     reference = next(chain(model.parameters(), filter(torch.is_floating_point, model.buffers())), torch.empty(0))
     try:
-        model.eval()
-        with torch.no_grad(), as_float(model):
+        with torch.no_grad(), modes_kept(model), as_float(model):
+            model.eval()
             model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} does not take one image of shape {input_shape}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     counted: set[int] = set()
     holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
     return Cost(

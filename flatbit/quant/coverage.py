@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ..text import as_text
 from .convention import Convention, convention
 from .layers import LOOKED_UP, NORMS, has_unknown_products, is_quantized, own_weights, row_of
 from .policy import LayerSpec, TensorSpec, spec_of
@@ -69,11 +69,7 @@ class Coverage:
                 layer.name, layer.type, f"{layer.num_weights:,}", _describe(spec.weight),
                 _describe(spec.input or spec.output), layer.reason if layer.status != "quantized" else spec.role,
             )  # fmt: skip
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(table)
-            console.print(f"{self.fraction:.1%} of the weights quantized. {self.convention}", soft_wrap=True)
-        return capture.get().rstrip()
+        return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
 
 
 def coverage(model: nn.Module, refused: dict[str, str] | None = None) -> Coverage:

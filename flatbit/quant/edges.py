@@ -37,7 +37,7 @@ class RunOrder:
     def _note(self, name: str) -> Any:
         def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             self.names.append(name)
-            if args[0].data_ptr() == self.image:
+            if args and args[0].data_ptr() == self.image:
                 self.read_image.add(name)
 
         return note

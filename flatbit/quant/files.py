@@ -100,17 +100,13 @@ def load_(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(tensors)
 
 
-def start_from_(
-    model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None, keep_quantized: bool = False
-) -> str:
-    """Load weights to start from into a float model, in place: a file of ours, or a stranger's.
+def load_any_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> str:
+    """Load a file of ours (``load_``), or a stranger's float weights (``load_weights_``), into a float model, in place.
 
     Args:
-        model: float.
+        model: float; after a quantized file of ours it is quantized (``restore_`` gives its latent weights).
         path: a file of ``save``, or any checkpoint that ``flatbit.models.load_weights_`` reads.
         rename: as ``load_weights_`` takes it.
-        keep_quantized: leave a model from a quantized file of ours quantized; else its latent float
-            weights are taken.
 
     Returns:
         What was loaded, in words. Raises ValueError as ``load_`` and ``load_weights_``.
@@ -118,10 +114,7 @@ def start_from_(
     if Path(path).suffix != ".safetensors" or "specs" not in _read(path)[1]:
         return str(models.load_weights_(model, path, rename=rename))
     load_(model, path)
-    if keep_quantized or not any(True for _ in quantized_layers(model)):
-        return f"{path}: a file of flatbit's, loaded by name"
-    restore_(model)
-    return f"{path} is a quantized model: its latent float weights are taken"
+    return f"{path}: a file of flatbit's, loaded by name"
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

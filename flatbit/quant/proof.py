@@ -147,6 +147,10 @@ class _InputCheck:
         weighted = row is not None and row.kind in ("convolution", "linear")
         if not weighted or layer.input_quantizer is not None or bits == FLOAT_BITS or layer.spec.role == "first":
             return
+        if not args:  # called by keyword: what it reads is not seen here
+            raise QuantizationError(
+                f"layer {self.name!r} is called by keyword, which hides its input from this check: call it as layer(x)"
+            )
         distinct = args[0].unique().numel()
         if distinct > 2**bits:
             raise QuantizationError(

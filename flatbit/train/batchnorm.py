@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..modes import modes_kept
+
 
 @torch.no_grad()
 def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches: int | None = None) -> int:
@@ -36,21 +38,19 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
     first = next(stream, None)
     if first is None:
         raise ValueError("batch norm was given no batches to re-estimate from: the iterable is empty")
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     count = 0
     try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-            norm.momentum = None  # cumulative average
-        for x, *_ in chain([first], stream):
-            model(x)
-            count += 1
+        with modes_kept(model):
+            model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.train()
+                norm.momentum = None  # cumulative average
+            for x, *_ in chain([first], stream):
+                model(x)
+                count += 1
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for norm, momentum in momenta.items():
             norm.momentum = momentum
     return count

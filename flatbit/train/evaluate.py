@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modes import modes_kept
 from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.proof import Proof, prove
@@ -69,11 +70,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
         ValueError: no batches, images or logits that are not finite, labels the model has no output for.
         QuantizationError: the model is not quantized as it states.
     """
-    modes = {module: module.training for module in model.modules()}
     device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    model.eval()
     proof, scores = Proof(), Scores(type(model).__name__)
-    try:
+    with modes_kept(model):
+        model.eval()
         for index, (x, y) in enumerate(track(batches, description, total=_length(batches))):
             x, y = x.to(device), y.to(device)
             if not bool(x.isfinite().all()):
@@ -82,9 +82,6 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
                 proof = prove(model, x[:PROOF_SAMPLES])
             logits = model(x).float()
             scores.add(logits, y)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if scores.num_samples and not scores.count:
         raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not scores.count:

@@ -12,7 +12,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from .loop import Position, train
 from .optimizers import make_optimizer
 from .recipe import Recipe, Stage
 from .scores import LABELS
-from .start import TEST_BATCH, arguments_of, check_policies, matched, measure_weights, outputs_of, starting_model
+from .start import TEST_BATCH, check_policies, check_weights, fitted, measured_weights, starting_model
 
 RECORD = "run.json"
 
@@ -77,25 +77,20 @@ def run(
         say: called with a line as stages finish.
 
     Raises:
-        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run.
+        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run, or one of other weights.
         TrainingError: a stage diverged; the folder keeps what was finished.
     """
     out = Path(out)
     recipe = recipe.smoke() if smoke else recipe
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
-    model = models.build(recipe.model, **arguments_of(recipe, data))
-    data, given = matched(data, model), data
-    if data is not given:
-        channels = data.image_shape[0]
-        say(f"{recipe.model} takes images of {channels} channels: the grey ones of {data.name} are repeated")
-        recipe = replace(recipe, data_arguments=dict(recipe.data_arguments) | {"channels": channels})
-    if (outputs := outputs_of(model) or 0) > data.num_classes:
-        say(f"{recipe.model} has {outputs} outputs, the data {data.num_classes} classes: --set num_classes= mends it")
+    recipe, data, model = fitted(recipe, data, say)
     check_policies(recipe, data)
     record = _open_record(out, recipe, seed, device, resume)
-    if weights is not None:
-        measure_weights(record, model.to(device), data, Path(weights), rename, say)
+    check_weights(record, Path(weights) if weights is not None else None)
+    if weights is not None and "weights" not in record:
+        record["weights"] = measured_weights(model.to(device), data, Path(weights), rename, say)
+        write_json(out / RECORD, record)
     for stage in recipe.stages:
         if stage.name in record["stages"]:
             continue
@@ -109,11 +104,11 @@ def run(
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
         metric = entry["metric"]
         say(f"{stage.name}: {LABELS[metric]} {entry['test'][metric]:.2f} % after {entry['seconds']:.1f} s of training")
-    if left_out := getattr(data, "left_out", {}):
-        record["left_out"] = left_out
+    if data.left_out:
+        record["left_out"] = data.left_out
         write_json(out / RECORD, record)
-        say(f"{len(left_out)} files of {data.name} could not be read and were left out:")
-        for path, reason in left_out.items():
+        say(f"{len(data.left_out)} files of {data.name} could not be read and were left out:")
+        for path, reason in data.left_out.items():
             say(f"  {path}: {reason}")
     shutil.copyfile(out / "stages" / f"{recipe.stages[-1].name}.safetensors", out / "model.safetensors")
     return Run(folder=out, record=record)

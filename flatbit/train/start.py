@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import nn
 
 from .. import models
 from ..data.batches import Data
-from ..quant.convert import quantize_
-from ..quant.files import start_from_
+from ..quant.convert import quantize_, restore_
+from ..quant.files import load_any_
+from ..quant.layers import quantized_layers
 from .evaluate import evaluate
 from .recipe import Recipe, Stage
 from .scores import LABELS
@@ -50,6 +52,15 @@ def check_policies(recipe: Recipe, data: Data) -> None:
             quantize_(models.build(recipe.model, **arguments_of(recipe, data)), stage.policy, strict=stage.strict)
 
 
+def load_float_(model: nn.Module, path: str | Path, rename: Mapping[str, str] | None = None) -> str:
+    """Load any file's float weights into a float model, in place; those of a quantized one are its latent weights."""
+    loaded = load_any_(model, path, rename=rename)
+    if any(True for _ in quantized_layers(model)):
+        restore_(model)
+        loaded += "; it is quantized: its latent float weights are taken"
+    return loaded
+
+
 def starting_model(
     recipe: Recipe,
     stage: Stage,
@@ -61,31 +72,48 @@ def starting_model(
     """The float model a stage starts from: built afresh, then the earlier stage's or the given weights."""
     model = models.build(recipe.model, **arguments_of(recipe, data))
     if stage.start:
-        start_from_(model, out / "stages" / f"{stage.start}.safetensors")
+        load_float_(model, out / "stages" / f"{stage.start}.safetensors")
     elif weights is not None:
-        start_from_(model, weights, rename=rename)
+        load_float_(model, weights, rename)
     return model
 
 
-def measure_weights(
-    record: dict[str, Any],
-    model: nn.Module,
-    data: Data,
-    path: Path,
-    rename: Mapping[str, str] | None,
-    say: Callable[[str], None],
-) -> None:
-    """Load the weights a run was given, score the float model, say and record it. ValueError: other weights."""
-    loaded = start_from_(model, path, rename=rename)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if "weights" in record:
-        if record["weights"]["sha256"] != digest:
-            raise ValueError(
-                f"{path} is not what this run started from ({record['weights']['file']}): give another --out"
-            )
+def fitted(recipe: Recipe, data: Data, say: Callable[[str], None]) -> tuple[Recipe, Data, nn.Module]:
+    """Recipe, data and float model that fit each other; what had to be changed, or looks wrong, is said."""
+    model = models.build(recipe.model, **arguments_of(recipe, data))
+    fitting = matched(data, model)
+    if fitting is not data:
+        channels = fitting.image_shape[0]
+        say(f"{recipe.model} takes images of {channels} channels: the grey ones of {data.name} are repeated")
+        recipe = replace(recipe, data_arguments=dict(recipe.data_arguments) | {"channels": channels})
+    if (outputs := outputs_of(model) or 0) > data.num_classes:
+        say(f"{recipe.model} has {outputs} outputs, the data {data.num_classes} classes: --set num_classes= mends it")
+    return recipe, fitting, model
+
+
+def check_weights(record: dict[str, Any], weights: Path | None) -> None:
+    """Raise ValueError where a run that was begun goes on with other weights than it started from."""
+    begun = record.get("weights")
+    if begun is None or (weights is not None and digest_of(weights) == begun["sha256"]):
         return
+    given = weights if weights is not None else "no --weights"
+    raise ValueError(f"{given}: this run started from {begun['file']}: give that, or another --out")
+
+
+def measured_weights(
+    model: nn.Module, data: Data, path: Path, rename: Mapping[str, str] | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Load the weights a run is given, score the float model and say so; the record's entry."""
+    loaded = load_float_(model, path, rename)
     device = next(model.parameters()).device
     test = evaluate(model, data.test_batches(TEST_BATCH[data.task], device=device), description="given weights")
-    record["weights"] = {"file": path.name, "sha256": digest, "test": test.as_dict()}
     name, score = test.score
     say(f"{loaded}\n{path.name}: float {LABELS[name]} {score:.2f} % of {test.num_samples:,} test images")
+    return {"file": path.name, "sha256": digest_of(path), "test": test.as_dict()}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file. Raises ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()

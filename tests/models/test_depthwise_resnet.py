@@ -28,8 +28,21 @@ def test_depths_that_are_none(depth):
         build("depthwise_resnet", depth=depth)
 
 
+def counted(depth, first_width, expanded):
+    """Millions of parameters and statistics; ``expanded(in_width, out_width)`` is a block's hidden width."""
+    blocks, total, in_width = (depth - 2) // 9, 27 * first_width + 4 * first_width, first_width
+    for stage in range(3):
+        out_width = first_width * 2**stage
+        for _ in range(blocks):
+            hidden = expanded(in_width, out_width)
+            total += in_width * hidden + 9 * hidden + hidden * out_width + 4 * (2 * hidden + out_width)
+            total += in_width * out_width + 4 * out_width if in_width != out_width else 0
+            in_width = out_width
+    return (total + 10 * in_width + 10) / 1e6
+
+
 def test_expansion_of_the_input_width_is_the_rejected_reading():
-    """Spec 4.5: six times the block's *input* width gives .948 M and more, not the printed 1.11 M."""
-    model = build("depthwise_resnet", depth=29, first_width=38)
-    widths = [block.conv[0][0].out_channels for stage in model.layers for block in stage]
-    assert widths == [6 * 38] * 3 + [6 * 76] * 3 + [6 * 152] * 3
+    """Spec 4.5: six times the block's *output* width gives the printed counts, its *input* width never does."""
+    assert [counted(*size, lambda _, out: 6 * out) for size, _ in HOL] == pytest.approx([m for _, m in HOL], abs=5e-5)
+    rejected = [counted(*size, lambda width, _: 6 * width) for size, _ in HOL]
+    assert all(abs(other - printed) > 0.01 for other, (_, printed) in zip(rejected, HOL, strict=True))

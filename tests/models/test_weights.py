@@ -303,3 +303,17 @@ def test_a_page_is_no_checkpoint(tmp_path):
     (tmp_path / "s.pth").write_text("<!DOCTYPE html><html>not found</html>")
     with pytest.raises(ValueError, match="neither a zip file nor a pickle"):
         read_checkpoint(tmp_path / "s.pth")
+
+
+def test_auxiliary_heads_are_known_behind_a_prefix_too(tmp_path):
+    model = nn.ModuleDict({"fc": nn.Linear(2, 3)})
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save(state | {"module.AuxLogits.fc.weight": torch.zeros(2, 2)}, tmp_path / "s.pth")
+    assert load_weights_(model, tmp_path / "s.pth").ignored == ("AuxLogits.fc.weight",)
+
+
+def test_other_sets_of_weights_in_the_file_are_named(stranger, ours, tmp_path):
+    torch.save({"model": stranger.state_dict(), "ema": stranger.state_dict(), "epoch": 3}, tmp_path / "s.pth")
+    matching = load_weights_(ours, tmp_path / "s.pth")
+    assert "ema" in matching.ignored
+    assert "Left out: ema" in str(matching)

@@ -43,6 +43,7 @@ def test_bits_on_the_wrong_edges_are_an_error_and_names_mend_it(name):
     metrics = fb.evaluate(model, BATCH)
     assert model.stem.spec.weight.bits == model.head.spec.weight.bits == 8
     assert model.mid.spec.weight.bits == 2
+    assert metrics.convention.image == {"saq": "float"}.get(name, "8 bit")  # of the layer that reads it
     assert (metrics.convention.first[:2], metrics.convention.last[:2], metrics.convention.inner) == (
         "W8",
         "W8",

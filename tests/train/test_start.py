@@ -4,9 +4,10 @@ from torch import nn
 
 import flatbit as fb
 from flatbit import data as datasets
+from flatbit.quant.layers import quantized_layers
 from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.run import run
-from flatbit.train.start import matched, outputs_of
+from flatbit.train.run import read_run, run
+from flatbit.train.start import load_float_, matched, outputs_of
 
 
 def recipe(**arguments):
@@ -39,5 +40,35 @@ def test_resuming_with_other_weights_is_refused(tmp_path):
         torch.save(fb.models.build("resnet8", first_width=2, in_channels=1).state_dict(), tmp_path / name)
     run(recipe(), tmp_path / "out", weights=tmp_path / "a.pth")
     run(recipe(), tmp_path / "out", weights=tmp_path / "a.pth", resume=True)
-    with pytest.raises(ValueError, match=r"b\.pth is not what this run started from \(a\.pth\)"):
+    with pytest.raises(ValueError, match=r"b\.pth: this run started from a\.pth"):
         run(recipe(), tmp_path / "out", weights=tmp_path / "b.pth", resume=True)
+
+
+def test_resuming_without_the_weights_it_started_from_is_refused(tmp_path):
+    torch.save(fb.models.build("resnet8", first_width=2, in_channels=1).state_dict(), tmp_path / "a.pth")
+    run(recipe(), tmp_path / "out", weights=tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"no --weights: this run started from a\.pth"):
+        run(recipe(), tmp_path / "out", resume=True)
+
+
+def test_the_weights_are_on_record_before_the_first_stage_ends(tmp_path, monkeypatch):
+    torch.save(fb.models.build("resnet8", first_width=2, in_channels=1).state_dict(), tmp_path / "a.pth")
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flatbit.train.run._train_stage", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(), tmp_path / "out", weights=tmp_path / "a.pth")
+    assert read_run(tmp_path / "out").record["weights"]["file"] == "a.pth"
+
+
+def test_a_quantized_file_gives_its_latent_weights(tmp_path):
+    source = fb.models.build("resnet8", first_width=2)
+    fb.quantize_(source, fb.policy("sqwa", weights=2))
+    fb.calibrate_(source, [])
+    fb.save(source, tmp_path / "q.safetensors")
+    target = fb.models.build("resnet8", first_width=2)
+    assert "its latent float weights are taken" in load_float_(target, tmp_path / "q.safetensors")
+    assert not dict(quantized_layers(target))
+    assert torch.equal(target.layers[0][0].conv1.weight, source.layers[0][0].conv1.weight)
