@@ -6,11 +6,11 @@ Needs torchvision beside flatbit, for the other side. All data are random and ma
 photograph-like JPEGs (noise of 1/f amplitude, quality 90) of 500x375 and 2000x1500 pixels.
 
 CIFAR: pad 4, crop, flip, normalize, to a float batch. "flatbit" is a set in memory augmented in batches;
-"DataLoader" is what CIFAR scripts do, PIL images and torchvision transforms one by one, in this process
-or in workers; "v2 tensors" is torchvision's newer spelling. This process has one thread (--threads), so
-the workers come on top of what flatbit is given. A round times one
-epoch of each, in a new random order; ratios are taken inside a round, then their median. A float training
-step of ResNet-20 is timed beside them: what a batch has to keep up with.
+"DataLoader" is what CIFAR scripts do, PIL images and torchvision transforms one by one, in this process or in
+workers; "v2 tensors" is torchvision's newer spelling. This process has one thread (--threads), so the workers
+come on top of what flatbit is given. A round times one epoch of each, in a new random order; ratios are taken
+inside a round, then their median. A float training step of ResNet-20 is timed beside them: what a batch has
+to keep up with.
 
 ImageNet: images per second of one core. "PIL" is Image.open, RandomResizedCrop(224), flip, ToTensor,
 Normalize (training), or Resize(256), CenterCrop(224) (testing); "decoding alone" is the least any path
@@ -20,49 +20,23 @@ that decodes the whole image can take. Results go to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib
-import importlib.metadata
-import io
-import json
-import os
-import platform
-import random
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from decoding import import_torchvision, measure_decoding, row
 from PIL import Image
+from timing import environment, interleaved, write
 from torch.utils.data import DataLoader, Dataset
 
 import flatbit as fb
 from flatbit.data.augment import Augment
-from flatbit.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, image_folder
 from flatbit.data.memory import Images, MemoryData
 from flatbit.data.normalize import Normalize
-from flatbit.data.samples import Reader
 
-RESULTS = Path(__file__).parent / "results"
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-def import_torchvision():
-    """torchvision.transforms and its v2. PyPI's torchvision beside a CPU-only torch lacks its operators and fails to
-    import until two of them are declared; the transforms measured here use none."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return importlib.import_module("torchvision.transforms"), importlib.import_module("torchvision.transforms.v2")
 
 
 def pixels(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,155 +140,23 @@ def training_step(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def measure_cifar(arguments: argparse.Namespace) -> dict:
-    variants, step = cifar_variants(arguments), training_step(arguments)
-    times: dict[str, list[float]] = {name: [] for name in (*variants, "training step")}
-    order = list(times)
-    shuffle = random.Random(0).shuffle
-    for round_ in range(-arguments.warmup, arguments.rounds):
-        shuffle(order)
-        for name in order:
-            if name == "training step":
-                seconds = statistics.median(step() for _ in range(3))
-            else:
-                seconds = time_epoch(variants[name](max(round_, 0))) / arguments.batches
-            if round_ >= 0:
-                times[name].append(seconds)
-    return {"rows": [cifar_row(name, times) for name in times], "times_s": times}
-
-
-def cifar_row(name: str, times: dict[str, list[float]]) -> dict:
-    ratios = sorted(own / ours for own, ours in zip(times[name], times["flatbit"], strict=True))
-    median = statistics.median(times[name])
-    return {
-        "section": "cifar",
-        "variant": name,
-        "median_ms": 1000 * median,
-        "min_ms": 1000 * min(times[name]),
-        "per_second": 1 / median,
-        "times_flatbit": statistics.median(ratios),
-        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-len(ratios) // 4]],
+    step = training_step(arguments)
+    steps: dict[str, Callable[[int], float]] = {
+        name: lambda round_, epoch=epoch: time_epoch(epoch(round_)) / arguments.batches
+        for name, epoch in cifar_variants(arguments).items()
     }
-
-
-def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """Noise whose amplitude falls as 1/f, as photographs' does, in three correlated channels."""
-    draws = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
-    planes = [
-        np.fft.irfft2(np.fft.rfft2(draws.normal(size=(height, width))) / frequency, (height, width)) for _ in "LAB"
-    ]
-    mixed = np.stack([planes[0], planes[0] + 0.3 * planes[1], planes[0] + 0.3 * planes[2]], -1)
-    mixed = 128 + 55 * (mixed - mixed.mean()) / mixed.std()
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
-
-
-def write_photographs(root: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    for split in ("train", "val"):
-        (root / split / "one").mkdir(parents=True)
-    for index in range(count):
-        content = io.BytesIO()
-        photograph(*size, index).save(content, "JPEG", quality=90)
-        for split in ("train", "val"):
-            (root / split / "one" / f"{index:04d}.jpg").write_bytes(content.getvalue())
-    return sorted((root / "train" / "one").iterdir())
-
-
-def decoding_variants(root: Path, files: list[Path]) -> dict[str, Callable[[], None]]:
-    transforms, _ = import_torchvision()
-    last = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    train = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *last])
-    test = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *last])
-    data = image_folder(root, workers=0)
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-
-    def plain(transform: Callable) -> None:
-        for start in range(0, len(files), 20):
-            torch.stack([transform(Image.open(path).convert("RGB")) for path in files[start : start + 20]])
-
-    def ours(samples, seed: int | None) -> None:
-        reader = Reader(samples, seed)
-        for start in range(0, len(files), 20):
-            normalize(reader[0, list(range(start, min(start + 20, len(files))))].x)
-
-    def alone() -> None:
-        for path in files:
-            Image.open(path).load()
-
-    return {
-        "PIL, training": lambda: plain(train),
-        "flatbit, training": lambda: ours(data.train, 0),
-        "PIL, testing": lambda: plain(test),
-        "flatbit, testing": lambda: ours(data.test, None),
-        "decoding alone": alone,
-    }
-
-
-def measure_decoding(arguments: argparse.Namespace, size: tuple[int, int], count: int) -> dict:
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_photographs(Path(folder), count, size)
-        bytes_each = statistics.mean(path.stat().st_size for path in files)
-        variants = decoding_variants(Path(folder), files)
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        order = list(variants)
-        shuffle = random.Random(0).shuffle
-        for round_ in range(-1, arguments.decoding_rounds):
-            shuffle(order)
-            for name in order:
-                started = time.perf_counter()
-                variants[name]()
-                if round_ >= 0:
-                    times[name].append((time.perf_counter() - started) / count)
-    torch.set_num_threads(arguments.threads)
-    kind = f"{size[0]}x{size[1]}"
-    rows = [decoding_row(name, times, kind, bytes_each) for name in times]
-    return {"rows": rows, "times_s": {f"{kind}, {name}": seconds for name, seconds in times.items()}}
-
-
-def decoding_row(name: str, times: dict[str, list[float]], kind: str, bytes_each: float) -> dict:
-    peer = "flatbit, testing" if "testing" in name else "flatbit, training"
-    ratios = sorted(own / ours for own, ours in zip(times[name], times[peer], strict=True))
-    median = statistics.median(times[name])
-    return {
-        "section": f"jpeg {kind}",
-        "variant": name,
-        "median_ms": 1000 * median,
-        "min_ms": 1000 * min(times[name]),
-        "per_second": 1 / median,
-        "times_flatbit": statistics.median(ratios),
-        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-len(ratios) // 4]],
-        "bytes_per_image": bytes_each,
-    }
-
-
-def environment(threads: int) -> dict:
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        processor = next(
-            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), processor
-        )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "gpu": None,
-        "torch": torch.__version__,
-        "torchvision": importlib.metadata.version("torchvision"),
-        "pillow": importlib.metadata.version("pillow"),
-        "python": platform.python_version(),
-    }
+    steps["training step"] = lambda _: statistics.median(step() for _ in range(3))
+    times = interleaved(steps, arguments.rounds, arguments.warmup)
+    return {"rows": [row("cifar", name, times, "flatbit") for name in times], "times_s": times}
 
 
 def show(rows: list[dict]) -> None:
     print(f"{'section':16}{'variant':26}{'median ms':>10}{'per second':>12}{'x flatbit':>11}{'quartiles':>15}")
-    for row in rows:
-        low, high = row["ratio_quartiles"]
+    for r in rows:
+        low, high = r["ratio_quartiles"]
         print(
-            f"{row['section']:16}{row['variant']:26}{row['median_ms']:10.2f}{row['per_second']:12.1f}"
-            f"{row['times_flatbit']:11.2f}{low:9.2f}-{high:.2f}"
+            f"{r['section']:16}{r['variant']:26}{r['median_ms']:10.2f}{r['per_second']:12.1f}"
+            f"{r['times_flatbit']:11.2f}{low:9.2f}-{high:.2f}"
         )
 
 
@@ -333,22 +175,20 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     parts = [
         measure_cifar(arguments),
-        measure_decoding(arguments, (500, 375), arguments.images),
-        measure_decoding(arguments, (2000, 1500), max(1, arguments.images // 10)),
+        measure_decoding((500, 375), arguments.images, arguments.decoding_rounds),
+        measure_decoding((2000, 1500), max(1, arguments.images // 10), arguments.decoding_rounds),
     ]
     rows = [row for part in parts for row in part["rows"]]
     times = {name: seconds for part in parts for name, seconds in part["times_s"].items()}
     result = {
-        "environment": environment(arguments.threads),
+        "environment": environment("cpu", arguments.threads, ("torchvision", "pillow")),
         "settings": vars(arguments),
         "rows": rows,
         "times_s": times,
     }
-    name = arguments.name or f"{result['environment']['date']}-data-cpu"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1))
+    path = write(result, arguments.name or f"{result['environment']['date']}-data-cpu")
     show(rows)
-    print(f"written: {RESULTS / name}.json")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -12,25 +12,20 @@ benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import json
-import os
-import platform
-import random
 import statistics
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import environment, interleaved, ratio, write
 from torch import nn
 
 import flatbit as fb
 from flatbit.quant.layers import quantizers_of
 from flatbit.quant.rounding import fake_quantize_reference
 
-RESULTS = Path(__file__).parent / "results"
+BREVITAS = "brevitas learned scale"
 METHODS = ("uniq", "saq", "lsq")
 
 
@@ -104,7 +99,7 @@ def saved_bytes(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
 def make_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
 
-    def step() -> float:
+    def step(_: int) -> float:
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(model(x), y).backward()
@@ -121,7 +116,7 @@ def variants(x: torch.Tensor, compiled: bool) -> dict[str, nn.Module]:
     nets |= {f"flatbit {method}": flatbit_net(method, x) for method in METHODS}
     nets |= {f"flatbit {method}, reference face": flatbit_net(method, x, reference=True) for method in METHODS}
     if importlib.util.find_spec("brevitas"):
-        nets["brevitas learned scale"] = brevitas_net()
+        nets[BREVITAS] = brevitas_net()
     else:
         print("Brevitas is not installed (benchmarks/requirements.txt): no comparison with it")
     nets = {name: net.to(x.device).to(memory_format=torch.channels_last).train() for name, net in nets.items()}
@@ -138,55 +133,24 @@ def measure(arguments: argparse.Namespace) -> dict:
     y = torch.randint(0, 100, (arguments.batch,), generator=generator).to(arguments.device)
     nets = variants(x, arguments.compile)
     saved = {name: saved_bytes(net, x, y) for name, net in nets.items() if "compiled" not in name}
-    steps = {name: make_step(net, x, y) for name, net in nets.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    shuffle = random.Random(0).shuffle
-    for round_ in range(-arguments.warmup, arguments.rounds):
-        shuffle(order)
-        for name in order:
-            seconds = steps[name]()
-            if round_ >= 0:
-                times[name].append(seconds)
-    return {"rows": [row(name, times, saved) for name in steps], "times_s": times}
+    times = interleaved({name: make_step(net, x, y) for name, net in nets.items()}, arguments.rounds, arguments.warmup)
+    return {"rows": [row(name, times, saved) for name in times], "times_s": times}
 
 
 def row(name: str, times: dict[str, list[float]], saved: dict[str, int]) -> dict:
-    ratios = sorted(own / base for own, base in zip(times[name], times["float"], strict=True))
+    ratio_to_float, quartiles = ratio(times, name, "float")
     found = {
         "variant": name,
         "median_ms": 1000 * statistics.median(times[name]),
         "min_ms": 1000 * min(times[name]),
-        "ratio_to_float": statistics.median(ratios),
-        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-len(ratios) // 4]],
+        "ratio_to_float": ratio_to_float,
+        "ratio_quartiles": quartiles,
         "saved_bytes": saved.get(name),
         "saved_ratio": saved[name] / saved["float"] if name in saved else None,
     }
-    if "brevitas learned scale" in times:
-        found["ratio_to_brevitas"] = statistics.median(
-            own / base for own, base in zip(times[name], times["brevitas learned scale"], strict=True)
-        )
+    if BREVITAS in times:
+        found["ratio_to_brevitas"], _ = ratio(times, name, BREVITAS)
     return found
-
-
-def environment(device: str, threads: int) -> dict:
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        processor = next(
-            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), processor
-        )
-    brevitas = importlib.util.find_spec("brevitas") is not None
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "brevitas": importlib.metadata.version("brevitas") if brevitas else None,
-    }
 
 
 def show(rows: list[dict]) -> None:
@@ -213,14 +177,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also the compiled float and uniq networks")
     parser.add_argument("--name", help="of the result file; default: date, benchmark and device")
     arguments = parser.parse_args()
-    result = {"environment": environment(arguments.device, arguments.threads), "settings": vars(arguments)} | measure(
-        arguments
-    )
-    name = arguments.name or f"{result['environment']['date']}-qat_step-{arguments.device.replace(':', '')}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1))
+    stated = environment(arguments.device, arguments.threads, ("brevitas",))
+    result = {"environment": stated, "settings": vars(arguments)} | measure(arguments)
+    path = write(result, arguments.name or f"{stated['date']}-qat_step-{arguments.device.replace(':', '')}")
     show(result["rows"])
-    print(f"written: {RESULTS / name}.json")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
