@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..quant.policy import Policy
-from .objective import Objective, cross_entropy
+from .objective import Distillation, Objective, cross_entropy
 from .optimizers import OPTIMIZERS, OptimizerName
 from .schedule import Constant, Schedule
+from .sharpness import Sharpness
 
 SMOKE_STEPS = 2
+AVERAGE = ".average"
 
 
 def _is_number(value: Any) -> bool:
@@ -28,17 +30,27 @@ class Stage:
         epochs: how long; 0 only calibrates and evaluates.
         policy: what is quantized; None trains in float.
         strict: refuse a model with layers that cannot be quantized; False leaves those float.
-        start: the earlier stage whose weights and batch norms it starts from; None for the model as
-            it is built (or the weights that the run was given).
+        start: the earlier stage whose weights and batch norms it starts from, or ``NAME.average``, the
+            average of that stage's captures; None for the model as it is built (or the weights that the
+            run was given). From an average, a stage without a policy keeps the average's own grid, one
+            with a policy re-quantizes it: weights get new steps, activations keep theirs.
         optimizer, lr, momentum, nesterov, weight_decay: of the optimizer; no decay on learned steps.
         schedule: factor of lr as a function of progress.
         batch_size: of a mini-batch.
         growth: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (FAQ's
             virtual batch: gradients averaged, batch norm per mini-batch).
         calibration_batches: for ``calibrate_``; None for what the method asks.
+        freeze_batchnorm: the epoch from which batch norms use their running statistics and keep them;
+            None trains them throughout.
         reestimate_batches: training batches to re-estimate batch-norm statistics from at the end; 0
             keeps those of training.
         objective: the loss.
+        distillation: from which teacher, and how much (KD); None for labels alone.
+        lipschitz: factor of HOL's Lipschitz term.
+        sharpness: SAM, ASAM, SAQ or ASAQ around the optimizer; None for plain descent.
+        fixed_weight_steps: learned steps and clips of weights stay as calibrated, so that captures share a grid.
+        captures: numbers of finished epochs after which the model joins the stage's average (SQWA, SWA).
+        keep_captures: also write each capture to a file of its own, ``stages/NAME@EPOCH.safetensors``.
         max_steps: per epoch; None for the whole epoch.
     """
 
@@ -56,8 +68,15 @@ class Stage:
     batch_size: int = 128
     growth: tuple[tuple[int, int], ...] = ()
     calibration_batches: int | None = None
+    freeze_batchnorm: int | None = None
     reestimate_batches: int = 0
     objective: Objective = cross_entropy
+    distillation: Distillation | None = None
+    lipschitz: float = 0.0
+    sharpness: Sharpness | None = None
+    fixed_weight_steps: bool = False
+    captures: tuple[int, ...] = ()
+    keep_captures: bool = False
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +86,9 @@ class Stage:
         self._check("lr", _is_number(self.lr) and self.lr >= 0, "0 or more")
         self._check("momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "0 or more, below 1")
         self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
+        self._check("lipschitz", _is_number(self.lipschitz) and self.lipschitz >= 0, "0 or more")
+        within = all(isinstance(epoch, int) and 1 <= epoch <= self.epochs for epoch in self.captures)
+        self._check("captures", within, f"numbers of finished epochs, 1 to {self.epochs}")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
@@ -77,10 +99,12 @@ class Stage:
         return max((n for start, n in self.growth if epoch >= start), default=1)
 
     def smoke(self) -> Stage:
-        """The same stage cut to two updates."""
+        """The same stage cut to two updates; captures fall on its one epoch."""
         return replace(
             self,
             epochs=min(self.epochs, 1),
+            captures=(1,) if self.captures else (),
+            freeze_batchnorm=None if self.freeze_batchnorm is None else 0,
             max_steps=SMOKE_STEPS * self.batches_per_update(0),
             batch_size=min(self.batch_size, 32),
             calibration_batches=1,
@@ -121,6 +145,8 @@ class Recipe:
                     f"recipe {self.name!r}: stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage"
                 )
             seen.add(stage.name)
+            if stage.captures:
+                seen.add(f"{stage.name}{AVERAGE}")
 
     def smoke(self) -> Recipe:
         """The same recipe, every stage cut to two updates: does it run, not what does it reach."""
