@@ -11,6 +11,7 @@ from .quant.grids import grids
 from .quant.policy import Policy
 from .quant.presets import policy
 from .quant.proof import QuantizationError
+from .train.averaging import requantize_
 from .train.evaluate import Metrics, evaluate
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "policy",
     "quant",
     "quantize_",
+    "requantize_",
     "restore_",
     "save",
     "train",

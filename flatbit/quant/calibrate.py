@@ -61,7 +61,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     if not layers:
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
     for name, layer in layers:
-        _start_weights_(name, layer)
+        start_weights_(name, layer)
     watched = [q for _, q in quantizers_of(model) if q.site.role in ("input", "output")]
     if not watched:
         return Calibration(num_batches=0, num_samples=0)
@@ -88,7 +88,11 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     return Calibration(num_batches=len(seen), num_samples=sum(seen))
 
 
-def _start_weights_(name: str, layer: Any) -> None:
+def start_weights_(name: str, layer: Any) -> None:
+    """Start the weight and bias quantizers of one quantized layer from its tensors, in place.
+
+    Raises ValueError for values that are not finite, or a weight that is all zero.
+    """
     for role in ("weight", "bias"):
         quantizer = layer._modules.get(f"{role}_quantizer")
         if quantizer is None:

@@ -38,6 +38,16 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range.
     """
     _check_model(model)
+    specs, refused = planned(model, policy, strict=strict)
+    apply_specs_(model, specs)
+    return coverage(model, refused)
+
+
+def planned(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
+    """The specs that a policy gives a model, float or quantized, and why layers were refused; changes nothing.
+
+    Raises ValueError as ``quantize_``.
+    """
     modules = dict(model.named_modules())
     specs = policy.resolve(model)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
@@ -51,8 +61,7 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
             f"{len(refused)} layers cannot be quantized (strict=False leaves them in float and reports them, "
             f"policy.override(name, weights=32, activations=32) leaves one in float):{listed}"
         )
-    apply_specs_(model, specs)
-    return coverage(model, refused)
+    return specs, refused
 
 
 def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:

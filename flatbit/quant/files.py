@@ -23,7 +23,7 @@ from .layers import quantized_layers, quantizers_of, row_of
 from .policy import LayerSpec, TensorSpec
 
 FORMAT = "1"
-ROLES = ("weight", "bias", "input", "output")
+TENSOR_SPECS = ("weight", "bias", "input", "output", "averaged_from")
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -160,7 +160,7 @@ def _build_call(found: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def _spec(fields: dict[str, Any]) -> LayerSpec:
-    parts: dict[str, Any] = {role: part and _tensor_spec(**part) for role, part in fields.items() if role in ROLES}
+    parts: dict[str, Any] = {key: part and _tensor_spec(**part) for key, part in fields.items() if key in TENSOR_SPECS}
     return LayerSpec(**fields | parts)
 
 

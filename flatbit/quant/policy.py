@@ -48,6 +48,8 @@ class LayerSpec:
         weight, bias, input, output: the specs of its tensors.
         input_bits: the bits that its input is counted with in bit-operations, where no input
             quantizer of its own says so (an input quantized by the activation before, an 8-bit image).
+        averaged_from: the weight's spec before captures of it were averaged onto the finer grid that
+            ``weight`` states; None where it is no average.
     """
 
     policy: str
@@ -57,6 +59,7 @@ class LayerSpec:
     input: TensorSpec | None = None
     output: TensorSpec | None = None
     input_bits: int = FLOAT_BITS
+    averaged_from: TensorSpec | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is quantized: a tensor of the layer, or the input that it reads."""

@@ -54,6 +54,8 @@ class Quantizer(nn.Module, ABC):
         site: where the quantizer stands.
         enabled: False lets x pass through unchanged (the float network, for calibration and teachers).
         primitive: the fake-quantize function that runs; the reference face can be put in its place.
+        perturbation: added to x^q where it is a tensor, None elsewhere; its gradient is dL/dx^q. It belongs
+            to whoever put it there (``SharpnessAware``), and to no ``state_dict``.
     """
 
     bits: Tensor
@@ -86,6 +88,7 @@ class Quantizer(nn.Module, ABC):
         self.enabled = True
         self.primitive = fake_quantize
         self.calibrated = True
+        self.perturbation: Tensor | None = None
 
     @abstractmethod
     def levels(self, x: Tensor) -> Levels:
@@ -109,7 +112,8 @@ class Quantizer(nn.Module, ABC):
             return x
         self._check(x)
         x = self.normalize(x)
-        return self.primitive(x, self.step_of(x), *self.levels(x), surrogate=self.surrogate, ties=self.ties)
+        value = self.primitive(x, self.step_of(x), *self.levels(x), surrogate=self.surrogate, ties=self.ties)
+        return value if self.perturbation is None else value + self.perturbation
 
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
@@ -166,6 +170,13 @@ class Quantizer(nn.Module, ABC):
                 f"{self.site}: the {self.method!r} quantizer has no step yet: "
                 "call flatbit.calibrate_(model, batches), or load a calibrated checkpoint"
             )
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """``to``, ``half`` and the like take the perturbation along."""
+        super()._apply(*args, **kwargs)
+        if self.perturbation is not None:
+            self.perturbation.data = args[0](self.perturbation.data)
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Load, but not bits that the method does not have: ``load_state_dict`` raises RuntimeError."""

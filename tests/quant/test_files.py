@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_, restore_
 from flatbit.quant.files import load, load_, load_any_, save
 from flatbit.quant.layers import quantized_layers
+from flatbit.quant.policy import TensorSpec
 from flatbit.quant.presets import policy, preset_names
 
 
@@ -204,6 +206,7 @@ def spec(**changes):
         ("specs", spec(method=None)),
         ("specs", spec(options=[])),
         ("specs", spec(widths=2)),
+        ("specs", '{"conv1": {"policy": "uniq", "averaged_from": {"method": "uniq"}}}'),
         ("aliases", "{"),
         ("aliases", '{"a": "b"}'),
         ("aliases", '{"a": []}'),
@@ -281,3 +284,24 @@ def test_a_quantized_file_of_ours_stays_quantized(tmp_path):
     target = models.build("resnet8", first_width=2)
     assert "loaded by name" in load_any_(target, tmp_path / "q.safetensors")
     assert dict(quantized_layers(target))
+
+
+def test_what_a_weight_was_averaged_from_is_kept(tmp_path, net, quantized):
+    before = TensorSpec(method="lsq", bits=2, options={"gradient_scale": False})
+    layer = quantized(net).conv1
+    layer.spec = replace(layer.spec, averaged_from=before)
+    save(net, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert again.conv1.spec == layer.spec
+    assert again.conv1.spec.averaged_from == before
+    assert isinstance(again.conv1.spec.averaged_from, TensorSpec)
+
+
+def test_files_from_before_there_were_averages_load(tmp_path, net, images, quantized):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    with safe_open(path, framework="pt") as file:
+        specs = json.loads(file.metadata()["specs"])
+    assert {spec.pop("averaged_from") for spec in specs.values()} == {None}
+    rewritten(path, {"specs": json.dumps(specs)})
+    assert torch.equal(load(path)(images), net(images))

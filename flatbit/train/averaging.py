@@ -1,0 +1,262 @@
+"""Averaging: captures of a model, taken while it trains, averaged as the network computes with them.
+
+A float network's captures are averaged plainly (SWA, Izmailov et al., 2018). A quantized network's
+are averaged after quantization (SQWA, Shin et al., 2020): n captures on one grid of step D have
+their mean on a grid of step D/n, which needs a few bits more. ``requantize_`` then brings the
+average back to low bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from itertools import chain
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..quant.calibrate import start_weights_
+from ..quant.convert import apply_specs_, make_quantizer, planned, restore_
+from ..quant.grid import Grid
+from ..quant.layers import quantized_layers, quantizers_of
+from ..quant.policy import LayerSpec, Policy, TensorSpec
+from ..quant.quantizer import MAX_BITS, Quantizer
+from .mean_grid import capacity, check_joins, mean_spec
+
+
+@final
+class QuantizedAverage:
+    """The mean of captures of a model, without keeping them: of the quantized weights, and of what is float.
+
+    Weights of convolutions and linear layers of at most 7 bits: the sum of their integer codes, on
+    the one grid that all captures must share; the mean is ``(step/n) (sum of codes + n offset)``. Weights
+    of 8 bits (edges, in many conventions) have no finer grid: their latent weights are averaged, and
+    stay on their own grid. Other parameters, and the learned or calibrated state of activation quantizers: the arithmetic mean. All
+    other buffers, the running statistics of batch norms among them, are the last capture's: re-estimate
+    these after ``apply_`` (``reestimate_batchnorm_``), as SWA does.
+
+    Attributes:
+        model: what ``add`` captures; quantized, or float for good, when it comes here.
+        count: captures so far.
+
+    Raises:
+        ValueError: one weight step per output channel, which has no average on one grid.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.count = 0
+        self._specs = {name: _averageable(layer) for name, layer in _on_grid(model).items()}
+        self._codes: dict[str, Tensor] = {}
+        self._grids: dict[str, Grid] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._latest: dict[str, Tensor] = {}
+
+    @property
+    def capacity(self) -> int | None:
+        """How many captures of the calibrated model have an average of at most 8 bits; None for a float model."""
+        grids = [layer.weight_quantizer.grid(layer.weight) for layer in _on_grid(self.model).values()]
+        return min(map(capacity, grids), default=None)
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Capture the model as it is now.
+
+        Raises:
+            ValueError: a grid that moved since the first capture, more captures than fit in 8 bits, weights
+                that are not finite, another model than at the first capture. Nothing is then added.
+        """
+        self._check_same(self.model)
+        means, latest = _tensors(self.model)
+        captured = {name: self._captured(name, layer) for name, layer in _on_grid(self.model).items()}
+        for name, (grid, codes) in captured.items():
+            self._grids.setdefault(name, grid)
+            self._codes[name] = codes + self._codes.get(name, 0)
+        self._sums = {name: tensor.double() + self._sums.get(name, 0.0) for name, tensor in means.items()}
+        self._latest = {name: tensor.clone() for name, tensor in latest.items()}
+        self.count += 1
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> None:
+        """Put the average into a model of the same kind, in place: into the captured one, or another.
+
+        Each averaged weight lies exactly on its grid of step/n and gets that grid as its quantizer: the
+        method ``sqwa`` at the bits that the average has; its spec keeps what it was averaged from.
+
+        Raises:
+            ValueError: no capture yet, or another model. The model is then as it was.
+        """
+        if not self.count:
+            raise ValueError("nothing was captured: call add() at least once before apply_(model)")
+        self._check_same(model)
+        means, latest = _tensors(model)
+        for name, tensor in means.items():
+            tensor.copy_(self._sums[name] / self.count)
+        for name, tensor in latest.items():
+            tensor.copy_(self._latest[name])
+        shared: dict[int, Quantizer] = {}
+        for name, layer in _on_grid(model).items():
+            spec = mean_spec(self._grids[name], self.count)
+            quantizer = shared.setdefault(id(layer.weight), self._quantizer(name, layer, spec))
+            codes = self._codes[name].to(layer.weight.device) + int(self.count * self._grids[name].offset)
+            layer.weight.copy_(quantizer.grid(layer.weight).value(codes))
+            layer.register_module("weight_quantizer", quantizer)
+            layer.spec = replace(layer.spec, weight=spec, averaged_from=_low_bits(layer.spec))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The captures so far, in plain numbers and tensors: ``torch.load(weights_only=True)`` reads them."""
+        grids = {name: {f.name: getattr(grid, f.name) for f in fields(Grid)} for name, grid in self._grids.items()}
+        tensors = {"codes": self._codes, "sums": self._sums, "latest": self._latest}
+        return {"count": self.count, "grids": grids} | {key: dict(held) for key, held in tensors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the captures of a ``state_dict``. Raises ValueError where they are another model's."""
+        if state["count"]:
+            _check_shapes(state, self.model)
+        device = next(chain(self.model.parameters(), self.model.buffers())).device
+        self.count = state["count"]
+        self._codes, self._sums, self._latest = (
+            {name: tensor.to(device) for name, tensor in state[key].items()} for key in ("codes", "sums", "latest")
+        )
+        self._grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
+
+    def _captured(self, name: str, layer: Any) -> tuple[Grid, Tensor]:
+        """The grid and the codes of one weight, if they can join what was captured before."""
+        if not layer.weight.isfinite().all():
+            raise ValueError(f"weight of layer {name!r} has NaN or infinite values: the run diverged")
+        grid = layer.weight_quantizer.grid(layer.weight)
+        check_joins(layer.weight_quantizer, grid, self._grids.get(name) or grid, self.count + 1)
+        return grid, layer.weight_quantizer.codes(layer.weight)
+
+    def _quantizer(self, name: str, layer: Any, spec: TensorSpec) -> Quantizer:
+        """The fixed grid of one layer's average."""
+        quantizer = make_quantizer(spec, layer.weight_quantizer.site).to(layer.weight)
+        quantizer.load_state_dict({"bits": quantizer.bits, "step": self._grids[name].step.reshape(()) / self.count})
+        return quantizer
+
+    def _check_same(self, model: nn.Module) -> None:
+        """Raise ValueError unless the model has the weight specs and the shapes of what was captured."""
+        specs = {name: _low_bits(layer.spec) for name, layer in _on_grid(model).items()}
+        for name in [*self._specs, *specs]:
+            if (got := specs.get(name)) != (expected := self._specs.get(name)):
+                raise ValueError(
+                    f"weight of layer {name!r} is {got or 'float'} here, {expected or 'float'} in the model that "
+                    "QuantizedAverage was made for: quantize by the same policy, and before"
+                )
+        if self.count:
+            _check_shapes(self.state_dict(), model)
+
+
+def averaged(model: nn.Module) -> bool:
+    """Whether a model holds an average of quantized captures, on its own grid still."""
+    return any(layer.spec.averaged_from for _, layer in quantized_layers(model))
+
+
+def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool = True) -> None:
+    """Quantize a quantized model anew, in place: an average back to low bits, or any model by another policy.
+
+    Quantizers whose spec stays are kept with their state, so activations keep their learned steps. A
+    weight whose spec changes gets a new quantizer that starts from the weight as it is: from the
+    average (SQWA's fresh D of least squared error), where training then goes on. An activation whose
+    spec changes gets one without a step: call ``calibrate_`` then, which starts all of them.
+
+    Args:
+        model: quantized.
+        policy: what each layer gets; None for what the averaged weights had before.
+        strict: as ``quantize_`` takes it.
+
+    Raises:
+        ValueError: not quantized, nothing averaged and no policy, whatever ``quantize_`` refuses.
+    """
+    before = {name: (layer, layer.spec, dict(layer._modules)) for name, layer in quantized_layers(model)}
+    specs = planned(model, policy, strict=strict)[0] if policy and before else _unaveraged(model)
+    apply_specs_(model, specs)
+    for name, (layer, spec, quantizers) in before.items():
+        if name not in specs:
+            restore_(layer)
+            continue
+        for slot, quantizer in quantizers.items():
+            role = slot.removesuffix("_quantizer")
+            if getattr(spec, role) == getattr(layer.spec, role):
+                layer.register_module(slot, quantizer)
+    for name, layer in quantized_layers(model):
+        if name not in before or before[name][1].weight != layer.spec.weight:
+            start_weights_(name, layer)
+
+
+def freeze_weight_steps_(model: nn.Module) -> None:
+    """Keep the learned steps and clips of weight quantizers as they are, in place, so that captures share a grid."""
+    for _, quantizer in quantizers_of(model):
+        if quantizer.site.role == "weight":
+            for parameter in quantizer.parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None  # or an optimizer goes on with what is left in it
+
+
+def _on_grid(model: nn.Module) -> dict[str, Any]:
+    """The layers whose weights are averaged after quantization, by name: not the scales of batch norms, nor 8 bits."""
+    layers = {name: layer for name, layer in quantized_layers(model) if not isinstance(layer, _NormBase)}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if (spec := _low_bits(layer.spec)) is not None and spec.bits < MAX_BITS
+    }
+
+
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is averaged plainly, and what is kept from the last capture, by name; neither holds weights on grids."""
+    on_grid = [t for layer in _on_grid(model).values() for t in (layer.weight, *_state(layer.weight_quantizer))]
+    named = dict(chain(model.named_parameters(), model.named_buffers()))
+    named = {name: tensor for name, tensor in named.items() if id(tensor) not in set(map(id, on_grid))}
+    trained = {id(t) for t in chain(model.parameters(), *(_state(quantizer) for _, quantizer in quantizers_of(model)))}
+    means = {name: t for name, t in named.items() if t.is_floating_point() and id(t) in trained}
+    return means, {name: t for name, t in named.items() if name not in means}
+
+
+def _state(quantizer: Quantizer) -> list[Tensor]:
+    return [*quantizer.parameters(), *quantizer.buffers()]
+
+
+def _averageable(layer: Any) -> TensorSpec | None:
+    """The spec of a weight, which must have one step."""
+    quantizer = layer.weight_quantizer
+    if quantizer.num_steps > 1:
+        raise ValueError(
+            f"{quantizer.site} has {quantizer.num_steps} steps, one per output channel, and an average needs one per "
+            f"tensor: policy.override({quantizer.site.layer!r}, granularity='tensor')"
+        )
+    return _low_bits(layer.spec)
+
+
+def _low_bits(spec: LayerSpec) -> TensorSpec | None:
+    """The weight's spec before any averaging."""
+    return spec.averaged_from or spec.weight
+
+
+def _unaveraged(model: nn.Module) -> dict[str, LayerSpec]:
+    """The specs of a model, with what its averaged weights had before."""
+    specs = {name: layer.spec for name, layer in quantized_layers(model)}
+    if not specs:
+        raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
+    if not averaged(model):
+        raise ValueError(
+            "no weight of the model is an average, so there is nothing to go back to: call "
+            "QuantizedAverage.apply_(model) first, or say what it shall get with requantize_(model, policy)"
+        )
+    return {name: replace(spec, weight=_low_bits(spec), averaged_from=None) for name, spec in specs.items()}
+
+
+def _check_shapes(state: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise ValueError unless captures have the tensors of the model."""
+    means, latest = _tensors(model)
+    codes = {name: layer.weight for name, layer in _on_grid(model).items()}
+    for key, own in (("codes", codes), ("sums", means), ("latest", latest)):
+        for name in [*state[key], *own]:
+            there, here = (tuple(held[name].shape) if name in held else "missing" for held in (state[key], own))
+            if there != here:
+                raise ValueError(
+                    f"the captures are of another model: {name!r} is {there} in them, {here} in this one: "
+                    "build and quantize it alike"
+                )
