@@ -2,3 +2,7 @@
 
 An analysis leaves the model as it found it: parameters, buffers, modes and random state.
 """
+
+from .hessian import Hessian, hessian
+
+__all__ = ["Hessian", "hessian"]

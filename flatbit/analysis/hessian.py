@@ -1,0 +1,142 @@
+"""The Hessian's top eigenvalue: how curved the loss is at the quantized weights (SAQ, table 3).
+
+Power iteration on exact Hessian-vector products, as PyHessian does (Yao, Gholami, Keutzer, Mahoney, 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..modes import modes_kept
+from ..progress import track
+from ..quant.layers import quantizers_of
+from ..train.objective import cross_entropy
+from ..train.perturbed import attach_leaves_, perturbed_set
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hessian:
+    """The eigenvalue of largest magnitude of a loss' Hessian.
+
+    Attributes:
+        eigenvalue: with its sign; negative at a saddle that bends down more than up.
+        iterations: of the power method.
+        converged: whether the last iteration changed it by less than the tolerance.
+        num_samples: over how many the loss is the mean.
+    """
+
+    eigenvalue: float
+    iterations: int
+    converged: bool
+    num_samples: int
+
+
+def hessian(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    max_iterations: int = 100,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> Hessian:
+    """The top Hessian eigenvalue of the mean cross-entropy, in eval mode, by power iteration.
+
+    The variables are the quantized weights w^q themselves (moved after quantization, so rounding does
+    not hide the curvature), the weights of float layers, batch norms' scales and shifts, and biases:
+    what trains, without clips and steps. Activations are differentiated by their surrogates. Values
+    depend on how weights are parametrized: compare nets of one method with each other only.
+
+    Args:
+        model: float or quantized and calibrated; left as it is, gradients included.
+        batches: iterable of ``(x, y)``, kept in memory: SAQ takes 500 training images, not augmented.
+        max_iterations: at most this many; each costs a forward, a backward, and a backward through both.
+        tolerance: stop where the eigenvalue changes by a smaller share.
+        seed: of the vector to start from.
+
+    Raises:
+        ValueError: no batches, nothing that trains, a curvature that is not finite, settings out of range.
+    """
+    if max_iterations < 1 or not tolerance > 0:
+        raise ValueError(f"{max_iterations=}, {tolerance=}: expected 1 iteration or more and a positive tolerance")
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    data = [(x.to(device), y.to(device)) for x, y in batches]
+    if not data:
+        raise ValueError("hessian got no batches: the iterable is empty, or was used up before")
+    eager = torch.compiler.set_stance("force_eager")  # a compiled graph has no second derivatives
+    with _variables(model) as variables, modes_kept(model), torch.enable_grad(), eager:
+        model.eval()
+        eigenvalue, iterations, converged = _power_iteration(model, data, variables, max_iterations, tolerance, seed)
+    count = sum(len(y) for _, y in data)
+    return Hessian(eigenvalue=eigenvalue, iterations=iterations, converged=converged, num_samples=count)
+
+
+def _power_iteration(
+    model: nn.Module, data: list[Batch], variables: list[Tensor], max_iterations: int, tolerance: float, seed: int
+) -> tuple[float, int, bool]:
+    """``v <- Hv/||Hv||`` until ``<v, Hv>`` settles: the eigenvalue, how many iterations, whether it settled."""
+    generator = torch.Generator().manual_seed(seed)
+    v = [torch.randn(t.shape, generator=generator).to(t) for t in variables]
+    last = math.inf
+    for iteration in track(range(1, max_iterations + 1), "hessian"):
+        length = torch.nn.utils.get_total_norm(v)
+        v = [part / length for part in v]
+        product = hessian_vector_product(model, data, variables, v)
+        value = float(sum((a * b).sum() for a, b in zip(v, product, strict=True)))
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the Hessian of {type(model).__name__}'s loss is NaN or infinite: a weight, a step or an image is not "
+                "finite, or a layer has no second derivative there"
+            )
+        if value == 0 or abs(value - last) < tolerance * abs(value):
+            return value, iteration, True
+        last, v = value, product
+    return last, max_iterations, False
+
+
+def hessian_vector_product(
+    model: nn.Module, data: list[Batch], variables: list[Tensor], v: list[Tensor]
+) -> list[Tensor]:
+    """``Hv`` of the mean cross-entropy over all batches, each weighted by its size, of the variables' shapes."""
+    count = sum(len(y) for _, y in data)
+    total = [torch.zeros_like(t) for t in variables]
+    for x, y in data:
+        loss = cross_entropy(model, x, y)[0] * (len(y) / count)
+        slopes = torch.autograd.grad(loss, variables, create_graph=True, materialize_grads=True)
+        along = sum((slope * part).sum() for slope, part in zip(slopes, v, strict=True))
+        assert isinstance(along, Tensor)
+        if along.requires_grad:
+            product = torch.autograd.grad(along, variables, materialize_grads=True)
+            total = [a + b for a, b in zip(total, product, strict=True)]
+    return total
+
+
+@contextmanager
+def _variables(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What the loss is differentiated by; leaves stand for quantized weights and are taken off again."""
+    quantizers = [quantizer for _, quantizer in quantizers_of(model)]
+    before: list[Any] = [quantizer.perturbation for quantizer in quantizers]
+    steps = {id(p) for quantizer in quantizers for p in quantizer.parameters()}
+    try:
+        members = perturbed_set(model, attach_leaves_(model))
+        variables = [m.tensor for m in members if id(m.tensor) not in steps]
+        if not variables:
+            raise ValueError(
+                f"{type(model).__name__} has no parameter that trains: there is nothing to differentiate by"
+            )
+        yield variables
+    finally:
+        for quantizer, perturbation in zip(quantizers, before, strict=True):
+            quantizer.perturbation = perturbation
