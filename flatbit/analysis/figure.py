@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..atomic import replacing
 from .misread import Misread
+from .schedules import Curve
 from .segments import Segments
 from .weights import WeightHistogram
 
@@ -55,27 +58,87 @@ def accuracy_against_cost(
     return figure
 
 
-def learning_curves(curves: Mapping[str, Sequence[Sequence[float]]], *, title: str, y_label: str) -> Figure:
+def learning_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[Sequence[float]]]], *, title: str, y_label: str
+) -> Figure:
     """One panel per stage: a thin line per seed over epochs, and their mean.
 
     Args:
-        curves: per stage, per seed, one value per epoch.
+        curves: per stage, the epochs that were looked at, and per seed one value for each.
         title, y_label: of the figure and its vertical axes.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    shown = {name: np.asarray(values, dtype=float) for name, values in curves.items() if len(values[0])}
+    shown = {name: (epochs, np.asarray(values, dtype=float)) for name, (epochs, values) in curves.items() if epochs}
     columns = min(3, len(shown))
     figure, grid = _panels(len(shown), columns, 2.9, 2.1)
-    for axes, (name, values), color in zip(grid, shown.items(), _cycle(), strict=False):
-        epochs = np.arange(1, values.shape[1] + 1)
+    for axes, (name, (epochs, values)), color in zip(grid, shown.items(), _cycle(), strict=False):
         axes.plot(epochs, values.T, color=color, linewidth=0.8, alpha=0.4)
         axes.plot(epochs, values.mean(0), color=color, linewidth=1.8, marker="o" if len(epochs) < 3 else None)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5) if len(epochs) > 1 else FixedLocator([1]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5) if len(epochs) > 1 else FixedLocator(epochs))
         _label(axes, name, "epoch", y_label)
     figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
     figure.tight_layout()
     return figure
+
+
+def schedule_figure(curves: Sequence[Curve], *, title: str) -> Figure:
+    """One panel per stage that trains: its learning rate over epochs, captures marked, and its virtual batch.
+
+    A batch that grows has a curve of its own on the right axis; one that stays is said above its panel.
+    Raises ValueError where no stage trains.
+
+    Args:
+        curves: from ``schedule_curves``.
+        title: of the figure.
+    """
+    shown = [curve for curve in curves if curve.epochs]
+    if not shown:
+        raise ValueError(f"{title}: nothing to draw: expected a stage with epochs, got 0 in every one: give it epochs")
+    figure, grid = _panels(len(shown), min(2, len(shown)), 4.8, 2.3)
+    for axes, curve in zip(grid, shown, strict=True):
+        _rate(axes, curve)
+        if len(curve.batches) > 1:
+            _growing_batch(axes, curve)
+    figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    figure.tight_layout()
+    return figure
+
+
+def _rate(axes: Axes, curve: Curve) -> None:
+    """The learning rate, and where the model is captured."""
+    from matplotlib.ticker import MaxNLocator
+
+    _steps(axes, curve, curve.lr, COLORS[0])
+    if curve.captures:
+        axes.plot(curve.captures, curve.capture_lr, "o", color=COLORS[1], markersize=3, label="capture", zorder=3)
+        place = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.97)}  # above the panel: cycles fill it
+        axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, handletextpad=0.1, **place)
+    axes.set_yscale("log" if curve.is_wide else "linear")
+    axes.set_ylim(bottom=None if curve.is_wide else 0)
+    batch = f", batch {curve.batch[0]}" if len(curve.batches) == 1 else ""
+    _label(axes, f"{curve.stage}{batch}", "epoch", "learning rate")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    axes.tick_params(which="minor", color=GRID)
+    axes.yaxis.label.set_color(COLORS[0])
+
+
+def _growing_batch(axes: Axes, curve: Curve) -> None:
+    """The virtual batch on an axis of its own, one tick per size."""
+    right = axes.twinx()
+    _steps(right, curve, curve.batch, COLORS[2])
+    sizes = sorted({*curve.batches.values()})
+    right.set_yscale("log", base=2)
+    right.set_yticks(sizes, [str(size) for size in sizes])
+    right.minorticks_off()
+    _label(right, "", "", "virtual batch")
+    right.grid(visible=False)
+    right.yaxis.label.set_color(COLORS[2])
+
+
+def _steps(axes: Axes, curve: Curve, values: np.ndarray, color: str) -> None:
+    times, heights = [*curve.epoch, curve.epochs], [*values, values[-1]]
+    axes.plot(times, heights, color=color, linewidth=1.3, drawstyle="steps-post")
 
 
 def weight_panels(histograms: Sequence[WeightHistogram], *, title: str) -> Figure:
@@ -173,6 +236,22 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as ``.png`` or ``.svg``, whole or not at all. Raises ValueError for another ending."""
+    check_ending(path)
+    with replacing(path) as partial:
+        if path.suffix == ".svg":
+            partial.write_text(to_svg(figure))
+        else:
+            figure.savefig(partial, format="png", dpi=160)
+
+
+def check_ending(path: Path) -> None:
+    """Raise ValueError unless ``write_figure`` can write such a file."""
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"{path}: expected a name that ends in .png or .svg")
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

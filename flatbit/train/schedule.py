@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 
@@ -23,10 +24,24 @@ class Schedule(ABC):
 @final
 @dataclass(frozen=True, slots=True)
 class Constant(Schedule):
-    """The base rate throughout."""
+    """One rate throughout: ``factor`` times the base rate."""
+
+    factor: float = 1.0
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        return 1.0
+        return self.factor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Linear(Schedule):
+    """From the factor ``first`` to ``last`` in a straight line, at every update: a warm-up inside a ``Sequence``."""
+
+    first: float
+    last: float = 1.0
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return self.first + (self.last - self.first) * min(epoch / epochs, 1.0)
 
 
 @final
@@ -117,6 +132,16 @@ class Cyclic(Schedule):
         if not 0 < self.bottom <= 1 or self.half < 1 or self.part <= 0:
             raise ValueError(f"{self}: expected bottom in (0, 1], half of 1 or more, and a positive part")
 
+    @classmethod
+    def of(cls, bottom: float, cycle: float = 6, between: int = 2) -> Cyclic:
+        """A cycle of ``cycle`` epochs with ``between`` values between top and bottom, as SQWA says it.
+
+        The parts are ``cycle / (2 (between + 1))`` epochs long: one epoch for 6 with 2, and for 4 with 1.
+        """
+        if not cycle > 0 or not isinstance(between, int) or between < 0:
+            raise ValueError(f"cycle={cycle!r}, between={between!r}: expected a positive length and 0 values or more")
+        return cls(bottom, between + 1, cycle / (2 * (between + 1)))
+
     def __call__(self, epoch: float, epochs: int) -> float:
         p = math.floor(epoch / self.part + 1e-9) % (2 * self.half)
         return self.bottom ** (min(p, 2 * self.half - p) / self.half)
@@ -125,3 +150,35 @@ class Cyclic(Schedule):
         """Epochs done when each part at the bottom ends: where to capture or to evaluate."""
         first, cycle = (self.half + 1) * self.part, 2 * self.half * self.part
         return [first + n * cycle for n in range(math.floor((epochs - first) / cycle + 1e-9) + 1)]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Sequence(Schedule):
+    """One schedule after another: ``Sequence(((0, Steps((75, 125))), (126, Constant(0.1))))``.
+
+    Each part counts its own epochs from its start and takes those up to the next part (the last one: to
+    the end of the stage) for the whole. A warm-up: ``Sequence(((0, Linear(0.01)), (5, Cosine())))``.
+
+    Args:
+        parts: (first epoch, schedule), the first at 0 and each later than the one before.
+    """
+
+    parts: tuple[tuple[int, Schedule], ...]
+
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.parts]
+        ascending = all(start < later for start, later in pairwise(starts))
+        if starts[:1] != [0] or not ascending or not all(isinstance(start, int) for start in starts):
+            raise ValueError(f"Sequence: parts start at epochs {starts}: expected 0 first, then later whole ones")
+        for start, part in self.parts:
+            if not isinstance(part, Schedule):
+                raise ValueError(
+                    f"Sequence: the part from epoch {start} is {part!r}: expected a schedule, such as Constant(0.1)"
+                )
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        index = sum(epoch >= start for start, _ in self.parts) - 1
+        start, part = self.parts[index]
+        end = self.parts[index + 1][0] if index + 1 < len(self.parts) else epochs
+        return part(epoch - start, end - start)

@@ -5,7 +5,10 @@ import pytest
 
 from flatbit.analysis import figure
 from flatbit.analysis.misread import Misread
+from flatbit.analysis.schedules import schedule_curves
 from flatbit.analysis.weights import WeightHistogram
+from flatbit.train.recipe import Recipe, Stage
+from flatbit.train.schedule import Cosine, Cyclic
 
 POINTS = [
     ("float", "W32/A32", 100.0, 98.0, None),
@@ -48,13 +51,63 @@ def test_no_method_is_left_out_however_many_there_are():
 
 
 def test_learning_curves_have_a_line_per_seed_and_the_mean():
-    curves = {"float": [[90.0, 95.0, 97.0], [92.0, 97.0, 99.0]], "calibrated": [[], []], "w2": [[80.0], [82.0]]}
+    curves = {
+        "float": ([1, 2, 3], [[90.0, 95.0, 97.0], [92.0, 97.0, 99.0]]),
+        "calibrated": ([], [[], []]),
+        "w2": ([8], [[80.0], [82.0]]),
+    }
     drawn = figure.learning_curves(curves, title="learning", y_label="top-1, %")
     assert [axes.get_title(loc="left") for axes in drawn.axes] == ["float", "w2"]  # no epochs, no panel
     lines = [line.get_ydata().tolist() for line in drawn.axes[0].lines]
     assert lines == [[90.0, 95.0, 97.0], [92.0, 97.0, 99.0], [91.0, 96.0, 98.0]]
     assert drawn.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3]
     assert drawn.axes[1].lines[-1].get_marker() == "o"  # a single epoch is a point
+    assert drawn.axes[1].lines[-1].get_xdata().tolist() == [8]
+
+
+def schedule(*stages):
+    curves = schedule_curves(Recipe(name="mine", model="resnet8", data="digits", stages=stages))
+    return figure.schedule_figure(curves, title="mine: schedule")
+
+
+CYCLES = Stage(name="retrain", epochs=12, lr=0.01, schedule=Cyclic(0.01), captures=(4, 10), batch_size=64)
+
+
+def test_schedule_has_one_panel_per_stage_that_trains():
+    drawn = schedule(Stage(name="float", epochs=3, lr=0.1), Stage(name="direct", epochs=0, lr=0.1), CYCLES)
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert titles == ["float, batch 128", "retrain, batch 64"]
+    assert (drawn.axes[0].get_xlabel(), drawn.axes[0].get_ylabel()) == ("epoch", "learning rate")
+
+
+def test_rate_is_drawn_from_the_first_epoch_to_the_end_and_captures_on_it():
+    (axes,) = schedule(CYCLES).axes
+    rate, captures = axes.lines
+    x, y = rate.get_data()
+    assert (x[0], x[-1], y[-1]) == (0, 12, y[-2])
+    assert rate.get_drawstyle() == "steps-post"
+    assert captures.get_xdata() == pytest.approx([4, 10])
+    assert captures.get_ydata() == pytest.approx([1e-4, 1e-4])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["capture"]
+    assert axes.get_yscale() == "log"
+
+
+def test_a_rate_that_needs_no_logarithm_starts_at_zero():
+    (axes,) = schedule(Stage(name="float", epochs=5, lr=0.1, schedule=Cosine())).axes
+    assert (axes.get_yscale(), axes.get_ylim()[0], axes.get_legend()) == ("linear", 0, None)
+
+
+def test_a_batch_that_grows_has_an_axis_of_its_own():
+    rate, batch = schedule(Stage(name="faq", epochs=9, lr=0.1, batch_size=256, growth=((3, 2), (7, 8)))).axes
+    assert rate.get_title(loc="left") == "faq"
+    assert sorted({*batch.lines[0].get_ydata()}) == [256, 512, 2048]
+    assert [tick.get_text() for tick in batch.get_yticklabels()] == ["256", "512", "2048"]
+    assert batch.get_ylabel() == "virtual batch"
+
+
+def test_a_schedule_of_nothing():
+    with pytest.raises(ValueError, match="mine: schedule: nothing to draw: expected a stage with epochs"):
+        schedule(Stage(name="direct", epochs=0, lr=0.1))
 
 
 def histogram(levels):
@@ -136,3 +189,16 @@ def test_svg_is_one_element_that_needs_nothing():
 
 def test_the_same_figure_gives_the_same_svg():
     assert figure.to_svg(gallery(2)) == figure.to_svg(gallery(2))
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("new/a.svg", b"<svg")])
+def test_figures_are_written_by_their_ending(tmp_path, name, start):
+    figure.write_figure(gallery(2), tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert len(list((tmp_path / name).parent.iterdir())) == 1
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.pdf: expected a name that ends in \.png or \.svg"):
+        figure.write_figure(gallery(2), tmp_path / "a.pdf")
+    assert not list(tmp_path.iterdir())

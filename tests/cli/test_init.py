@@ -9,7 +9,7 @@ from flatbit.cli import list as listing
 from flatbit.quant.proof import QuantizationError
 from flatbit.train.loop import TrainingError
 
-VERBS = ["cost", "eval", "list", "quantize", "quickstart", "run"]
+VERBS = ["cost", "doctor", "eval", "list", "plot", "quantize", "quickstart", "run"]
 
 
 def test_every_verb_of_the_folder_is_a_command():

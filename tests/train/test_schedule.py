@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatbit.train.schedule import Constant, Cosine, Cyclic, Exponential, Polynomial, Steps
+from flatbit.train.schedule import Constant, Cosine, Cyclic, Exponential, Linear, Polynomial, Sequence, Steps
 
 EPOCH = st.floats(0, 400, exclude_max=True)
 
@@ -12,6 +12,17 @@ EPOCH = st.floats(0, 400, exclude_max=True)
 @given(EPOCH)
 def test_constant(epoch):
     assert Constant()(epoch, 400) == 1.0
+    assert Constant(0.25)(epoch, 400) == 0.25
+
+
+@given(EPOCH, st.floats(0, 1), st.floats(0, 1))
+def test_linear_is_the_straight_line(epoch, first, last):
+    expected = (1 - epoch / 400) * first + epoch / 400 * last
+    assert Linear(first, last)(epoch, 400) == pytest.approx(expected, abs=1e-12)
+
+
+def test_linear_warms_up_to_the_base_rate_and_stays_there():
+    assert [Linear(0.2)(epoch, 4) for epoch in (0, 2, 4, 5)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -142,3 +153,69 @@ def test_cyclic_stays_between_and_repeats(bottom, half, epoch):
 def test_cycles_that_are_none(wrong):
     with pytest.raises(ValueError, match="expected bottom in"):
         Cyclic(**wrong)
+
+
+@pytest.mark.parametrize(("top", "low", "half", "rates"), SQWA_TABLE)
+def test_cyclic_by_its_length_and_values_between(top, low, half, rates):
+    assert Cyclic.of(low / top, cycle=2 * half, between=half - 1) == Cyclic(low / top, half)
+
+
+@given(st.floats(0.5, 20), st.integers(0, 6), st.floats(0.01, 0.9))
+def test_a_cycle_has_the_values_between_once_down_and_once_up(cycle, between, bottom):
+    schedule = Cyclic.of(bottom, cycle=cycle, between=between)
+    parts = 2 * (between + 1)
+    factors = [schedule((part + 0.5) * cycle / parts, 400) for part in range(parts)]
+    inner = factors[1 : between + 1]
+    assert len({round(math.log(f), 9) for f in inner} - {0.0, round(math.log(bottom), 9)}) == between
+    assert factors[between + 2 :] == inner[::-1]
+    assert (factors[0], factors[between + 1]) == (1.0, bottom)
+    assert schedule(0.25 * cycle / parts + 3 * cycle, 400) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"cycle": 0}, {"between": -1}, {"between": 1.5}])
+def test_cycles_by_length_that_are_none(wrong):
+    with pytest.raises(ValueError, match="expected a positive length and 0 values or more"):
+        Cyclic.of(0.1, **wrong)
+
+
+def test_stage_one_of_sqwa_with_swa():
+    """Spec 3.7: 175 epochs, constant lr 0.01 from epoch 126 on."""
+    schedule = Sequence(((0, Steps((75, 125))), (126, Constant(0.1))))
+    rates = [0.1 * schedule(epoch, 175) for epoch in (0, 74.9, 75, 124, 125, 125.99, 126, 150, 174)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.01, 0.01, 0.01])
+
+
+@given(EPOCH, st.integers(1, 399))
+def test_parts_of_a_sequence_count_their_own_epochs(epoch, start):
+    schedule = Sequence(((0, Exponential(0.9)), (start, Polynomial())))
+    own = Exponential(0.9)(epoch, start) if epoch < start else Polynomial()(epoch - start, 400 - start)
+    assert schedule(epoch, 400) == own
+
+
+@given(EPOCH, st.floats(0.01, 1))
+def test_the_warmup_of_uniq_is_a_sequence(epoch, factor):
+    schedule = Sequence(((0, Constant(factor)), (5, Cosine())))
+    assert schedule(epoch, 400) == pytest.approx(Cosine(warmup=5, warmup_factor=factor)(epoch, 400))
+
+
+def test_a_sequence_of_one_is_that_one_and_sequences_nest():
+    inner = Sequence(((0, Steps((3,))), (5, Constant(0.5))))
+    assert [Sequence(((0, inner),))(epoch, 9) for epoch in range(9)] == [inner(epoch, 9) for epoch in range(9)]
+    outer = Sequence(((0, Constant()), (2, inner)))
+    assert [outer(epoch + 2, 11) for epoch in range(9)] == [inner(epoch, 9) for epoch in range(9)]
+
+
+def test_a_run_that_ends_inside_the_warmup_stays_in_its_line():
+    schedule = Sequence(((0, Linear(0.0)), (10, Cosine())))
+    assert [schedule(epoch, 3) for epoch in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("starts", [(), (1,), (0, 5, 5), (0, 7, 6), (0, 1.5)])
+def test_parts_out_of_order(starts):
+    with pytest.raises(ValueError, match="expected 0 first, then later whole ones"):
+        Sequence(tuple((start, Constant()) for start in starts))
+
+
+def test_parts_that_are_no_schedules():
+    with pytest.raises(ValueError, match=r"the part from epoch 3 is 0\.1: expected a schedule"):
+        Sequence(((0, Constant()), (3, 0.1)))
