@@ -64,10 +64,7 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
     label = f"{LABELS[rows[0].metric]}, %"
     by_bitops = [(row.method, row.bits, row.bitops / 1e6, row.score, row.spread) for row in rows]
     by_bytes = [(row.method, row.bits, row.size_bytes / 1000, row.score, row.spread) for row in rows]
-    curves = {
-        name: [[epoch[f"test_{rows[0].metric}"] for epoch in run.record["stages"][name]["epochs"]] for run in runs]
-        for name in (row.stage for row in rows)
-    }
+    curves = {row.stage: _curves(runs, row.stage, f"test_{row.metric}") for row in rows}
     drawn = {
         "bitops": figure.accuracy_against_cost(
             by_bitops,
@@ -79,11 +76,17 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
             by_bytes, x_label="model size, kB", y_label=label, title="Accuracy against size"
         ),
     }
-    if any(values[0] for values in curves.values()):
+    if any(epochs for epochs, _ in curves.values()):
         drawn["learning"] = figure.learning_curves(
             curves, title="Test accuracy by epoch: each seed, and the mean", y_label=label
         )
     return {name: figure.to_svg(drawing) for name, drawing in drawn.items()}
+
+
+def _curves(runs: Sequence[Run], stage: str, key: str) -> tuple[list[int], list[list[float]]]:
+    """The epochs of a stage that the test set was looked at after, and what each run had there."""
+    seen = [[epoch for epoch in run.record["stages"][stage]["epochs"] if key in epoch] for run in runs]
+    return [epoch["epoch"] for epoch in seen[0]], [[epoch[key] for epoch in epochs] for epochs in seen]
 
 
 def _weight_figures(run: Run) -> dict[str, str]:

@@ -1,26 +1,39 @@
-"""The one training loop: epochs of updates, with schedules, virtual batches, progress and hooks for saving."""
+"""The one training loop: epochs of updates, with schedules, virtual batches, sharpness, progress and hooks."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from ..data.batches import VOID, Batches
+from ..data.batches import VOID, Batch, Batches
 from ..progress import bar
+from .batchnorm import freeze_batchnorm_
+from .health import Finding, examine, explain
+from .objective import Objective
 from .recipe import Stage
+from .sharpness import SharpnessAware
 
 CHECK_EVERY = 20  # updates between looks at the loss: each look waits for the device
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is not finite."""
+    """Training cannot go on: the loss is not finite, or the net has collapsed.
+
+    Attributes:
+        findings: what the layers show, the first to go wrong first.
+    """
+
+    def __init__(self, message: str, findings: list[Finding] | None = None) -> None:
+        super().__init__(message)
+        self.findings = findings or []
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +59,7 @@ def train(
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     *,
+    objective: Objective | None = None,
     position: Position | None = None,
     after_epoch: Callable[[dict[str, Any]], None] = lambda numbers: None,
     save: Callable[[Position], None] = lambda position: None,
@@ -56,7 +70,8 @@ def train(
     Args:
         model: quantized and calibrated as the stage wants it, on its device.
         batches: of the training split; their order is a function of (seed, epoch, step).
-        optimizer: over the model's parameter groups; its lr is set at every update.
+        optimizer: over the model's parameter groups, plain or ``SharpnessAware``; its lr is set at every update.
+        objective: in place of the stage's own (with a teacher, with the Lipschitz term: ``objective_of``).
         position: where to go on; None for the beginning.
         after_epoch: called with the epoch's numbers (lr, loss, train top-1, images/s), which it may
             add to; they are appended to ``position.history``.
@@ -81,7 +96,7 @@ def train(
     with bar("loss", "top1", "rate") as progress:
         task = progress.add_task(stage.name, total=stage.epochs * steps, loss="", top1="", rate="")
         while position.epoch < stage.epochs:
-            for _ in _updates(model, stage, batches, optimizer, position, steps):
+            for _ in _updates(model, stage, batches, optimizer, objective or stage.objective, position, steps):
                 _show(progress, task, position, steps)
                 if time.monotonic() - saved > save_every_s:
                     save(position)
@@ -94,44 +109,86 @@ def train(
 
 
 def _updates(
-    model: nn.Module, stage: Stage, batches: Batches, optimizer: torch.optim.Optimizer, position: Position, steps: int
-) -> Any:
-    """Yield after each update of the rest of one epoch; position follows."""
+    model: nn.Module,
+    stage: Stage,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    position: Position,
+    steps: int,
+) -> Iterator[None]:
+    """Yield after updates of the rest of one epoch; position follows."""
     model.train()
+    if stage.freeze_batchnorm is not None and position.epoch >= stage.freeze_batchnorm:
+        freeze_batchnorm_(model)
     size = stage.batches_per_update(position.epoch)
     steps -= steps % size  # an update is a whole virtual batch
     since_check = 0
-    tally = _Tally(position, stage)
-    optimizer.zero_grad(set_to_none=True)
-    for x, y in batches.epoch(position.epoch, position.step):
-        if position.step >= steps:
-            break
-        if position.step % size == 0:
-            lr = stage.lr * stage.schedule(position.epoch + position.step / steps, stage.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-        loss, logits = stage.objective(model, x, y)
-        (loss / size).backward()
-        tally.add(loss, logits, y)
-        position.step += 1
-        position.samples += len(y)
-        if position.step % size:
-            continue
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    tally = _Tally(model, position, stage)
+    stream = batches.epoch(position.epoch, position.step)
+    while position.step < steps:
+        update = list(islice(stream, size))
+        if len(update) < size:
+            break  # an epoch may end early, where batches could not be read
+        lr = stage.lr * stage.schedule(position.epoch + position.step / steps, stage.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        closures = [_closure(model, optimizer, objective, part, tally) for part in _parts(update, stage)]
+        optimizer.step(closures if isinstance(optimizer, SharpnessAware) else closures[0])  # type: ignore[arg-type]
+        position.step += size
+        position.samples += sum(len(y) for _, y in update)
         since_check += 1
-        if since_check >= CHECK_EVERY or x.device.type == "cpu" or position.step >= steps:
+        if since_check >= CHECK_EVERY or update[0][0].device.type == "cpu" or position.step >= steps:
             since_check = 0
-            tally.settle()
+            tally.settle(update[-1][0])
             yield
-    tally.settle()  # an epoch may end early, where batches could not be read
+
+
+def _parts(update: list[Batch], stage: Stage) -> list[list[tuple[Batch, float]]]:
+    """An update's mini-batches with their shares of the loss, in the parts that are perturbed alike."""
+    whole = [((x, y), 1 / len(update)) for x, y in update]
+    if stage.sharpness is None or stage.sharpness.shard is None:
+        return [whole]
+    m = stage.sharpness.shard
+    return [
+        [((part, y[start : start + m]), share * len(part) / len(x))]
+        for (x, y), share in whole
+        for start in range(0, len(x), m)
+        for part in [x[start : start + m]]
+    ]
+
+
+def _closure(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    part: list[tuple[Batch, float]],
+    tally: Any,
+) -> Callable[[], Tensor]:
+    """What ``optimizer.step`` calls, once or twice: gradients of the part's loss. The first call is what counts."""
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=part[0][0][0].device)
+        for (x, y), share in part:
+            loss, logits = objective(model, x, y)
+            (loss * share).backward()
+            total += loss.detach() * share
+            if calls == 1:
+                tally.add(loss, logits, y)
+        return total
+
+    return closure
 
 
 class _Tally:
     """Sums over an epoch, left on the device until ``settle`` writes them into the position."""
 
-    def __init__(self, position: Position, stage: Stage) -> None:
-        self.position, self.stage = position, stage
+    def __init__(self, model: nn.Module, position: Position, stage: Stage) -> None:
+        self.model, self.position, self.stage = model, position, stage
         self.pending: list[Tensor] = []
         self.started = time.monotonic()
 
@@ -141,9 +198,9 @@ class _Tally:
         share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
         self.pending.append(torch.stack([loss.detach(), share]) * len(y))
 
-    def settle(self) -> None:
-        """Bring the sums up to date. Raises TrainingError where the loss is not finite."""
-        position, stage = self.position, self.stage
+    def settle(self, x: Tensor) -> None:
+        """Bring the sums up to date. Raises TrainingError, with what inputs x show, where the loss is not finite."""
+        position = self.position
         if self.pending:
             loss, hits = torch.stack(self.pending).sum(0).double().tolist()
             position.loss, position.hits = position.loss + loss, position.hits + hits
@@ -151,10 +208,15 @@ class _Tally:
         position.seconds += time.monotonic() - self.started
         self.started = time.monotonic()
         if not math.isfinite(position.loss):
-            raise TrainingError(
-                f"stage {stage.name!r}: the loss is not finite at epoch {position.epoch}, step {position.step}: "
-                f"lr {stage.lr:g} is too high for these bits, or a step collapsed; the last checkpoint is sound"
-            )
+            where = f"the loss is not finite at epoch {position.epoch}, step {position.step}"
+            raise failure(self.model, self.stage, x, where)
+
+
+def failure(model: nn.Module, stage: Stage, x: Tensor, what: str) -> TrainingError:
+    """The error of a stage that cannot go on, with the likely cause as the layers show it on inputs x."""
+    findings = examine(model, x)
+    cause = explain(findings) if findings else f"lr {stage.lr:g} is too high for these bits"
+    return TrainingError(f"stage {stage.name!r}: {what}: {cause}; the last checkpoint is sound", findings)
 
 
 def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> None:

@@ -18,7 +18,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     SAQ's and PACT's clips decay with the weights, as their authors' code or paper has it.
     """
-    exempt = [p for _, q in quantizers_of(model) if not q.decays for p in q.parameters()]
+    exempt = [p for _, q in quantizers_of(model) if not q.decays for p in q.parameters() if p.requires_grad]
     ids = {id(p) for p in exempt}
     rest = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
     groups = [{"params": rest, "weight_decay": weight_decay}]

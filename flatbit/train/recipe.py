@@ -50,6 +50,8 @@ class Stage:
         sharpness: SAM, ASAM, SAQ or ASAQ around the optimizer; None for plain descent.
         fixed_weight_steps: learned steps and clips of weights stay as calibrated, so that captures share a grid.
         captures: numbers of finished epochs after which the model joins the stage's average (SQWA, SWA).
+        evaluate_every: epochs between looks at the test set; after the last epoch and at captures there is
+            always one. Nothing is chosen by them.
         keep_captures: also write each capture to a file of its own, ``stages/NAME@EPOCH.safetensors``.
         max_steps: per epoch; None for the whole epoch.
     """
@@ -77,11 +79,14 @@ class Stage:
     fixed_weight_steps: bool = False
     captures: tuple[int, ...] = ()
     keep_captures: bool = False
+    evaluate_every: int = 1
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
         self._check("epochs", isinstance(self.epochs, int) and self.epochs >= 0, "0 or more")
         self._check("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "1 or more")
+        whole = isinstance(self.evaluate_every, int) and self.evaluate_every >= 1
+        self._check("evaluate_every", whole, "1 or more")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         self._check("lr", _is_number(self.lr) and self.lr >= 0, "0 or more")
         self._check("momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "0 or more, below 1")

@@ -18,24 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .. import data as datasets
 from .. import models
 from ..atomic import replacing
-from ..data.batches import Data
-from ..quant.calibrate import calibrate_
-from ..quant.convert import quantize_
-from ..quant.cost import cost
-from ..quant.files import save
-from .batchnorm import reestimate_batchnorm_
-from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
-from .evaluate import evaluate
-from .loop import Position, train
-from .optimizers import make_optimizer
+from .loop import TrainingError
 from .recipe import Recipe, Stage
 from .scores import LABELS
-from .start import TEST_BATCH, check_policies, check_weights, fitted, measured_weights, starting_model
+from .stage import train_stage
+from .start import Origins, check_policies, check_teachers, check_weights, fitted, measured_weights
 
 RECORD = "run.json"
 
@@ -78,7 +69,8 @@ def run(
 
     Raises:
         ValueError: ``out`` holds a run and ``resume`` is off, or holds another run, or one of other weights.
-        TrainingError: a stage diverged; the folder keeps what was finished.
+        TrainingError: a stage diverged or collapsed; the folder keeps what was finished, the last sound
+            checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
     """
     out = Path(out)
     recipe = recipe.smoke() if smoke else recipe
@@ -86,24 +78,31 @@ def run(
     data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
     recipe, data, model = fitted(recipe, data, say)
     check_policies(recipe, data)
+    check_teachers(recipe, weights)
     record = _open_record(out, recipe, seed, device, resume)
     check_weights(record, Path(weights) if weights is not None else None)
     if weights is not None and "weights" not in record:
         record["weights"] = measured_weights(model.to(device), data, Path(weights), rename, say)
         write_json(out / RECORD, record)
+    origins = Origins(recipe=recipe, data=data, out=out, weights=weights, rename=rename)
     for stage in recipe.stages:
         if stage.name in record["stages"]:
             continue
         torch.manual_seed(seed)
-        model = starting_model(recipe, stage, data, out, weights, rename).to(device)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        entry = _train_stage(model, stage, data, out, seed=seed)
-        save(model, out / "stages" / f"{stage.name}.safetensors")
+        model = origins.start(stage).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = origins.teacher(stage)
+        try:
+            entry = train_stage(model, stage, data, out, seed=seed, teacher=teacher and teacher.to(device))
+        except TrainingError as error:
+            findings = [asdict(finding) for finding in error.findings]
+            record["failure"] = {"stage": stage.name, "message": str(error), "findings": findings}
+            write_json(out / RECORD, record)
+            raise
         record["stages"][stage.name] = entry
+        record.pop("failure", None)
         write_json(out / RECORD, record)
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
-        metric = entry["metric"]
-        say(f"{stage.name}: {LABELS[metric]} {entry['test'][metric]:.2f} % after {entry['seconds']:.1f} s of training")
+        _say_stage(stage, entry, say)
     if data.left_out:
         record["left_out"] = data.left_out
         write_json(out / RECORD, record)
@@ -128,50 +127,12 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=Path(folder), record=record)
 
 
-def _train_stage(model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int) -> dict[str, Any]:
-    """Quantize, calibrate and train a model through a stage, in place; the stage's entry of the record."""
-    device = next(model.parameters()).device
-    batches = data.train_batches(stage.batch_size, seed=seed, device=device)
-    test = data.test_batches(TEST_BATCH[data.task], device=device)
-    if stage.policy is not None:
-        quantize_(model, stage.policy, strict=stage.strict)
-        calibrate_(model, batches, stage.calibration_batches)
-    optimizer = make_optimizer(
-        model,
-        stage.optimizer,
-        lr=stage.lr,
-        weight_decay=stage.weight_decay,
-        momentum=stage.momentum,
-        nesterov=stage.nesterov,
-    )
-    position = Position()
-    kept = load_checkpoint(out / "checkpoint")
-    if kept is not None and kept["position"].pop("stage") == stage.name:
-        position = Position(**kept["position"])
-        restore_checkpoint_(kept, model, optimizer)
-
-    def score(numbers: dict[str, Any]) -> None:
-        metrics = evaluate(model, test, description=f"{stage.name}, epoch {numbers['epoch']}")
-        metric, value = metrics.score
-        numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss, f"test_{metric}": value}
-
-    def save_now(position: Position) -> None:
-        save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name})
-
-    history = train(model, stage, batches, optimizer, position=position, after_epoch=score, save=save_now).history
-    if stage.reestimate_batches:
-        reestimate_batchnorm_(model, batches, stage.reestimate_batches)
-    costs = cost(model, data.image_shape)
-    last = evaluate(model, test, description=f"{stage.name}, last")
-    metric, _ = last.score
-    return {
-        "metric": metric,
-        "test": last.as_dict(),
-        "best_test": max((numbers[f"test_{metric}"] for numbers in history), default=None),
-        "cost": {name: getattr(costs, name) for name in ("bitops", "macs", "params", "size_bytes")},
-        "seconds": sum(numbers["seconds"] for numbers in history),
-        "epochs": history,
-    }
+def _say_stage(stage: Stage, entry: dict[str, Any], say: Callable[[str], None]) -> None:
+    metric = LABELS[entry["metric"]]
+    for change in entry["batchnorm"]:
+        say(f"{stage.name}: batch norm {change['step']}: {metric} {change['before']:.2f} -> {change['after']:.2f} %")
+    score = entry["test"][entry["metric"]]
+    say(f"{stage.name}: {metric} {score:.2f} % after {entry['seconds']:.1f} s of training")
 
 
 def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.device, resume: bool) -> dict[str, Any]:
@@ -195,7 +156,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     stages = []
     for stage in recipe.stages:
         fields = {name: getattr(stage, name) for name in stage.__dataclass_fields__}
-        fields["policy"] = None if stage.policy is None else plain(asdict(stage.policy))
+        for name in ("policy", "distillation", "sharpness"):
+            fields[name] = None if fields[name] is None else asdict(fields[name])
         fields["schedule"] = repr(stage.schedule)
         fields["objective"] = getattr(stage.objective, "__name__", repr(stage.objective))
         stages.append(plain(fields))

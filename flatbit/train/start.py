@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import nn
 from .. import models
 from ..data.batches import Data
 from ..quant.convert import quantize_, restore_
-from ..quant.files import load_any_
+from ..quant.files import load, load_, load_any_
 from ..quant.layers import quantized_layers
+from .averaging import averaged
 from .evaluate import evaluate
 from .recipe import Recipe, Stage
 from .scores import LABELS
@@ -61,21 +62,85 @@ def load_float_(model: nn.Module, path: str | Path, rename: Mapping[str, str] | 
     return loaded
 
 
-def starting_model(
-    recipe: Recipe,
-    stage: Stage,
-    data: Data,
-    out: Path,
-    weights: str | Path | None,
-    rename: Mapping[str, str] | None,
-) -> nn.Module:
-    """The float model a stage starts from: built afresh, then the earlier stage's or the given weights."""
-    model = models.build(recipe.model, **arguments_of(recipe, data))
-    if stage.start:
-        load_float_(model, out / "stages" / f"{stage.start}.safetensors")
-    elif weights is not None:
-        load_float_(model, weights, rename)
-    return model
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origins:
+    """Where a run's models come from: built afresh, from its earlier stages, or from the weights it was given.
+
+    Attributes:
+        recipe, data: that fit each other.
+        out: the run's folder.
+        weights, rename: a file of float weights and layers by other names, as ``run`` takes them.
+    """
+
+    recipe: Recipe
+    data: Data
+    out: Path
+    weights: str | Path | None = None
+    rename: Mapping[str, str] | None = None
+
+    def start(self, stage: Stage) -> nn.Module:
+        """The model a stage starts from: float, an average of captures, or a net that is quantized as the stage says.
+
+        A stage of the same policy as the one before goes on with its learned steps and clips.
+        """
+        if not stage.start:
+            model = self._built()
+            if self.weights is not None:
+                load_float_(model, self.weights, self.rename)
+            return model
+        model = self._stage_model(stage.start)
+        before = {earlier.name: earlier.policy for earlier in self.recipe.stages}.get(stage.start)
+        if not averaged(model) and (before is None or before != stage.policy):
+            restore_(model)
+        return model
+
+    def teacher(self, stage: Stage) -> nn.Module | None:
+        """The teacher of a stage's distillation, in eval mode; None where it has none."""
+        if stage.distillation is None:
+            return None
+        name = stage.distillation.teacher
+        if name == "start":
+            model = self.start(stage)
+            restore_(model)
+        elif name in {earlier.name for earlier in self.recipe.stages}:
+            model = self._stage_model(name)
+        else:
+            model = load(teacher_file(name))
+        return model.eval()
+
+    def _built(self) -> nn.Module:
+        return models.build(self.recipe.model, **arguments_of(self.recipe, self.data))
+
+    def _stage_model(self, name: str) -> nn.Module:
+        model = self._built()
+        load_(model, self.out / "stages" / f"{name}.safetensors")
+        return model
+
+
+def teacher_file(name: str) -> Path:
+    """The model file of a run's folder, or the file itself. Raises ValueError where there is none."""
+    path = Path(name) / "model.safetensors" if Path(name).is_dir() else Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"teacher {name!r}: expected start, an earlier stage's name, a run's folder, or a file that flatbit.save "
+            "wrote"
+        )
+    return path
+
+
+def check_teachers(recipe: Recipe, weights: str | Path | None) -> None:
+    """Raise ValueError for a teacher that is not there, or that nobody trained, before any training."""
+    earlier: set[str] = set()
+    for stage in recipe.stages:
+        teacher = stage.distillation.teacher if stage.distillation is not None else None
+        if teacher == "start" and stage.start is None and weights is None:
+            raise ValueError(
+                f"stage {stage.name!r} learns from the net it starts from, which is untrained: "
+                "give its distillation another teacher, the stage a start, or the run --weights"
+            )
+        if teacher is not None and teacher != "start" and teacher not in earlier:
+            teacher_file(teacher)
+        earlier.add(stage.name)
 
 
 def fitted(recipe: Recipe, data: Data, say: Callable[[str], None]) -> tuple[Recipe, Data, nn.Module]:

@@ -57,7 +57,7 @@ def test_the_weights_are_on_record_before_the_first_stage_ends(tmp_path, monkeyp
     def dies(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flatbit.train.run._train_stage", dies)
+    monkeypatch.setattr("flatbit.train.run.train_stage", dies)
     with pytest.raises(KeyboardInterrupt):
         run(recipe(), tmp_path / "out", weights=tmp_path / "a.pth")
     assert read_run(tmp_path / "out").record["weights"]["file"] == "a.pth"
