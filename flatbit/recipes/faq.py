@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -10,11 +11,35 @@ from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Constant, Exponential, Schedule, Steps
 from . import RECIPES, check_choice
-from .float_net import FloatSchedule, float_stage
+from .float_net import FLOAT, float_stage
 
 PAPER_EPOCHS, PAPER_DECAY, SCRATCH_DECAY = 110, 0.936, 0.901
 FIRST_LR, LAST_LR = 0.0015, 1e-6
 DOUBLINGS = (55 / 165, 150 / 165, 160 / 165)
+RESNET18_DECAY = 5e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What the paper sets apart for one data set.
+
+    Attributes:
+        original: the float schedule, whose batch and decay 8-bit runs keep.
+        eight_epochs: of an 8-bit run.
+        schedule, lr, weight_decay: below 8 bits, from the float net; lr None for the schedule's own.
+    """
+
+    original: str
+    eight_epochs: int
+    schedule: Literal["exponential", "steps"]
+    lr: float | None
+    weight_decay: float
+
+
+PUBLISHED = {
+    "imagenet": Published(original="imagenet", eight_epochs=1, schedule="exponential", lr=None, weight_decay=1e-4),
+    "cifar": Published(original="faq-cifar", eight_epochs=10, schedule="steps", lr=0.02, weight_decay=5e-4),
+}
 
 
 def faq(
@@ -23,10 +48,11 @@ def faq(
     model: str = "resnet20",
     data: str = "digits",
     model_arguments: Mapping[str, Any] | None = None,
-    float_schedule: FloatSchedule = "faq-cifar",
+    float_schedule: str = "faq-cifar",
     float_epochs: int | None = None,
     weights: int = 4,
     activations: int = 4,
+    published: Literal["imagenet", "cifar"] = "imagenet",
     epochs: int | None = None,
     schedule: Literal["exponential", "steps"] | None = None,
     lr: float | None = None,
@@ -40,21 +66,32 @@ def faq(
 ) -> Recipe:
     """FAQ at 8 bits (1 epoch at lr 1e-4) or below (110 epochs of exponential decay from 0.0015).
 
-    8 bits: batch and decay of the float stage. Below 8 bits: SGD 0.9, batch 256, decay 1e-4 (ResNet-18:
-    5e-5), lr x 0.936 per epoch; other lengths keep the first and the last rate. ``schedule="steps"``:
-    lr 1e-3 x0.1 at 30, 60 and 90 of 110. ``growth="doubling"``: 165 epochs, the virtual batch doubling
-    at epochs 55, 150 and 160 (Table 2). ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch,
-    or by steps x0.1 at 30, 60 and 85, and 1e-6 from 95 on. ``calibrate=False``: activations' ranges not
-    from data.
+    8 bits: batch and decay of the float net's training. Below 8 bits: SGD 0.9, batch 256, decay 1e-4
+    (ResNet-18: 5e-5), lr x 0.936 per epoch; other lengths keep the first and the last rate.
+    ``schedule="steps"``: lr 1e-3 x0.1 at 30, 60 and 90 of 110. ``published="cifar"`` has CIFAR-10's
+    settings (section 4.9): 8 bits for 10 epochs; below, steps from lr 0.02 and decay 5e-4.
+
+    ``growth="doubling"``: 165 epochs, the virtual batch doubling at epochs 55, 150 and 160 (Table 2).
+    ``pretrained=False``: from scratch, lr 0.1 x 0.901 per epoch, or by steps x0.1 at 30, 60 and 85, and
+    1e-6 from 95 on. ``calibrate=False``: activations' ranges not from data.
 
     Whatever is given (lr, batch_size, weight_decay, schedule, epochs) replaces the paper's.
     """
     check_choice("schedule", schedule, (None, "exponential", "steps"))
     check_choice("growth", growth, ("none", "doubling"))
-    base = float_stage(float_schedule, float_epochs)
+    check_choice("published", published, tuple(PUBLISHED))
+    paper = PUBLISHED[published]
+    original = FLOAT[paper.original] if float_schedule == "none" else float_stage(float_schedule)
     eight = min(weights, activations) >= 8 and pretrained and schedule is None
-    length = epochs if epochs is not None else 1 if eight else 165 if growth == "doubling" else PAPER_EPOCHS
-    rate, curve = (lr or 1e-4, Constant()) if eight else _descent(schedule or "exponential", length, pretrained, lr)
+    usual_length = paper.eight_epochs if eight else 165 if growth == "doubling" else PAPER_EPOCHS
+    length = usual_length if epochs is None else epochs
+    if eight:
+        rate, curve = lr or 1e-4, Constant()
+        usual_batch, usual_decay = original.batch_size, original.weight_decay
+    else:
+        rate, curve = _descent(schedule or paper.schedule, length, pretrained, lr or (paper.lr if pretrained else None))
+        of_resnet18 = published == "imagenet" and model in ("resnet18", "torchvision/resnet18")
+        usual_batch, usual_decay = 256, RESNET18_DECAY if of_resnet18 else paper.weight_decay
     rules = policy(
         "faq",
         weights=weights,
@@ -70,11 +107,11 @@ def faq(
         start="float" if pretrained else None,
         lr=rate,
         schedule=curve,
-        weight_decay=weight_decay if weight_decay is not None else base.weight_decay if eight else 1e-4,
-        batch_size=batch_size if batch_size is not None else base.batch_size if eight else 256,
+        weight_decay=usual_decay if weight_decay is None else weight_decay,
+        batch_size=usual_batch if batch_size is None else batch_size,
         growth=_doublings(length) if growth == "doubling" else (),
     )
-    stages = (base, stage) if pretrained else (stage,)
+    stages = (float_stage(float_schedule, float_epochs), stage) if pretrained else (stage,)
     return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=stages)
 
 
@@ -101,5 +138,12 @@ def _descent(
 
 
 RECIPES.add("faq", faq)
+_imagenet = partial(faq, data="imagenet", float_schedule="imagenet")
+for _net in ("resnet18", "resnet34", "resnet50", "resnet152"):
+    RECIPES.add(f"faq-{_net}-imagenet", partial(_imagenet, name=f"faq-{_net}-imagenet", model=_net))
+RECIPES.add(
+    "faq-resnet18-cifar10",
+    partial(faq, name="faq-resnet18-cifar10", model="resnet18_cifar", data="cifar10", published="cifar"),
+)
 _digits = partial(faq, model="preresnet8", data="digits", float_schedule="digits", epochs=20, lr=0.01, batch_size=64)
 RECIPES.add("faq-preresnet8-digits", partial(_digits, name="faq-preresnet8-digits"))

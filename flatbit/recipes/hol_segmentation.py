@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Polynomial
 from . import RECIPES
-from .float_net import FloatSchedule, float_stage
+from .float_net import float_stage
+from .hol import LIPSCHITZ, Descent, Quantized, pairs, smoothed
 
 PAPER_EPOCHS = 328  # 30000 updates of 16 of VOC's 1464 images
+CLR_EPOCHS = 165  # 15000 updates: five cycles of 3000
 
 
 def hol_segmentation(
@@ -21,16 +22,20 @@ def hol_segmentation(
     model: str = "deeplab_mobilenet_v2",
     data: str = "voc2012",
     model_arguments: Mapping[str, Any] | None = None,
-    float_schedule: FloatSchedule = "deeplab",
+    float_schedule: str = "deeplab",
     float_epochs: int | None = None,
     weights: int = 4,
     activations: int = 4,
+    quantized: Quantized | Sequence[Quantized] = "each",
+    descent: Descent = "plain",
+    lipschitz: float = LIPSCHITZ,
     epochs: int = PAPER_EPOCHS,
     lr: float = 1e-3,
     batch_size: int = 16,
-    both: bool = True,
+    clr_epochs: int = CLR_EPOCHS,
+    clr_lr: float = 1e-4,
 ) -> Recipe:
-    """W alone, A alone and both, each from the float net (HOL, section 5.4 and Table 2).
+    """W alone, A alone and both, each from the float net (HOL, section 5.4, Tables 2 and 3).
 
     SGD 0.9, lr 1e-3 with a polynomial of power 0.9, batch 16, 30000 updates, no decay; edges float,
     PACT at each ReLU's output and on residual tensors. The paper names neither the float training nor
@@ -41,11 +46,13 @@ def hol_segmentation(
     larger), and weights pretrained elsewhere come by ``--weights`` with ``float_schedule=none``.
 
     Args:
-        both: also the net with weights and activations quantized.
+        quantized: ``weights`` alone, ``activations`` alone, ``both``, ``each`` of the three, or a list.
+        descent, lipschitz: as ``hol`` takes them.
+        clr_epochs, clr_lr: 15000 updates in cycles of 3000, from 1e-4 to 1e-6 and back, to the last minimum.
     """
-    pairs = [(weights, FLOAT_BITS), (FLOAT_BITS, activations), *([(weights, activations)] if both else [])]
-    quantized = [
-        Stage(
+    stages = [float_stage(float_schedule, float_epochs)]
+    for w, a in pairs(weights, activations, quantized):
+        retrain = Stage(
             name=f"hol-w{w}a{a}",
             epochs=epochs,
             policy=policy("hol", weights=w, activations=a),
@@ -54,11 +61,8 @@ def hol_segmentation(
             schedule=Polynomial(),
             batch_size=batch_size,
         )
-        for w, a in dict.fromkeys(pairs)
-        if (w, a) != (FLOAT_BITS, FLOAT_BITS)
-    ]
-    stages = (float_stage(float_schedule, float_epochs), *quantized)
-    return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=stages)
+        stages += smoothed(retrain, descent, lipschitz=lipschitz, clr_epochs=clr_epochs, clr_lr=clr_lr)
+    return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=tuple(stages))
 
 
 RECIPES.add("hol-deeplab-voc", hol_segmentation)

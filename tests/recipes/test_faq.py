@@ -46,6 +46,40 @@ def test_step_schedule():
     assert rates(last(schedule="steps", epochs=11)) == pytest.approx([1e-3] * 3 + [1e-4] * 3 + [1e-5] * 3 + [1e-6] * 2)
 
 
+def imagenet(net="resnet18", **settings):
+    return RECIPES.get(f"faq-{net}-imagenet")(**settings).stages[-1]
+
+
+def test_imagenet_at_eight_bits_trains_on_as_before():
+    stage = imagenet(weights=8, activations=8)
+    assert (rates(stage), stage.batch_size, stage.weight_decay) == ([1e-4], 256, 1e-4)
+    given = imagenet(weights=8, activations=8, float_schedule="none")
+    assert (given.batch_size, given.weight_decay) == (256, 1e-4)
+
+
+@pytest.mark.parametrize(("net", "decay"), [("resnet18", 5e-5), ("resnet34", 1e-4), ("resnet50", 1e-4)])
+def test_imagenet_at_four_bits(net, decay):
+    stage = imagenet(net)
+    assert (stage.epochs, stage.batch_size, stage.weight_decay) == (110, 256, decay)
+    assert rates(stage)[0] == 0.0015
+    assert imagenet(net, weight_decay=1e-4).weight_decay == 1e-4  # a row of Table 2
+
+
+@pytest.mark.parametrize(("epochs", "decay"), [(30, 0.7837), (60, 0.8852), (110, 0.936)])
+def test_the_lengths_of_section_4_2(epochs, decay):
+    stage = imagenet(epochs=epochs, batch_size=400)
+    assert (stage.schedule.decay, stage.batch_size) == (pytest.approx(decay, abs=6e-5), 400)
+
+
+def test_cifar10_as_section_4_9_has_it():
+    first, eight = RECIPES.get("faq-resnet18-cifar10")(weights=8, activations=8).stages
+    assert (first.epochs, first.weight_decay, first.batch_size) == (350, 5e-4, 128)
+    assert (rates(eight), eight.weight_decay, eight.batch_size) == ([1e-4] * 10, 5e-4, 128)
+    four = RECIPES.get("faq-resnet18-cifar10")().stages[-1]
+    assert (four.epochs, four.weight_decay) == (110, 5e-4)
+    assert rates(four) == pytest.approx([0.02] * 30 + [2e-3] * 30 + [2e-4] * 30 + [2e-5] * 20)
+
+
 def test_step_schedule_of_the_cifar_run():
     ends = rates(last(schedule="steps", lr=0.02, weight_decay=5e-4))
     assert (ends[0], ends[-1]) == (0.02, pytest.approx(2e-5))
@@ -121,7 +155,10 @@ def test_bits_the_method_does_not_have_are_refused():
         faq(weights=1, activations=1)
 
 
-@pytest.mark.parametrize(("setting", "known"), [("schedule", "exponential or steps"), ("growth", "none or doubling")])
+@pytest.mark.parametrize(
+    ("setting", "known"),
+    [("schedule", "exponential or steps"), ("growth", "none or doubling"), ("published", "imagenet or cifar")],
+)
 def test_a_misspelt_choice_is_refused(setting, known):
     with pytest.raises(ValueError, match=f"{setting}='step': expected {known}"):
         faq(**{setting: "step"})

@@ -26,8 +26,21 @@ def test_the_papers_descent():
     assert stage.schedule(stage.epochs / 2, stage.epochs) == pytest.approx(0.5**0.9)
 
 
+UPDATES = 1464 // 16  # in an epoch
+
+
+def test_clr_of_15000_updates_in_cycles_of_3000_ends_at_the_last_minimum():
+    retrain, clr = hol_segmentation(descent="lipschitz+clr", quantized="both").stages[1:]
+    assert (retrain.lipschitz, clr.lipschitz, clr.start) == (1e-4, 1e-4, retrain.name)
+    assert clr.schedule.part * UPDATES == pytest.approx(375, rel=0.004)
+    assert clr.lr == 1e-4
+    last = clr.epochs * UPDATES
+    assert 13500 < last <= 13875  # the last part at the bottom
+    assert clr.lr * clr.schedule((last - 1) / UPDATES, clr.epochs) == pytest.approx(1e-6)
+
+
 def test_a_run_is_scored_by_miou_and_its_page_shows_what_is_seen(tmp_path):
-    done = run(hol_segmentation(**SCENES, float_epochs=1, epochs=1, batch_size=4), tmp_path)
+    done = run(hol_segmentation(**SCENES, batch_size=4), tmp_path, smoke=True)
     for entry in done.record["stages"].values():
         assert entry["metric"] == "miou"
         assert 0 < entry["test"]["miou"] <= 100

@@ -3,6 +3,7 @@ import inspect
 import pytest
 import torch
 
+import flatbit as fb
 from flatbit.data.batches import VOID
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
@@ -10,7 +11,10 @@ from flatbit.recipes import RECIPES
 from flatbit.train.recipe import Recipe
 from flatbit.train.run import plain, read_run, run
 
-SMALL = {"model": "preresnet8", "model_arguments": {"first_width": 4}, "float_schedule": "digits"}
+SMALL = {
+    "model": "preresnet8", "model_arguments": {"first_width": 4}, "data": "digits", "float_schedule": "digits",
+    "rho": 0.1,
+}  # fmt: skip
 SCENES = {"model": "deeplab_mobilenet_v2", "model_arguments": {"width": 0.3}, "data": f"{__name__}:scenes"}
 
 
@@ -33,16 +37,20 @@ def smallest(name):
     """The recipe with the least that makes it small: a little network, on digits."""
     function = RECIPES.get(name)
     known = inspect.signature(function).parameters
-    least = SCENES if "segmentation" in (inspect.getdoc(inspect.getmodule(_unwrapped(function))) or "") else SMALL
+    least = {"hol-deeplab-voc": SCENES, "hol-fcdnn-spirals": {"width": 8}}.get(name, SMALL)
     return function(**{key: value for key, value in least.items() if key in known})
 
 
-def _unwrapped(function):
-    return getattr(function, "func", function)
-
-
 def test_the_recipes_of_the_design_are_there():
-    agreed = {"quickstart", "faq", "uniq", "finetune", "faq-preresnet8-digits", "uniq-preresnet8-digits"}
+    agreed = {
+        "quickstart", "finetune", "float", "progressive", "crossed", "sqwa", "hol", "saq", "uniq", "faq",
+        "sqwa-resnet20-cifar100", "sqwa-mobilenet_v2-cifar100", "sqwa-resnet18-imagenet",
+        "hol-fcdnn-spirals", "hol-resnet20-cifar10", "hol-preresnet34-imagenet", "hol-deeplab-voc",
+        "saq-preresnet20-cifar100", "saq-mobilenet_v2-cifar100", "saq-resnet18-imagenet", "saq-mobilenet_v2-imagenet",
+        "uniq-preresnet32-cifar100", "uniq-preresnet18-imagenet", "uniq-preresnet34-imagenet",
+        "uniq-mobilenet_v2-imagenet", "faq-resnet18-imagenet", "faq-resnet18-cifar10",
+        *(f"{paper}-preresnet8-digits" for paper in ("sqwa", "hol", "saq", "uniq", "faq", "progressive", "crossed")),
+    }  # fmt: skip
     assert agreed <= set(RECIPES.names())
 
 
@@ -53,8 +61,21 @@ def test_every_recipe_smokes(name, tmp_path):
     assert [*done.record["stages"]] == [stage.name for stage in recipe.stages]
     assert read_run(tmp_path).record == plain(done.record)
     for stage in recipe.stages:
-        convention = done.record["stages"][stage.name]["test"]["convention"]
-        assert convention["policy"] == ("float" if stage.policy is None else stage.policy.name)
+        policy = done.record["stages"][stage.name]["test"]["convention"]["policy"]
+        if stage.policy is not None or stage.name != "average":
+            assert policy == ("float" if stage.policy is None else stage.policy.name)
+
+
+LARGE = ("resnet34", "resnet50", "resnet152")
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES.names() if n != "finetune" and not any(big in n for big in LARGE)])
+def test_a_recipes_own_network_takes_its_policies(name):
+    recipe = RECIPES.get(name)()
+    for stage in recipe.stages:
+        if stage.policy is not None:
+            model = fb.models.build(recipe.model, **recipe.model_arguments)
+            assert fb.quantize_(model, stage.policy, strict=True).convention.policy == stage.policy.name
 
 
 @pytest.mark.parametrize("name", RECIPES.names())

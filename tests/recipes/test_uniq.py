@@ -53,6 +53,41 @@ def test_the_rates_of_table_6(lr):
     assert (one.lr, two.lr) == (lr, 0.01)
 
 
+@pytest.mark.parametrize("lr", [0.004, 0.001, 0.0005])
+def test_the_rates_of_table_6_by_adam(lr):
+    one = uniq(weights=1, activations=1, lr=lr, warmup=0).stages[-1]
+    assert (one.optimizer, rates(one)[0]) == ("adam", lr)
+
+
+@pytest.mark.parametrize(("bits", "decay"), [(4, 1e-4), (3, 0.5e-4), (2, 0.25e-4), (1, 0.0), (8, 1e-4)])
+@pytest.mark.parametrize("net", ["preresnet18", "preresnet34", "mobilenet_v2"])
+def test_imagenet_as_the_paper_has_it(net, bits, decay):
+    made = RECIPES.get(f"uniq-{net}-imagenet")(weights=bits, activations=bits)
+    stage = made.stages[-1]
+    assert (made.model, made.data) == (net, "imagenet")
+    assert (stage.epochs, stage.batch_size, stage.weight_decay) == (90, 256, decay)
+    assert (stage.policy.base.granularity == "channel") == (net != "mobilenet_v2")
+    if bits > 1:
+        assert rates(stage) == pytest.approx(cosine(0.01, 90))
+    else:
+        assert rates(stage) == pytest.approx([0.001] * 5 + cosine(0.004, 85))
+        assert made.stages[1].weight_decay == 0.25e-4
+
+
+def test_the_cifar_recipe():
+    made = RECIPES.get("uniq-preresnet32-cifar100")()
+    assert (made.model, made.data, made.stages[-1].epochs) == ("preresnet32", "cifar100", 350)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_lsq_in_this_setting_for_table_4(bits):
+    ours, theirs = (uniq(weights=bits, activations=bits, method=method).stages[-1] for method in ("uniq", "lsq"))
+    assert (theirs.name, theirs.policy.base.method) == (f"lsq-w{bits}a{bits}", "lsq")
+    assert (theirs.lr, theirs.epochs, theirs.weight_decay) == (ours.lr, ours.epochs, ours.weight_decay)
+    of = [fb.quantize_(fb.models.build("preresnet8"), stage.policy).convention for stage in (ours, theirs)]
+    assert (of[0].first, of[0].last, of[0].inner) == (of[1].first, of[1].last, of[1].inner)
+
+
 def test_one_bit_can_start_from_float():
     made = uniq(weights=1, activations=1, one_bit_start="float")
     assert [(stage.name, stage.start) for stage in made.stages] == [("float", None), ("uniq-w1a1", "float")]
@@ -94,7 +129,8 @@ def test_the_digits_recipe_is_small():
 
 
 @pytest.mark.parametrize(
-    ("setting", "known"), [("one_bit_start", "2-bit or float"), ("granularity", "tensor or channel")]
+    ("setting", "known"),
+    [("one_bit_start", "2-bit or float"), ("granularity", "tensor or channel"), ("method", "uniq or lsq")],
 )
 def test_a_misspelt_choice_is_refused(setting, known):
     with pytest.raises(ValueError, match=f"{setting}='layer': expected {known}"):
