@@ -1,0 +1,194 @@
+"""The arms of the study of methods: what each question compares. Lengths are short on purpose; see ``methods.py``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from study import Arm
+
+import flatbit as fb
+from flatbit.train.objective import Distillation
+from flatbit.train.recipe import Stage
+from flatbit.train.schedule import Cosine, Cyclic, Exponential, Steps
+from flatbit.train.sharpness import Sharpness
+
+SAMPLES, BATCH, EPOCHS = 6000, 100, 8
+DEPTHS = (8, 14)
+RHO = {"sam": 0.02, "saq": 0.1, "asaq": 0.1}
+"""Best of three at W2A2 on held-out training images, by one seed outside the study (``methods.py --pilot``)."""
+PILOT_RHO = {"sam": (0.02, 0.1, 0.4), "saq": (0.02, 0.1, 0.4), "asaq": (0.1, 0.5, 2.0)}
+SGD: dict[str, Any] = {"lr": 0.01, "schedule": Cosine(), "weight_decay": 1e-4}
+KD = Distillation(teacher="start", temperature=4.0, weight=0.9)
+
+
+def stage(name: str, epochs: int, **settings: Any) -> Stage:
+    """A stage as all here are: batch 100, the test set looked at once."""
+    return Stage(name=name, epochs=epochs, batch_size=BATCH, evaluate_every=max(epochs, 1), **settings)
+
+
+def arm(*stages: Stage, start: str | None = "float-8", depth: int = 8) -> Arm:
+    """Stages of a pre-activation ResNet of width 8."""
+    return Arm(stages=stages, model=f"preresnet{depth}", model_arguments={"first_width": 8}, start=start)
+
+
+def all_arms() -> dict[str, Arm]:
+    """Every arm by name; the letter is its question's."""
+    return floats() | grids() | sharpness() | averaging() | one_bit() | flatness_terms() | power_of_two() | crossed()
+
+
+def floats() -> dict[str, Arm]:
+    """What all start from: 16 epochs, lr 0.1 with a cosine, decay 5e-4."""
+    settings: dict[str, Any] = {"lr": 0.1, "schedule": Cosine(), "weight_decay": 5e-4}
+    return {f"float-{depth}": arm(stage("float", 2 * EPOCHS, **settings), start=None, depth=depth) for depth in DEPTHS}
+
+
+def uniq(bits: int = 2, **options: Any) -> fb.Policy:
+    """UNIQ's convention, weights and activations alike."""
+    return fb.policy("uniq", weights=bits, activations=bits, weight_options=options, activation_options=options)
+
+
+def grids() -> dict[str, Arm]:
+    """(a) UNIQ against LSQ, grids and starts, W2A2."""
+    policies = {
+        "a-uniq": uniq(),
+        "a-uniq-lsq-start": uniq(start="lsq"),
+        "a-uniq-0.1-start": uniq(start=0.1),
+        "a-lsq": fb.policy("lsq", weights=2, activations=2),
+    }
+    return {name: arm(stage("w2a2", EPOCHS, policy=policy, **SGD)) for name, policy in policies.items()}
+
+
+def sharpness() -> dict[str, Arm]:
+    """(b) SGD, SAM, SAQ and ASAQ on SAQ's quantizers; SGD also at the two-pass methods' cost."""
+    made = {}
+    for bits in (2, 4):
+        plain = stage(f"w{bits}a{bits}", EPOCHS, policy=fb.policy("saq", weights=bits, activations=bits), **SGD)
+        made[f"b-sgd-{bits}"] = arm(plain)
+        made[f"b-sgd-twice-{bits}"] = arm(replace(plain, epochs=2 * EPOCHS, evaluate_every=2 * EPOCHS))
+        for method in ("sam", "saq", "asaq"):
+            descent = Sharpness(method=method, rho=RHO[method])  # type: ignore[arg-type]
+            made[f"b-{method}-{bits}"] = arm(replace(plain, sharpness=descent))
+    return made
+
+
+def pilot() -> dict[str, Arm]:
+    """The rho's that (b) chooses from, at W2A2."""
+    made = {}
+    for method, tries in PILOT_RHO.items():
+        found = sharpness()[f"b-{method}-2"]
+        for rho in tries:
+            descent = Sharpness(method=method, rho=rho)  # type: ignore[arg-type]
+            made[f"b-{method}-rho{rho}"] = replace(found, stages=(replace(found.stages[0], sharpness=descent),))
+    return {"float-8": floats()["float-8"]} | made
+
+
+def averaging() -> dict[str, Arm]:
+    """(c) SQWA, W2: captures late or early in cycles of 4 epochs; plain training of the same length and lower rates."""
+    policy = fb.policy("sqwa", weights=2)
+    plain = stage("plain", 25, policy=policy, lr=0.01, schedule=Steps((12, 20, 23)))
+    return {
+        "c-plain": arm(plain),
+        "c-sqwa-late": arm(*sqwa_stages(policy, epochs=23, captures=(15, 19, 23))),
+        "c-sqwa-early": arm(*sqwa_stages(policy, epochs=11, captures=(3, 7, 11))),
+    }
+
+
+def sqwa_stages(
+    policy: fb.Policy, *, epochs: int, captures: tuple[int, ...], start: str | None = None, **settings: Any
+) -> tuple[Stage, ...]:
+    """SQWA's stages 3 to 5: cycles from 1e-2 to 1e-4, the average, re-quantized, fine-tuned at 1e-3 and 1e-4."""
+    cycles = Cyclic(bottom=0.01, half=2)
+    taken: dict[str, Any] = {"start": "retrain.average", "reestimate_batches": 40}
+    return (
+        stage(
+            "retrain",
+            epochs,
+            policy=policy,
+            start=start,
+            lr=0.01,
+            schedule=cycles,
+            captures=captures,
+            fixed_weight_steps=True,
+            **settings,
+        ),
+        stage("average", 0, lr=0.01, **taken),
+        stage("requantized", 0, policy=policy, lr=0.01, **taken),
+        stage(
+            "fine-tuned",
+            2,
+            policy=policy,
+            start="retrain.average",
+            lr=1e-3,
+            schedule=Exponential(0.1),
+            fixed_weight_steps=True,
+            **settings,
+        ),
+    )
+
+
+def one_bit() -> dict[str, Arm]:
+    """(d) UNIQ at 1 bit, Adam: with and without warm-up, from the float net and from the 2-bit net."""
+    made = {}
+    for begin, source in (("float", "float-8"), ("2-bit", "a-uniq")):
+        for name, warmup in (("warm-up", 1), ("no-warm-up", 0)):
+            schedule = Cosine(warmup=warmup, warmup_factor=0.25)
+            trained = stage("w1a1", EPOCHS, policy=uniq(1), optimizer="adam", lr=0.004, schedule=schedule)
+            made[f"d-{begin}-{name}"] = arm(trained, start=source)
+    return made
+
+
+def flatness_terms() -> dict[str, Arm]:
+    """(e) HOL's Lipschitz term and CLR, W2A2, at two depths, all of 13 epochs."""
+    policy = fb.policy("hol", weights=2, activations=2)
+    made = {}
+    for depth in DEPTHS:
+        for name, factor in (("", 0.0), ("-lipschitz", 1e-4)):
+            common: dict[str, Any] = {"policy": policy, "lipschitz": factor}
+            plain = stage("retrain", 13, lr=0.01, schedule=Steps((8, 11)), **common)
+            first = stage("retrain", 8, lr=0.01, schedule=Steps((4, 7)), **common)
+            cycle = stage("clr", 5, start="retrain", lr=1e-3, schedule=Cyclic(bottom=0.01, half=4), **common)
+            made[f"e-{depth}{name or '-plain'}"] = arm(plain, start=f"float-{depth}", depth=depth)
+            made[f"e-{depth}{name}-clr"] = arm(first, cycle, start=f"float-{depth}", depth=depth)
+    return made
+
+
+def power_of_two() -> dict[str, Arm]:
+    """(f) FAQ, W4A4: calibrated or not, pretrained or not, with a growing batch."""
+
+    def policy(**options: Any) -> fb.Policy:
+        return fb.policy("faq", weights=4, activations=4, activation_options=options)
+
+    def trained(epochs: int, lr: float, rules: fb.Policy, growth: tuple[tuple[int, int], ...] = ()) -> Stage:
+        decay = Exponential.reaching(1e-6 / lr, epochs)
+        return stage("w4a4", epochs, policy=rules, lr=lr, schedule=decay, weight_decay=1e-4, growth=growth)
+
+    return {
+        "f-faq": arm(trained(EPOCHS, 0.0015, policy())),
+        "f-uncalibrated": arm(trained(EPOCHS, 0.0015, policy(calibrate=False))),
+        "f-scratch": arm(trained(3 * EPOCHS, 0.1, policy()), start=None),
+        "f-growth": arm(trained(12, 0.0015, policy(), ((4, 2), (10, 4), (11, 8)))),
+    }
+
+
+def crossed() -> dict[str, Arm]:
+    """(g) UNIQ's grid, W2A2, with KD, SAQ's descent, SQWA's averaging, and all of them; plain of the same length."""
+    saq = Sharpness(method="saq", rho=RHO["saq"])
+    first = stage("w2a2", EPOCHS, policy=uniq(), **SGD)
+    longest = EPOCHS + 13
+    float_copy = replace(KD, teacher="float")
+    began = stage("float", 0, lr=0.01)
+    cycles: dict[str, Any] = {"epochs": 11, "captures": (3, 7, 11), "start": "w2a2"}
+    return {
+        "g-kd": arm(replace(first, distillation=KD)),
+        "g-kd-label-free": arm(replace(first, distillation=replace(KD, weight=1.0))),
+        "g-saq": arm(replace(first, sharpness=saq)),
+        "g-sqwa": arm(first, *sqwa_stages(uniq(), **cycles)),
+        "g-long": arm(replace(first, epochs=longest, evaluate_every=longest)),
+        "g-kd-long": arm(replace(first, epochs=longest, evaluate_every=longest, distillation=KD)),
+        "g-crossed": arm(
+            began,
+            replace(first, start="float", sharpness=saq, distillation=float_copy),
+            *sqwa_stages(uniq(), **cycles, distillation=float_copy),
+        ),
+    }
