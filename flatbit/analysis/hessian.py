@@ -75,8 +75,8 @@ def hessian(
     data = [(x.to(device), y.to(device)) for x, y in batches]
     if not data:
         raise ValueError("hessian got no batches: the iterable is empty, or was used up before")
-    eager = torch.compiler.set_stance("force_eager")  # a compiled graph has no second derivatives
-    with _variables(model) as variables, modes_kept(model), torch.enable_grad(), eager:
+    eagerly = torch.compiler.set_stance  # a compiled graph has no second derivatives
+    with eagerly("force_eager"), _variables(model) as variables, modes_kept(model), torch.enable_grad():
         model.eval()
         eigenvalue, iterations, converged = _power_iteration(model, data, variables, max_iterations, tolerance, seed)
     count = sum(len(y) for _, y in data)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from ..quant.policy import FLOAT_BITS, Rule
 from ..quant.presets import policy
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Cosine
 from . import RECIPES, check_choice
 from .float_net import float_stage
 from .hol import Quantized, pairs
+
+
+READS_SUMS = tuple(
+    Rule(layer, {"input_bits": FLOAT_BITS}, optional=True) for layer in ("hidden.[1-9]*.linear", "last")
+)
+"""What reads residual sums that are not quantized again (Figure 3) counts as reading float."""
 
 
 def hol_spirals(
@@ -53,6 +61,8 @@ def hol_spirals(
         rules = policy("hol-synthetic", weights=w, activations=a)
         if residual == "quantized":
             rules = rules.override("*.residual", here=True)
+        elif block == "residual":
+            rules = replace(rules, rules=(*rules.rules, *READS_SUMS))
         stages.append(
             Stage(
                 name=f"hol-w{w}a{a}",

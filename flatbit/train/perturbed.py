@@ -48,7 +48,7 @@ def attach_leaves_(model: nn.Module) -> list[Member]:
     for _, layer in quantized_layers(model):
         for role in ("weight", "bias"):
             quantizer, latent = layer._modules.get(f"{role}_quantizer"), getattr(layer, role, None)
-            if quantizer is None or latent is None or not latent.requires_grad or quantizer in leaves:
+            if quantizer is None or latent is None or not latent.requires_grad:
                 continue
             quantizer.perturbation = torch.zeros_like(latent, requires_grad=True)
             leaves[quantizer] = Member(

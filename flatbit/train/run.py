@@ -97,6 +97,7 @@ def run(
             findings = [asdict(finding) for finding in error.findings]
             record["failure"] = {"stage": stage.name, "message": str(error), "findings": findings}
             write_json(out / RECORD, record)
+            say(f"{stage.name} stopped: flatbit doctor {out} explains")
             raise
         record["stages"][stage.name] = entry
         record.pop("failure", None)

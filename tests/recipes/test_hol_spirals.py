@@ -56,6 +56,7 @@ def test_a_plain_net_has_no_sums():
         hol_spirals(residual="quantized")
 
 
-def test_the_quantized_residual_net_runs(tmp_path):
-    made = hol_spirals(width=8, block="residual", residual="quantized")
+@pytest.mark.parametrize("residual", ["float", "quantized"])
+def test_residual_nets_run_and_are_what_they_say(tmp_path, residual):
+    made = hol_spirals(width=8, depth=5, block="residual", residual=residual)
     assert [*run(made, tmp_path, smoke=True).record["stages"]] == [stage.name for stage in made.stages]
