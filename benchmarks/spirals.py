@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study import Arm, Study, processes, run_all, scores
+from study import Arm, Study, compare, processes, run_all, scores, spread, table
+from timing import environment, write
 
 import flatbit as fb
 from flatbit.analysis.decision import DecisionMap, decision_map
