@@ -68,6 +68,9 @@ def quantize(
     strict: Annotated[
         bool, typer.Option(help="Refuse a model with layers that cannot be quantized, or leave those float.")
     ] = True,
+    distill: Annotated[
+        str, typer.Option(help="Learn from the float net's answers: mixed with the labels, or only (without labels).")
+    ] = "none",
     set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. Default: runs/quantize/MODEL-METHOD-wWaA.")
@@ -85,6 +88,7 @@ def quantize(
         model=model, model_arguments=parse_settings(set), data=data, method=method, weights=weights_bits,
         activations=activation_bits, epochs=epochs, lr=lr, batch_size=batch_size, placement=placement, strict=strict,
         first=first, last=last, leave_float=leave_float, data_arguments=data_arguments(data_arg, skip_bad),
+        distill=distill,
     )  # fmt: skip
     label = model.replace(":", ".").replace("/", ".")
     out = out or Path("runs/quantize") / f"{label}-{method}-w{weights_bits}a{activation_bits}"

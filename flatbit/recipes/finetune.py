@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
+from ..train.objective import Distillation
 from ..train.recipe import Recipe, Stage
 from ..train.schedule import Cosine
-from . import RECIPES
+from . import RECIPES, check_choice
 
 STATISTICS_BATCHES = 50
+TEACHER_WEIGHT = {"mixed": 0.9, "only": 1.0}
 
 
 def finetune(
@@ -31,12 +33,18 @@ def finetune(
     last: str | None = None,
     leave_float: Sequence[str] = (),
     strict: bool = True,
+    distill: Literal["none", "mixed", "only"] = "none",
 ) -> Recipe:
     """Measure a model in float, calibrate it, fine-tune it with SGD and a cosine to 0.
 
     Nobody's published recipe: a sound default for a network that has one. Stages: ``float`` (measured,
     not trained), ``calibrated`` (steps from data, batch-norm statistics re-estimated), ``fine-tuned``.
+
+    Args:
+        distill: learn from the float net's answers: ``mixed`` with the labels (nine parts to one), or
+            ``only``, which needs no labels; temperature 4. ``none`` learns from labels alone.
     """
+    check_choice("distill", distill, ("none", *TEACHER_WEIGHT))
     rules = policy(method, weights=weights, activations=activations, placement=placement).edges(first=first, last=last)
     for pattern in leave_float:
         rules = rules.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
@@ -46,7 +54,10 @@ def finetune(
         Stage(name="calibrated", epochs=0, reestimate_batches=STATISTICS_BATCHES, **common),
     ]
     if epochs:
-        stages.append(Stage(name="fine-tuned", epochs=epochs, schedule=Cosine(), weight_decay=1e-4, **common))
+        taught = Distillation(teacher="float", weight=TEACHER_WEIGHT[distill]) if distill != "none" else None
+        stages.append(
+            Stage(name="fine-tuned", epochs=epochs, schedule=Cosine(), weight_decay=1e-4, distillation=taught, **common)
+        )
     return Recipe(
         name="finetune",
         model=model,

@@ -14,7 +14,6 @@ from . import RECIPES, check_choice
 from .float_net import float_stage
 from .hol import Quantized, pairs
 
-
 READS_SUMS = tuple(Rule(layer, {"input_bits": FLOAT_BITS}, optional=True) for layer in ("hidden.[1-9]*.linear", "last"))
 """What reads residual sums that are not quantized again (Figure 3) counts as reading float."""
 

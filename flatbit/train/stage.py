@@ -138,7 +138,7 @@ def _average(model: nn.Module, stage: Stage) -> QuantizedAverage | None:
     average = QuantizedAverage(model)
     if average.capacity is not None and average.capacity < len(stage.captures):
         raise ValueError(
-            f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits in some layer, "
+            f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "
             f"{average.capacity} captures fit: take fewer of them, or fewer bits"
         )
     return average

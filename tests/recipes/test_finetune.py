@@ -42,3 +42,12 @@ def test_settings_reach_the_stages():
 def test_unknown_method_suggests_the_nearest():
     with pytest.raises(ValueError, match="unknown policy 'unik': did you mean uniq"):
         finetune(model="resnet20", method="unik")
+
+
+@pytest.mark.parametrize(("distill", "weight"), [("mixed", 0.9), ("only", 1.0)])
+def test_it_may_learn_from_the_float_net(distill, weight):
+    taught = finetune(model="resnet20", distill=distill).stages[-1].distillation
+    assert (taught.teacher, taught.weight, taught.temperature) == ("float", weight, 4.0)
+    assert finetune(model="resnet20").stages[-1].distillation is None
+    with pytest.raises(ValueError, match="distill='all': expected none or mixed or only"):
+        finetune(model="resnet20", distill="all")
