@@ -46,6 +46,7 @@ QUESTIONS = {
 }
 PAIRS = {
     "UNIQ's grid and start beat LSQ's": ("a-uniq", "a-lsq"),
+    "UNIQ's grid beats LSQ's, both with LSQ's start": ("a-uniq-lsq-start", "a-lsq"),
     "UNIQ's optimal start beats LSQ's start": ("a-uniq", "a-uniq-lsq-start"),
     "UNIQ's optimal start beats the constant 0.1": ("a-uniq", "a-uniq-0.1-start"),
     **{
@@ -59,19 +60,22 @@ PAIRS = {
     "Late captures beat early ones": ("c-sqwa-late", "c-sqwa-early"),
     "Warm-up helps 1 bit from float": ("d-float-warm-up", "d-float-no-warm-up"),
     "Warm-up helps 1 bit from the 2-bit net": ("d-2-bit-warm-up", "d-2-bit-no-warm-up"),
-    "The 2-bit net is the better start": ("d-2-bit-warm-up", "d-float-warm-up"),
+    "The 2-bit net is the better start (with its 8 epochs)": ("d-2-bit-warm-up", "d-float-warm-up"),
+    "The 2-bit net is the better start, 16 epochs each": ("d-2-bit-warm-up", "d-float-twice"),
     **{f"The Lipschitz term helps, depth {d}": (f"e-{d}-lipschitz", f"e-{d}-plain") for d in (8, 14)},
     **{f"CLR helps, depth {d}": (f"e-{d}-clr", f"e-{d}-plain") for d in (8, 14)},
     **{f"Both help, depth {d}": (f"e-{d}-lipschitz-clr", f"e-{d}-plain") for d in (8, 14)},
     "Calibration helps FAQ": ("f-faq", "f-uncalibrated"),
     "A pretrained start helps FAQ": ("f-faq", "f-scratch"),
-    "A growing batch helps FAQ": ("f-growth", "f-faq"),
+    "A growing batch helps FAQ, over as many epochs": ("f-growth", "f-longer"),
+    "A growing batch and half as many epochs more help FAQ": ("f-growth", "f-faq"),
     "KD from the net's own float copy helps": ("g-kd", "a-uniq"),
     "KD without labels beats labels": ("g-kd-label-free", "a-uniq"),
     "SAQ's descent helps on UNIQ's grid": ("g-saq", "a-uniq"),
     "SQWA's averaging helps on UNIQ's grid": ("g-sqwa", "g-long"),
     "The crossed recipe beats plain training of its length": ("g-crossed", "g-long"),
     "The crossed recipe beats KD of its length": ("g-crossed", "g-kd-long"),
+    "The crossed recipe beats SQWA's averaging alone": ("g-crossed", "g-sqwa"),
 }  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from study import Arm
 
 import flatbit as fb
+from flatbit.recipes.hol import smoothed
+from flatbit.recipes.sqwa import averaged_stages
 from flatbit.train.objective import Distillation
 from flatbit.train.recipe import Stage
-from flatbit.train.schedule import Cosine, Cyclic, Exponential, Steps
+from flatbit.train.schedule import Cosine, Exponential, Steps
 from flatbit.train.sharpness import Sharpness
 
 SAMPLES, BATCH, EPOCHS = 6000, 100, 8
@@ -53,10 +55,17 @@ def grids() -> dict[str, Arm]:
     policies = {
         "a-uniq": uniq(),
         "a-uniq-lsq-start": uniq(start="lsq"),
-        "a-uniq-0.1-start": uniq(start=0.1),
+        "a-uniq-0.1-start": edges_as_ever(uniq(start=0.1)),
         "a-lsq": fb.policy("lsq", weights=2, activations=2),
     }
     return {name: arm(stage("w2a2", EPOCHS, policy=policy, **SGD)) for name, policy in policies.items()}
+
+
+def edges_as_ever(policy: fb.Policy) -> fb.Policy:
+    """The 8-bit first and last layer with their own start: a step of 0.1 is far too coarse for them."""
+    for edge in ("@first", "@last"):
+        policy = policy.override(edge, weight_options={}, activation_options={})
+    return policy
 
 
 def sharpness() -> dict[str, Arm]:
@@ -89,67 +98,45 @@ def averaging() -> dict[str, Arm]:
     plain = stage("plain", 25, policy=policy, lr=0.01, schedule=Steps((12, 20, 23)))
     return {
         "c-plain": arm(plain),
-        "c-sqwa-late": arm(*sqwa_stages(policy, epochs=23, captures=(15, 19, 23))),
-        "c-sqwa-early": arm(*sqwa_stages(policy, epochs=11, captures=(3, 7, 11))),
+        "c-sqwa-late": arm(*sqwa(policy, epochs=23)),
+        "c-sqwa-early": arm(*sqwa(policy, epochs=11)),
     }
 
 
-def sqwa_stages(
-    policy: fb.Policy, *, epochs: int, captures: tuple[int, ...], start: str | None = None, **settings: Any
-) -> tuple[Stage, ...]:
-    """SQWA's stages 3 to 5: cycles from 1e-2 to 1e-4, the average, re-quantized, fine-tuned at 1e-3 and 1e-4."""
-    cycles = Cyclic(bottom=0.01, half=2)
-    taken: dict[str, Any] = {"start": "retrain.average", "reestimate_batches": 40}
-    return (
-        stage(
-            "retrain",
-            epochs,
-            policy=policy,
-            start=start,
-            lr=0.01,
-            schedule=cycles,
-            captures=captures,
-            fixed_weight_steps=True,
-            **settings,
-        ),
-        stage("average", 0, lr=0.01, **taken),
-        stage("requantized", 0, policy=policy, lr=0.01, **taken),
-        stage(
-            "fine-tuned",
-            2,
-            policy=policy,
-            start="retrain.average",
-            lr=1e-3,
-            schedule=Exponential(0.1),
-            fixed_weight_steps=True,
-            **settings,
-        ),
-    )
+def sqwa(policy: fb.Policy, *, epochs: int, begin: str | None = None, **settings: Any) -> list[Stage]:
+    """The recipe's stages: cycles from 1e-2 to 1e-4, the last three minima averaged, fine-tuned at 1e-3 and 1e-4."""
+    made = averaged_stages(
+        policy, begin or "", epochs=epochs, lr=1e-2, lowest=1e-4, cycle=4, between=1, num_captures=3, tune_epochs=2,
+        batch_size=BATCH, **settings,
+    )  # fmt: skip
+    looked = [replace(found, evaluate_every=max(found.epochs, 1)) for found in made]
+    return [replace(looked[0], start=begin), *looked[1:]]
 
 
 def one_bit() -> dict[str, Arm]:
-    """(d) UNIQ at 1 bit, Adam: with and without warm-up, from the float net and from the 2-bit net."""
+    """(d) UNIQ at 1 bit, Adam: with and without warm-up, from the float net and from the 2-bit net (8 epochs more)."""
     made = {}
     for begin, source in (("float", "float-8"), ("2-bit", "a-uniq")):
         for name, warmup in (("warm-up", 1), ("no-warm-up", 0)):
             schedule = Cosine(warmup=warmup, warmup_factor=0.25)
             trained = stage("w1a1", EPOCHS, policy=uniq(1), optimizer="adam", lr=0.004, schedule=schedule)
             made[f"d-{begin}-{name}"] = arm(trained, start=source)
+            if (begin, warmup) == ("float", 1):
+                made["d-float-twice"] = arm(replace(trained, epochs=2 * EPOCHS, evaluate_every=2 * EPOCHS))
     return made
 
 
 def flatness_terms() -> dict[str, Arm]:
-    """(e) HOL's Lipschitz term and CLR, W2A2, at two depths, all of 13 epochs."""
+    """(e) HOL's Lipschitz term and CLR (its five cycles, in 5 epochs), W2A2, at two depths, all of 13 epochs."""
     policy = fb.policy("hol", weights=2, activations=2)
     made = {}
     for depth in DEPTHS:
         for name, factor in (("", 0.0), ("-lipschitz", 1e-4)):
-            common: dict[str, Any] = {"policy": policy, "lipschitz": factor}
-            plain = stage("retrain", 13, lr=0.01, schedule=Steps((8, 11)), **common)
-            first = stage("retrain", 8, lr=0.01, schedule=Steps((4, 7)), **common)
-            cycle = stage("clr", 5, start="retrain", lr=1e-3, schedule=Cyclic(bottom=0.01, half=4), **common)
+            plain = stage("retrain", 13, policy=policy, lr=0.01, schedule=Steps((8, 11)), lipschitz=factor)
+            first = replace(plain, epochs=8, schedule=Steps((4, 7)), evaluate_every=8)
+            cycle = smoothed(first, "clr", lipschitz=factor, clr_epochs=6, clr_lr=1e-3)
             made[f"e-{depth}{name or '-plain'}"] = arm(plain, start=f"float-{depth}", depth=depth)
-            made[f"e-{depth}{name}-clr"] = arm(first, cycle, start=f"float-{depth}", depth=depth)
+            made[f"e-{depth}{name}-clr"] = arm(*cycle, start=f"float-{depth}", depth=depth)
     return made
 
 
@@ -166,29 +153,27 @@ def power_of_two() -> dict[str, Arm]:
     return {
         "f-faq": arm(trained(EPOCHS, 0.0015, policy())),
         "f-uncalibrated": arm(trained(EPOCHS, 0.0015, policy(calibrate=False))),
-        "f-scratch": arm(trained(3 * EPOCHS, 0.1, policy()), start=None),
+        "f-scratch": arm(trained(3 * EPOCHS, 0.1, policy(calibrate=False)), start=None),
+        "f-longer": arm(trained(12, 0.0015, policy())),
         "f-growth": arm(trained(12, 0.0015, policy(), ((4, 2), (10, 4), (11, 8)))),
     }
 
 
 def crossed() -> dict[str, Arm]:
-    """(g) UNIQ's grid, W2A2, with KD, SAQ's descent, SQWA's averaging, and all of them; plain of the same length."""
+    """(g) UNIQ's grid, W2A2, with KD, SAQ's descent, SQWA's averaging, and all of them; plain and KD of that length."""
     saq = Sharpness(method="saq", rho=RHO["saq"])
     first = stage("w2a2", EPOCHS, policy=uniq(), **SGD)
-    longest = EPOCHS + 13
+    whole = replace(first, epochs=EPOCHS + 13, evaluate_every=EPOCHS + 13)
     float_copy = replace(KD, teacher="float")
-    began = stage("float", 0, lr=0.01)
-    cycles: dict[str, Any] = {"epochs": 11, "captures": (3, 7, 11), "start": "w2a2"}
+    sharp = replace(first, start="float", sharpness=saq, distillation=float_copy)
     return {
         "g-kd": arm(replace(first, distillation=KD)),
         "g-kd-label-free": arm(replace(first, distillation=replace(KD, weight=1.0))),
         "g-saq": arm(replace(first, sharpness=saq)),
-        "g-sqwa": arm(first, *sqwa_stages(uniq(), **cycles)),
-        "g-long": arm(replace(first, epochs=longest, evaluate_every=longest)),
-        "g-kd-long": arm(replace(first, epochs=longest, evaluate_every=longest, distillation=KD)),
+        "g-sqwa": arm(first, *sqwa(uniq(), epochs=11, begin="w2a2")),
+        "g-long": arm(whole),
+        "g-kd-long": arm(replace(whole, distillation=KD)),
         "g-crossed": arm(
-            began,
-            replace(first, start="float", sharpness=saq, distillation=float_copy),
-            *sqwa_stages(uniq(), **cycles, distillation=float_copy),
+            stage("float", 0, lr=0.01), sharp, *sqwa(uniq(), epochs=11, begin="w2a2", distillation=float_copy)
         ),
     }

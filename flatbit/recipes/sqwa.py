@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..quant.policy import FLOAT_BITS, Policy
 from ..quant.presets import policy
+from ..train.objective import Distillation
 from ..train.recipe import AVERAGE, Recipe, Stage
 from ..train.schedule import Cyclic, Exponential
 from . import RECIPES, check_choice
@@ -109,15 +110,18 @@ def averaged_stages(
     keep_captures: bool = False,
     tune_epochs: int = 4,
     batch_size: int = 128,
+    distillation: Distillation | None = None,
 ) -> tuple[Stage, ...]:
     """SQWA's stages 3 to 5 under any policy: ``retrain``, ``average``, ``requantized`` and ``fine-tuned``.
 
-    Learned steps and clips of weights stay as calibrated while captures are taken: they share one grid.
+    Learned steps and clips of weights stay as they begin, while captures are taken, so that these share
+    one grid, and while fine-tuning (the paper's D is fixed in both).
 
     Args:
         rules: what is quantized, per tensor.
         begin: the stage that retraining starts from.
         epochs, lr, lowest, cycle, between, num_captures, captures, keep_captures, tune_epochs: as ``sqwa``.
+        distillation: of the two stages that train; SQWA has none.
 
     Raises:
         ValueError: too few minima for the captures; parts of a cycle that are no whole epochs.
@@ -139,6 +143,7 @@ def averaged_stages(
             keep_captures=keep_captures,
             fixed_weight_steps=True,
             batch_size=batch_size,
+            distillation=distillation,
         ),
         Stage(name="average", epochs=0, start=average, lr=lr, **common),
         Stage(name="requantized", epochs=0, policy=rules, start=average, lr=lr, **common),
@@ -149,7 +154,9 @@ def averaged_stages(
             start=average,
             lr=lr / 10,
             schedule=Exponential(0.1),
+            fixed_weight_steps=True,
             batch_size=batch_size,
+            distillation=distillation,
         ),
     )
 
