@@ -8,7 +8,7 @@ from typing import Any
 from study import Arm
 
 import flatbit as fb
-from flatbit.recipes.hol import smoothed
+from flatbit.recipes.hol import LIPSCHITZ, smoothed
 from flatbit.recipes.sqwa import averaged_stages
 from flatbit.train.objective import Distillation
 from flatbit.train.recipe import Stage
@@ -74,7 +74,8 @@ def sharpness() -> dict[str, Arm]:
     for bits in (2, 4):
         plain = stage(f"w{bits}a{bits}", EPOCHS, policy=fb.policy("saq", weights=bits, activations=bits), **SGD)
         made[f"b-sgd-{bits}"] = arm(plain)
-        made[f"b-sgd-twice-{bits}"] = arm(replace(plain, epochs=2 * EPOCHS, evaluate_every=2 * EPOCHS))
+        if bits == 2:
+            made["b-sgd-twice-2"] = arm(replace(plain, epochs=2 * EPOCHS, evaluate_every=2 * EPOCHS))
         for method in ("sam", "saq", "asaq"):
             descent = Sharpness(method=method, rho=RHO[method])  # type: ignore[arg-type]
             made[f"b-{method}-{bits}"] = arm(replace(plain, sharpness=descent))
@@ -121,8 +122,6 @@ def one_bit() -> dict[str, Arm]:
             schedule = Cosine(warmup=warmup, warmup_factor=0.25)
             trained = stage("w1a1", EPOCHS, policy=uniq(1), optimizer="adam", lr=0.004, schedule=schedule)
             made[f"d-{begin}-{name}"] = arm(trained, start=source)
-            if (begin, warmup) == ("float", 1):
-                made["d-float-twice"] = arm(replace(trained, epochs=2 * EPOCHS, evaluate_every=2 * EPOCHS))
     return made
 
 
@@ -131,12 +130,12 @@ def flatness_terms() -> dict[str, Arm]:
     policy = fb.policy("hol", weights=2, activations=2)
     made = {}
     for depth in DEPTHS:
-        for name, factor in (("", 0.0), ("-lipschitz", 1e-4)):
-            plain = stage("retrain", 13, policy=policy, lr=0.01, schedule=Steps((8, 11)), lipschitz=factor)
-            first = replace(plain, epochs=8, schedule=Steps((4, 7)), evaluate_every=8)
-            cycle = smoothed(first, "clr", lipschitz=factor, clr_epochs=6, clr_lr=1e-3)
-            made[f"e-{depth}{name or '-plain'}"] = arm(plain, start=f"float-{depth}", depth=depth)
-            made[f"e-{depth}{name}-clr"] = arm(*cycle, start=f"float-{depth}", depth=depth)
+        plain = stage("retrain", 13, policy=policy, lr=0.01, schedule=Steps((8, 11)))
+        first = replace(plain, epochs=8, schedule=Steps((4, 7)), evaluate_every=8)
+        begin: dict[str, Any] = {"start": f"float-{depth}", "depth": depth}
+        made[f"e-{depth}-plain"] = arm(plain, **begin)
+        made[f"e-{depth}-lipschitz"] = arm(replace(plain, lipschitz=LIPSCHITZ), **begin)
+        made[f"e-{depth}-clr"] = arm(*smoothed(first, "clr", lipschitz=0.0, clr_epochs=6, clr_lr=1e-3), **begin)
     return made
 
 
@@ -154,13 +153,12 @@ def power_of_two() -> dict[str, Arm]:
         "f-faq": arm(trained(EPOCHS, 0.0015, policy())),
         "f-uncalibrated": arm(trained(EPOCHS, 0.0015, policy(calibrate=False))),
         "f-scratch": arm(trained(3 * EPOCHS, 0.1, policy(calibrate=False)), start=None),
-        "f-longer": arm(trained(12, 0.0015, policy())),
         "f-growth": arm(trained(12, 0.0015, policy(), ((4, 2), (10, 4), (11, 8)))),
     }
 
 
 def crossed() -> dict[str, Arm]:
-    """(g) UNIQ's grid, W2A2, with KD, SAQ's descent, SQWA's averaging, and all of them; plain and KD of that length."""
+    """(g) UNIQ's grid, W2A2, with KD, SQWA's averaging, and both with SAQ's descent; plain training of that length."""
     saq = Sharpness(method="saq", rho=RHO["saq"])
     first = stage("w2a2", EPOCHS, policy=uniq(), **SGD)
     whole = replace(first, epochs=EPOCHS + 13, evaluate_every=EPOCHS + 13)
@@ -169,10 +167,8 @@ def crossed() -> dict[str, Arm]:
     return {
         "g-kd": arm(replace(first, distillation=KD)),
         "g-kd-label-free": arm(replace(first, distillation=replace(KD, weight=1.0))),
-        "g-saq": arm(replace(first, sharpness=saq)),
         "g-sqwa": arm(first, *sqwa(uniq(), epochs=11, begin="w2a2")),
         "g-long": arm(whole),
-        "g-kd-long": arm(replace(whole, distillation=KD)),
         "g-crossed": arm(
             stage("float", 0, lr=0.01), sharp, *sqwa(uniq(), epochs=11, begin="w2a2", distillation=float_copy)
         ),

@@ -6,6 +6,7 @@ off goes on where it stood. An arm may start from the model that another arm lef
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import statistics
@@ -21,7 +22,7 @@ from scipy import stats
 from flatbit.progress import bar
 from flatbit.train.loop import TrainingError
 from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.run import Run, read_run, run
+from flatbit.train.run import RECORD, Run, read_run, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class Study:
         )
 
 
-def run_all(study: Study, arms: Mapping[str, Arm], seeds: Sequence[int], processes: int) -> dict[str, dict[int, Run]]:
-    """Run what is not done yet: first the arms that others start from, seed by seed. Failed runs are left out."""
+def run_all(study: Study, arms: Mapping[str, Arm], seeds: Sequence[int], processes: int) -> None:
+    """Run what is not done yet: first the arms that others start from, seed by seed."""
     waves: list[list[str]] = []
     left = dict(arms)
     while left:
@@ -78,12 +79,17 @@ def run_all(study: Study, arms: Mapping[str, Arm], seeds: Sequence[int], process
             for job in as_completed(jobs):
                 job.result()
                 progress.update(task, advance=1, arm=jobs[job])
+
+
+def all_finished(study: Study, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict[str, dict[int, Run]]:
+    """What is done, by arm and seed."""
     return {name: finished(study, name, arm, seeds) for name, arm in arms.items()}
 
 
 def finished(study: Study, name: str, arm: Arm, seeds: Sequence[int]) -> dict[int, Run]:
     """The runs of an arm that went through all their stages, by seed."""
-    runs = {seed: read_run(study.folder(name, seed)) for seed in seeds}
+    begun = [seed for seed in seeds if (study.folder(name, seed) / RECORD).is_file()]
+    runs = {seed: read_run(study.folder(name, seed)) for seed in begun}
     return {seed: made for seed, made in runs.items() if len(made.record["stages"]) == len(arm.stages)}
 
 
@@ -94,11 +100,24 @@ def run_one(study: Study, name: str, arm: Arm, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
         weights = study.folder(arm.start, seed) / "model.safetensors" if arm.start else None
+        if weights is not None and not weights.is_file():
+            print(f"{arm.start} diverged: nothing to start from", file=log)
+            return
         with contextlib.suppress(TrainingError):
             run(
                 study.recipe(name, arm), folder, seed=seed, data_root=study.data_root, weights=weights, resume=True,
                 say=lambda line: print(line, file=log, flush=True),
             )  # fmt: skip
+
+
+def options_of(description: str | None, *, out: Path, seeds: int) -> argparse.ArgumentParser:
+    """The options that every study has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=out, help="where runs are kept")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--processes", type=int, default=processes(), help="runs at a time, one thread each")
+    parser.add_argument("--report", action="store_true", help="run nothing, report what is done")
+    return parser
 
 
 def scores(runs: Mapping[int, Run], stage: str | None = None) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +15,14 @@ from .. import data as datasets
 from ..analysis.doctor import Diagnosis, diagnose
 from ..quant.layers import quantizers_of
 from ..train.averaging import freeze_weight_steps_
-from ..train.run import read_run
+from ..train.health import Finding
+from ..train.run import at_chance, read_run
 from ..train.start import matched
 from . import COMMANDS
 from .console import DataDir, Device, Json, show
 from .network import Opened, open_network
 
+NO_BETTER = "look at the stage that it starts from first; then train longer, or at another lr"
 COLUMNS = ("stage", "layer", "problem", "evidence", "mend")
 
 
@@ -52,8 +54,9 @@ def doctor(
     count = sum(diagnosis.num_quantizers for diagnosis in found.values())
     rows = [{"stage": f"{failure['stage']} (stopped)"} | finding for finding in failure["findings"]] if failure else []
     rows += [{"stage": name} | asdict(finding) for name, diagnosis in found.items() for finding in diagnosis.findings]
-    value = {"failure": failure, "quantizers": count, "findings": rows}
-    show(_report(failure, rows, count, len(found)), value, json)
+    missing = [s["name"] for s in record["recipe"]["stages"] if s["name"] not in record["stages"]]
+    value = {"failure": failure, "quantizers": count, "findings": rows, "unfinished": missing}
+    show(_report(failure, rows, count, len(found), missing), value, json)
 
 
 def _diagnosis(
@@ -65,9 +68,11 @@ def _diagnosis(
     network = opened.network.to(device)
     if settings.get("fixed_weight_steps") and any(True for _ in quantizers_of(network)):
         freeze_weight_steps_(network)
-    batches = _data(run, opened, root, trust).train_batches(settings["batch_size"], seed=record["seed"], device=device)
-    lrs = [epoch["lr"] for epoch in record["stages"][name]["epochs"]] or [settings["lr"]]
-    return diagnose(
+    data = _data(run, opened, root, trust)
+    batches = data.train_batches(settings["batch_size"], seed=record["seed"], device=device)
+    entry = record["stages"][name]
+    lrs = [epoch["lr"] for epoch in entry["epochs"]] or [settings["lr"]]
+    found = diagnose(
         network,
         batches,
         lr=max(lrs),
@@ -75,6 +80,11 @@ def _diagnosis(
         updates=updates,
         **{key: settings[key] for key in ("optimizer", "weight_decay", "momentum", "nesterov")},
     )
+    if not settings["epochs"] or not at_chance(entry, data.num_classes):
+        return found
+    evidence = f"top-1 {entry['test']['top1']:.1f} % of {data.num_classes} classes"
+    guesses = Finding(layer="the net", problem="no better than guessing", evidence=evidence, mend=NO_BETTER)
+    return replace(found, findings=[*found.findings, guesses])
 
 
 def _data(run: Path, opened: Opened, root: str | None, trust: bool) -> Any:
@@ -85,9 +95,13 @@ def _data(run: Path, opened: Opened, root: str | None, trust: bool) -> Any:
     return matched(datasets.load(opened.data, root, **opened.data_arguments or {}), opened.network)
 
 
-def _report(failure: dict[str, Any] | None, rows: list[dict[str, str]], quantizers: int, stages: int) -> Group:
-    """What stopped the run, then the findings as a table, or that there are none."""
+def _report(
+    failure: dict[str, Any] | None, rows: list[dict[str, str]], quantizers: int, stages: int, missing: list[str]
+) -> Group:
+    """What stopped the run and what it has not done, then the findings as a table, or that there are none."""
     parts: list[Any] = [escape(f"stopped: {failure['message']}")] if failure else []
+    if missing:
+        parts.append(escape(f"not finished: {', '.join(missing)} (flatbit run ... --resume goes on)"))
     if rows:
         table = Table(*COLUMNS, show_lines=True)
         for row in rows:

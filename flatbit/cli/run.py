@@ -78,6 +78,8 @@ def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
     try:
         made = function(**settings)
     except TypeError as error:
+        if name.endswith(".py"):
+            raise  # a mistake in the user's file, whose place the traceback tells
         raise ValueError(f"recipe {name!r} with {settings}: {error}: see --set NAME=VALUE") from error
     if not isinstance(made, Recipe):
         raise ValueError(f"recipe {name!r} returned {type(made).__name__}: expected a flatbit.train.recipe.Recipe")

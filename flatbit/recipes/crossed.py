@@ -53,28 +53,30 @@ def crossed(
     Stages: ``float``; ``2-bit`` if asked for; ``quantized`` (sharpness, distillation, cosine); then
     ``retrain``, ``average``, ``requantized`` and ``fine-tuned`` as SQWA, with the learned steps of
     weights kept while nets are captured. Each part can be left out, for ablation; defaults of lr,
-    epochs and rho are ours. First and last layer stay float throughout, as in SQWA: 8-bit edges have
-    no average of 8 bits.
+    epochs and rho are ours. First and last layer are as the grid's policy has them; of 8-bit ones the
+    latent weights are averaged.
 
     Args:
         grid: a policy: uniq, saq, lsq; sqwa leaves activations to PACT. Without averaging any other too.
         sharpness, rho: of the ``quantized`` stage; ``none`` for plain SGD.
         averaging: ``none`` ends with the ``quantized`` stage.
-        teacher: an earlier stage, or the path of a run or file; ``none`` for labels alone.
-        begin: what is quantized first: the ``float`` net, or a ``2-bit`` one that started from it.
+        teacher: of all stages that train: an earlier stage, or the path of a run or file; ``none`` for labels alone.
+        begin: what is quantized first: the ``float`` net or, for a 1-bit net, a ``2-bit`` one that started from it.
         retrain_epochs, retrain_lr, retrain_lowest, num_captures, tune_epochs: of the averaging (``sqwa``).
 
     Raises:
-        ValueError: a grid whose step follows the weights, with averaging.
+        ValueError: a grid that is not known to keep its step, with averaging; a 2-bit start of more bits.
     """
     check_choice("averaging", averaging, ("sqwa", "none"))
     check_choice("begin", begin, ("float", "2-bit"))
     check_choice("sharpness", sharpness, ("none", "sam", "asam", "saq", "asaq"))
     if averaging == "sqwa" and grid not in KEEPS_ITS_STEP:
         raise ValueError(
-            f"grid={grid!r} with averaging='sqwa': its step follows the weights, so captures share no grid: "
+            f"grid={grid!r} with averaging='sqwa': captures must share one grid: "
             f"take {', '.join(KEEPS_ITS_STEP)}, or averaging=none"
         )
+    if begin == "2-bit" and 1 not in (weights, activations):
+        raise ValueError(f"begin='2-bit' with W{weights}/A{activations}: it is the start of 1-bit nets: begin=float")
     common: dict[str, Any] = {
         "epochs": epochs,
         "lr": lr,
@@ -102,6 +104,7 @@ def crossed(
             num_captures=num_captures,
             tune_epochs=tune_epochs,
             batch_size=batch_size,
+            distillation=common["distillation"],
         )
     return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=tuple(stages))
 

@@ -86,10 +86,11 @@ def faq(
     usual_length = paper.eight_epochs if eight else 165 if growth == "doubling" else PAPER_EPOCHS
     length = usual_length if epochs is None else epochs
     if eight:
-        rate, curve = lr or 1e-4, Constant()
+        rate, curve = 1e-4 if lr is None else lr, Constant()
         usual_batch, usual_decay = original.batch_size, original.weight_decay
     else:
-        rate, curve = _descent(schedule or paper.schedule, length, pretrained, lr or (paper.lr if pretrained else None))
+        first = paper.lr if lr is None and pretrained else lr
+        rate, curve = _descent(schedule or paper.schedule, length, pretrained, first)
         of_resnet18 = published == "imagenet" and model in ("resnet18", "torchvision/resnet18")
         usual_batch, usual_decay = 256, RESNET18_DECAY if of_resnet18 else paper.weight_decay
     rules = policy(
@@ -130,8 +131,10 @@ def _descent(
     if schedule == "steps":
         milestones = (30, 60, 90) if pretrained else (30, 60, 85, 95, 95)  # from scratch it falls to 1e-6 at 95
         places = tuple(round(m * epochs / PAPER_EPOCHS) for m in milestones)
-        return lr or (1e-3 if pretrained else 0.1), Steps(places)
-    first = lr or (FIRST_LR if pretrained else 0.1)
+        return (1e-3 if pretrained else 0.1) if lr is None else lr, Steps(places)
+    first = (FIRST_LR if pretrained else 0.1) if lr is None else lr
+    if first <= 0:
+        raise ValueError(f"lr={first}: expected a positive first rate, which decays to {LAST_LR:g}")
     if epochs == PAPER_EPOCHS:
         return first, Exponential(PAPER_DECAY if pretrained else SCRATCH_DECAY)
     return first, Exponential.reaching(LAST_LR / first, epochs)

@@ -93,6 +93,8 @@ def float_stages(
     stage = float_stage(schedule, epochs)
     if ("kd" in training) != (teacher is not None):
         raise ValueError(f"float_training={training!r} with teacher={teacher!r}: kd, and kd alone, needs a teacher")
+    if teacher is not None and not stage.epochs:
+        raise ValueError(f"float_training={training!r} over 0 epochs: nothing to learn: take a schedule that trains")
     if teacher is not None:
         stage = replace(
             stage, distillation=Distillation(teacher=teacher, temperature=temperature, weight=teacher_weight)

@@ -94,9 +94,9 @@ def _printed_rho(sharpness: Flatness, model: str, bits: int) -> float:
     """SAQ's rho of a network at its bits. Raises ValueError where the paper prints none."""
     printed = RHO.get(model, {}) if sharpness == "saq" else {}
     if bits not in printed:
-        known = f"for this network at {', '.join(map(str, printed))} bits" if printed else "for SAQ's own networks"
+        known = f", only at {', '.join(map(str, printed))}" if printed else ""
         raise ValueError(
-            f"no rho is printed for {sharpness} of {model} at {bits} bits (only of saq, {known}): "
+            f"the paper prints no rho for {sharpness} of {model} at {bits} bits{known}: "
             "give rho=, from .02, .05, .1, .15, ... 1"
         )
     return printed[bits]

@@ -126,6 +126,8 @@ def averaged_stages(
     Raises:
         ValueError: too few minima for the captures; parts of a cycle that are no whole epochs.
     """
+    if not 0 < lowest <= lr:
+        raise ValueError(f"a cycle from lr={lr} down to {lowest}: expected positive rates, the second no higher")
     curve = Cyclic.of(lowest / lr, cycle=cycle, between=between)
     places = capture_epochs(curve, epochs, num_captures, captures)
     ends = int(curve.minima(epochs)[-1])

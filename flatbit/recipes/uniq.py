@@ -111,7 +111,8 @@ def _rules(
 def _decay(given: float | Mapping[int, float] | None, bits: int, usual: float) -> float:
     """The weight decay at so many bits: the one given, the nearest of those given by bits, or the usual one."""
     if isinstance(given, Mapping):
-        return given[min(max(bits, min(given)), max(given))]
+        by_bits = {int(number): decay for number, decay in given.items()}  # JSON's keys are text
+        return by_bits[min(max(bits, min(by_bits)), max(by_bits))]
     return usual if given is None else given
 
 

@@ -22,6 +22,7 @@ from ..quant.files import load
 from ..train.run import Run
 from ..train.scores import LABELS
 from .summary import Row, summarize
+from .training import trainings
 
 MOST_LAYERS = 9
 SEGMENTED = 4
@@ -46,6 +47,7 @@ def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path |
         title=f"flatbit: {record['recipe']['name']}",
         record=record,
         rows=rows,
+        trainings=trainings(record),
         seeds=[run.record["seed"] for run in runs],
         today=date.today().isoformat(),
         figures=_figures(runs, rows),
@@ -62,8 +64,13 @@ def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path |
 
 def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
     label = f"{LABELS[rows[0].metric]}, %"
-    by_bitops = [(row.method, row.bits, row.bitops / 1e6, row.score, row.spread) for row in rows]
-    by_bytes = [(row.method, row.bits, row.size_bytes / 1000, row.score, row.spread) for row in rows]
+    names = _point_names(rows)
+    by_bitops = [
+        (name, row.bits, row.bitops / 1e6, row.score, row.spread) for name, row in zip(names, rows, strict=True)
+    ]
+    by_bytes = [
+        (name, row.bits, row.size_bytes / 1000, row.score, row.spread) for name, row in zip(names, rows, strict=True)
+    ]
     curves = {row.stage: _curves(runs, row.stage, f"test_{row.metric}") for row in rows}
     drawn = {
         "bitops": figure.accuracy_against_cost(
@@ -81,6 +88,12 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
             curves, title="Test accuracy by epoch: each seed, and the mean", y_label=label
         )
     return {name: figure.to_svg(drawing) for name, drawing in drawn.items()}
+
+
+def _point_names(rows: Sequence[Row]) -> list[str]:
+    """The method of each stage, whose bits a line joins; the stage where others have the same method and bits."""
+    kinds = [(row.method, row.bits) for row in rows]
+    return [row.method if kinds.count(kind) == 1 else row.stage for row, kind in zip(rows, kinds, strict=True)]
 
 
 def _curves(runs: Sequence[Run], stage: str, key: str) -> tuple[list[int], list[list[float]]]:

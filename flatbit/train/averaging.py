@@ -60,6 +60,10 @@ class QuantizedAverage:
         grids = [layer.weight_quantizer.grid(layer.weight) for layer in _on_grid(self.model).values()]
         return min(map(capacity, grids), default=None)
 
+    def quantizers(self) -> list[Quantizer]:
+        """Of the weights that are averaged after quantization, whose grids must not move between captures."""
+        return [layer.weight_quantizer for layer in _on_grid(self.model).values()]
+
     @torch.no_grad()
     def add(self) -> None:
         """Capture the model as it is now.
@@ -158,8 +162,9 @@ def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool 
     """Quantize a quantized model anew, in place: an average back to low bits, or any model by another policy.
 
     Quantizers whose spec stays are kept with their state, so activations keep their learned steps. A
-    weight whose spec changes gets a new quantizer that starts from the weight as it is: from the
-    average (SQWA's fresh D of least squared error), where training then goes on. An activation whose
+    weight whose spec changes gets a new quantizer that starts from the weight as it is, by its method's
+    own start: for ``sqwa`` the D of least squared error (SQWA's stage 5), for ``uniq`` and ``lsq`` the
+    rules of their papers, for ``saq`` a clip of 1 standard deviation. An activation whose
     spec changes gets one without a step: call ``calibrate_`` then, which starts all of them.
 
     Args:

@@ -38,10 +38,11 @@ class TrainingError(RuntimeError):
 
 @dataclass(kw_only=True, slots=True)
 class Position:
-    """Where a stage stands: the epoch and mini-batch to come next, and the sums of the epoch so far."""
+    """Where a stage stands: the epoch and mini-batch to come next, its first loss, the sums of the epoch so far."""
 
     epoch: int = 0
     step: int = 0
+    first_loss: float | None = None
     loss: float = 0.0
     hits: float = 0.0
     samples: int = 0
@@ -207,16 +208,21 @@ class _Tally:
             self.pending = []
         position.seconds += time.monotonic() - self.started
         self.started = time.monotonic()
+        where = f"in epoch {position.epoch + 1}, step {position.step}"
         if not math.isfinite(position.loss):
-            where = f"the loss is not finite at epoch {position.epoch}, step {position.step}"
-            raise failure(self.model, self.stage, x, where)
+            raise failure(self.model, self.stage, x, f"the loss is not finite {where}")
+        if position.first_loss is None and position.samples:
+            position.first_loss = position.loss / position.samples
 
 
 def failure(model: nn.Module, stage: Stage, x: Tensor, what: str) -> TrainingError:
     """The error of a stage that cannot go on, with the likely cause as the layers show it on inputs x."""
     findings = examine(model, x)
-    cause = explain(findings) if findings else f"lr {stage.lr:g} is too high for these bits"
-    return TrainingError(f"stage {stage.name!r}: {what}: {cause}; the last checkpoint is sound", findings)
+    settings = [f"lr {stage.lr:g}"]
+    settings += [f"rho {stage.sharpness.rho:g}"] if stage.sharpness is not None else []
+    settings += [f"lipschitz {stage.lipschitz:g}"] if stage.lipschitz else []
+    cause = explain(findings) if findings else f"{' or '.join(settings)} is too high"
+    return TrainingError(f"stage {stage.name!r}: {what} ({', '.join(settings)}): {cause}", findings)
 
 
 def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Distillation:
     weight: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or not 0 < self.weight <= 1:
+        numbers = all(isinstance(value, int | float) for value in (self.temperature, self.weight))
+        if not numbers or not 0 < self.temperature < math.inf or not 0 < self.weight <= 1:
             raise ValueError(f"{self}: expected a positive temperature and a weight above 0, up to 1")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,8 +41,8 @@ class Stage:
         growth: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (FAQ's
             virtual batch: gradients averaged, batch norm per mini-batch).
         calibration_batches: for ``calibrate_``; None for what the method asks.
-        freeze_batchnorm: the epoch from which batch norms use their running statistics and keep them;
-            None trains them throughout.
+        freeze_batchnorm: so many epochs done, batch norms use their running statistics and keep them; None
+            trains them throughout. The scores around the first such epoch are reported.
         reestimate_batches: training batches to re-estimate batch-norm statistics from at the end; 0
             keeps those of training.
         objective: the loss.
@@ -83,6 +84,10 @@ class Stage:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
+        self._check(
+            "name", bool(re.fullmatch(r"\w[\w.+-]*", self.name)), "letters, digits and . _ + -: it names a file"
+        )
+        self._check_types()
         self._check("epochs", isinstance(self.epochs, int) and self.epochs >= 0, "0 or more")
         self._check("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "1 or more")
         whole = isinstance(self.evaluate_every, int) and self.evaluate_every >= 1
@@ -93,7 +98,26 @@ class Stage:
         self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
         self._check("lipschitz", _is_number(self.lipschitz) and self.lipschitz >= 0, "0 or more")
         within = all(isinstance(epoch, int) and 1 <= epoch <= self.epochs for epoch in self.captures)
-        self._check("captures", within, f"numbers of finished epochs, 1 to {self.epochs}")
+        once = len({*self.captures}) == len(self.captures)
+        self._check("captures", within and once, f"numbers of finished epochs, 1 to {self.epochs}, each once")
+        freezes = self.freeze_batchnorm is None or 0 <= self.freeze_batchnorm <= self.epochs
+        self._check("freeze_batchnorm", freezes, f"an epoch from 0 to {self.epochs}, or None")
+        self._check("reestimate_batches", self.reestimate_batches >= 0, "0 or more")
+        self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "1 or more, or None")
+        grows = all(epoch >= 0 and n >= 1 for epoch, n in self.growth)
+        self._check("growth", grows, "pairs of an epoch and a number of mini-batches, 1 or more")
+
+    def _check_types(self) -> None:
+        """Raise ValueError for a part that is no object of its class, such as the name of one."""
+        for name, kind in (("policy", Policy), ("sharpness", Sharpness), ("distillation", Distillation)):
+            value = getattr(self, name)
+            self._check(name, value is None or isinstance(value, kind), f"a {kind.__name__}, or None")
+        self._check("schedule", isinstance(self.schedule, Schedule), "a Schedule, as Cosine()")
+        self._check("captures", isinstance(self.captures, tuple), "a tuple of numbers of epochs")
+        pairs = isinstance(self.growth, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.growth)
+        self._check("growth", pairs, "a tuple of pairs (epoch, number of mini-batches)")
+        whole = self.freeze_batchnorm is None or isinstance(self.freeze_batchnorm, int)
+        self._check("freeze_batchnorm", whole, "a number of epochs, or None")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
@@ -104,13 +128,15 @@ class Stage:
         return max((n for start, n in self.growth if epoch >= start), default=1)
 
     def smoke(self) -> Stage:
-        """The same stage cut to two updates; captures fall on its one epoch."""
+        """The same stage cut to two updates; captures, growth and freezing fall on its one epoch."""
+        largest = max((n for _, n in self.growth), default=1)
         return replace(
             self,
+            growth=((0, largest),) if self.growth else (),
             epochs=min(self.epochs, 1),
             captures=(1,) if self.captures else (),
             freeze_batchnorm=None if self.freeze_batchnorm is None else 0,
-            max_steps=SMOKE_STEPS * self.batches_per_update(0),
+            max_steps=SMOKE_STEPS * largest,
             batch_size=min(self.batch_size, 32),
             calibration_batches=1,
             reestimate_batches=min(self.reestimate_batches, 2),

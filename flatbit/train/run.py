@@ -73,12 +73,14 @@ def run(
             checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
     """
     out = Path(out)
-    recipe = recipe.smoke() if smoke else recipe
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     data = datasets.load(recipe.data, data_root, **recipe.data_arguments)
     recipe, data, model = fitted(recipe, data, say)
     check_policies(recipe, data)
     check_teachers(recipe, weights)
+    recipe = recipe.smoke() if smoke else recipe
+    if resume and not (out / RECORD).is_file():
+        say(f"{out} holds no run to resume: this is a new one")
     record = _open_record(out, recipe, seed, device, resume)
     check_weights(record, Path(weights) if weights is not None else None)
     if weights is not None and "weights" not in record:
@@ -97,13 +99,12 @@ def run(
             findings = [asdict(finding) for finding in error.findings]
             record["failure"] = {"stage": stage.name, "message": str(error), "findings": findings}
             write_json(out / RECORD, record)
-            say(f"{stage.name} stopped: flatbit doctor {out} explains")
-            raise
+            raise TrainingError(f"{error}. `flatbit doctor {out}` explains", error.findings) from error
         record["stages"][stage.name] = entry
         record.pop("failure", None)
         write_json(out / RECORD, record)
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
-        _say_stage(stage, entry, say)
+        _say_stage(stage, entry, data.num_classes, say)
     if data.left_out:
         record["left_out"] = data.left_out
         write_json(out / RECORD, record)
@@ -128,12 +129,18 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=Path(folder), record=record)
 
 
-def _say_stage(stage: Stage, entry: dict[str, Any], say: Callable[[str], None]) -> None:
+def _say_stage(stage: Stage, entry: dict[str, Any], classes: int, say: Callable[[str], None]) -> None:
     metric = LABELS[entry["metric"]]
     for change in entry["batchnorm"]:
         say(f"{stage.name}: batch norm {change['step']}: {metric} {change['before']:.2f} -> {change['after']:.2f} %")
     score = entry["test"][entry["metric"]]
-    say(f"{stage.name}: {metric} {score:.2f} % after {entry['seconds']:.1f} s of training")
+    guess = ", no better than guessing" if at_chance(entry, classes) and stage.epochs else ""
+    say(f"{stage.name}: {metric} {score:.2f} % after {entry['seconds']:.1f} s of training{guess}")
+
+
+def at_chance(entry: dict[str, Any], classes: int) -> bool:
+    """Whether a classifier's score is at most 1.5 times that of guessing."""
+    return entry["metric"] == "top1" and entry["test"]["top1"] <= 150 / classes
 
 
 def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.device, resume: bool) -> dict[str, Any]:

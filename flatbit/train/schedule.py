@@ -69,7 +69,7 @@ class Exponential(Schedule):
 
         FAQ's shorter runs keep the first rate 0.0015 and the last 1e-6: 0.8852 for 60 epochs.
         """
-        return cls(final ** (1 / epochs))
+        return cls(final ** (1 / max(epochs, 1)))
 
     def __call__(self, epoch: float, epochs: int) -> float:
         return self.decay ** math.floor(epoch)

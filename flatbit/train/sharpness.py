@@ -6,6 +6,7 @@ Foret, Kleiner, Mobahi, Neyshabur: Sharpness-aware minimization, ICLR 2021; Kwon
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -53,8 +54,10 @@ class Sharpness:
     def __post_init__(self) -> None:
         if self.method not in SHARPNESS_METHODS:
             raise ValueError(f"sharpness method {self.method!r}: expected one of {', '.join(SHARPNESS_METHODS)}")
-        if not self.rho >= 0 or not self.eta >= 0:
-            raise ValueError(f"{self}: expected rho and eta of 0 or more")
+        for name in ("rho", "eta"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"sharpness {name}={value!r}: expected a number of 0 or more")
         if self.perturb not in ("authors", "weights_only") or self.batchnorm not in ("freeze", "update"):
             raise ValueError(f"{self}: expected perturb authors or weights_only, and batchnorm freeze or update")
         if self.shard is not None and self.shard < 1:
@@ -281,6 +284,8 @@ def _add_gradients(sums: dict[Tensor, Tensor], groups: list[dict[str, Any]]) -> 
 
 def _check_base(base: torch.optim.Optimizer, model: nn.Module) -> None:
     held = {id(p) for group in base.param_groups for p in group["params"]}
+    if held.isdisjoint(id(p) for p in model.parameters()):
+        raise ValueError(f"the base optimizer holds no parameter of this {type(model).__name__}: it is another model's")
     for name, quantizer in quantizers_of(model):
         for parameter, p in quantizer.named_parameters():
             if p.requires_grad and id(p) not in held:

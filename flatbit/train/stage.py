@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.batches import Batches, Data
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
 from ..quant.cost import cost
 from ..quant.files import save
-from ..quant.layers import quantized_layers
-from .averaging import QuantizedAverage, averaged, freeze_weight_steps_, requantize_
+from ..quant.layers import quantized_layers, quantizers_of
+from .averaging import freeze_weight_steps_, requantize_
 from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .evaluate import Metrics, evaluate
-from .health import constant_output
+from .health import constant_output, suspects
 from .loop import Position, failure, train
 from .objective import objective_of
 from .optimizers import make_optimizer
 from .recipe import AVERAGE, Stage
 from .sharpness import SharpnessAware
-from .start import TEST_BATCH
+from .start import TEST_BATCH, average_for
 
-BROKEN = 20.0
-"""An epoch's mean loss above so many times that of guessing, ln(classes), is no training."""
+FEW_STEPS = 16
+"""So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
+DIVERGED, GUESSING = 20.0, 2.0
+"""An epoch's mean loss above 20 times that of the stage's first update (or of guessing, about 2) is no training."""
 
 
 def train_stage(
@@ -52,7 +53,7 @@ def train_stage(
     test = data.test_batches(TEST_BATCH[data.task], device=device)
     quantize_for_(model, stage, batches)
     optimizer = _optimizer(model, stage)
-    average = _average(model, stage)
+    average = average_for(model, stage)
     position = Position()
     kept = load_checkpoint(out / "checkpoint")
     if kept is not None and kept["position"].pop("stage") == stage.name:
@@ -62,9 +63,9 @@ def train_stage(
     seen: dict[int, Metrics] = {}
 
     def score(numbers: dict[str, Any]) -> None:
-        _check_alive(model, stage, test, numbers, data.num_classes)
         epoch = numbers["epoch"]
-        if epoch % stage.evaluate_every and epoch != stage.epochs and epoch not in stage.captures:
+        _check_alive(model, stage, next(iter(test))[0], numbers, position.first_loss or 0.0)
+        if epoch % stage.evaluate_every and epoch not in (stage.epochs, *stage.captures, *_around(stage)):
             return
         metrics = seen[epoch] = evaluate(model, test, description=f"{stage.name}, epoch {epoch}")
         metric, value = metrics.score
@@ -78,6 +79,8 @@ def train_stage(
     def save_now(position: Position) -> None:
         save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name}, average)
 
+    if teacher is not None:
+        _check_teacher(teacher, stage, batches)
     objective = objective_of(
         stage.objective, distillation=stage.distillation, teacher=teacher, lipschitz=stage.lipschitz
     )
@@ -102,14 +105,16 @@ def train_stage(
 
 
 def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
-    """Bring a stage's start to what its policy says, in place: quantize and calibrate, or re-quantize an average.
+    """Bring a stage's start to what its policy says, in place: quantize and calibrate, or re-quantize.
 
-    A start that is quantized so already keeps its steps and clips.
+    A quantized start (an average, or a net of the same policy) keeps the steps and clips of every
+    quantizer that its new policy does not change; where it has new ones for activations, all are calibrated.
     """
-    if stage.policy is not None and averaged(model):
+    if stage.policy is not None and any(True for _ in quantized_layers(model)):
         requantize_(model, stage.policy, strict=stage.strict)
-    elif stage.policy is not None and not any(True for _ in quantized_layers(model)):
+    elif stage.policy is not None:
         quantize_(model, stage.policy, strict=stage.strict)
+    if not all(quantizer.calibrated for _, quantizer in quantizers_of(model)):
         calibrate_(model, batches, stage.calibration_batches)
     if stage.fixed_weight_steps:
         freeze_weight_steps_(model)
@@ -131,28 +136,36 @@ def _optimizer(model: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     return SharpnessAware(base, model, **settings)
 
 
-def _average(model: nn.Module, stage: Stage) -> QuantizedAverage | None:
-    """What the stage's captures go into. Raises ValueError where their average would take more than 8 bits."""
-    if not stage.captures:
-        return None
-    average = QuantizedAverage(model)
-    if average.capacity is not None and average.capacity < len(stage.captures):
+@torch.no_grad()
+def _check_teacher(teacher: nn.Module, stage: Stage, batches: Batches) -> None:
+    """Raise ValueError where the teacher cannot read the stage's images."""
+    x, _ = next(iter(batches))
+    try:
+        teacher(x[:2])
+    except RuntimeError as error:
         raise ValueError(
-            f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "
-            f"{average.capacity} captures fit: take fewer of them, or fewer bits"
-        )
-    return average
+            f"stage {stage.name!r}: its teacher {type(teacher).__name__} cannot read images of shape "
+            f"{tuple(x.shape[1:])}: {str(error).partition(chr(10))[0]}"
+        ) from error
 
 
-def _check_alive(model: nn.Module, stage: Stage, test: Batches, numbers: dict[str, Any], classes: int) -> None:
-    """Raise TrainingError where an epoch (a whole one) has left a net that answers all images alike, or a huge loss."""
-    if stage.max_steps is not None:
-        return  # a few updates prove nothing either way
-    x, _ = next(iter(test))
+def _check_alive(model: nn.Module, stage: Stage, x: Tensor, numbers: dict[str, Any], first_loss: float) -> None:
+    """Raise TrainingError where an epoch left weights not finite, one answer for all images x, or a huge loss."""
+    epoch, loss = numbers["epoch"], numbers["train_loss"]
+    if found := suspects(model):
+        raise failure(model, stage, x, f"after epoch {epoch} {found[0].layer} is not finite")
+    if stage.max_steps is not None and stage.max_steps <= FEW_STEPS:
+        return
     if constant_output(model, x):
-        raise failure(model, stage, x, f"after epoch {numbers['epoch']} the net gives every image the same answer")
-    if numbers["train_loss"] > BROKEN * math.log(max(classes, 2)):
-        raise failure(model, stage, x, f"in epoch {numbers['epoch']} the mean loss is {numbers['train_loss']:.3g}")
+        raise failure(model, stage, x, f"after epoch {epoch} the net gives every image the same answer")
+    if loss > DIVERGED * max(first_loss, GUESSING):
+        raise failure(model, stage, x, f"in epoch {epoch} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
+
+
+def _around(stage: Stage) -> tuple[int, ...]:
+    """The epochs before and after batch norms are frozen."""
+    epoch = stage.freeze_batchnorm
+    return () if epoch is None else (epoch, epoch + 1)
 
 
 def _frozen(stage: Stage, history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -160,10 +173,8 @@ def _frozen(stage: Stage, history: list[dict[str, Any]], metric: str) -> list[di
     epoch = stage.freeze_batchnorm
     if epoch is None or not 0 < epoch < len(history):
         return []
-    before, after = (numbers.get(f"test_{metric}") for numbers in history[epoch - 1 : epoch + 1])
-    if before is None or after is None:  # not looked at: evaluate_every
-        return []
-    return [{"step": f"frozen after epoch {epoch}", "before": before, "after": after}]
+    before, after = (numbers[f"test_{metric}"] for numbers in history[epoch - 1 : epoch + 1])
+    return [{"step": f"frozen, epoch {epoch + 1} trained so", "before": before, "after": after}]
 
 
 def _entry(model: nn.Module, data: Data, last: Metrics, history: list[dict[str, Any]]) -> dict[str, Any]:

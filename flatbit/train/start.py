@@ -12,12 +12,13 @@ from torch import nn
 
 from .. import models
 from ..data.batches import Data
+from ..quant.calibrate import start_weights_
 from ..quant.convert import quantize_, restore_
 from ..quant.files import load, load_, load_any_
 from ..quant.layers import quantized_layers
-from .averaging import averaged
+from .averaging import QuantizedAverage, averaged
 from .evaluate import evaluate
-from .recipe import Recipe, Stage
+from .recipe import AVERAGE, Recipe, Stage
 from .scores import LABELS
 
 TEST_BATCH = {"classification": 500, "segmentation": 8}
@@ -49,8 +50,48 @@ def outputs_of(model: nn.Module) -> int | None:
 def check_policies(recipe: Recipe, data: Data) -> None:
     """Quantize the untrained model once by every stage's policy: what is refused is refused before any training."""
     for stage in recipe.stages:
+        model = models.build(recipe.model, **arguments_of(recipe, data))
         if stage.policy is not None:
-            quantize_(models.build(recipe.model, **arguments_of(recipe, data)), stage.policy, strict=stage.strict)
+            quantize_(model, stage.policy, strict=stage.strict)
+        _check_sharpness(model, stage)
+        if stage.captures:
+            for name, layer in quantized_layers(model):
+                start_weights_(name, layer)
+            average_for(model, stage)
+
+
+def _check_sharpness(model: nn.Module, stage: Stage) -> None:
+    """Raise ValueError where a stage would move quantized weights and has none."""
+    from_average = stage.start is not None and stage.start.endswith(AVERAGE)
+    if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq") or from_average:
+        return
+    if not any(layer.spec.weight for _, layer in quantized_layers(model)):
+        raise ValueError(
+            f"stage {stage.name!r}: {stage.sharpness.method} moves quantized weights, and this stage has none: "
+            "take sam or asam, or a policy with weights"
+        )
+
+
+def average_for(model: nn.Module, stage: Stage) -> QuantizedAverage | None:
+    """What the stage's captures go into; None where it takes none.
+
+    Raises ValueError for steps that would move between captures, or an average of more than 8 bits.
+    """
+    if not stage.captures:
+        return None
+    average = QuantizedAverage(model)
+    if average.capacity is not None and average.capacity < len(stage.captures):
+        raise ValueError(
+            f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "
+            f"{average.capacity} captures fit: take fewer of them, or fewer bits"
+        )
+    learned = next((q.site for q in average.quantizers() if any(True for _ in q.parameters())), None)
+    if learned is not None and not stage.fixed_weight_steps:
+        raise ValueError(
+            f"stage {stage.name!r}: the step of {learned} is learned, and captures must share one grid: "
+            "give the stage fixed_weight_steps=True"
+        )
+    return average
 
 
 def load_float_(model: nn.Module, path: str | Path, rename: Mapping[str, str] | None = None) -> str:
@@ -89,8 +130,9 @@ class Origins:
                 load_float_(model, self.weights, self.rename)
             return model
         model = self._stage_model(stage.start)
-        before = {earlier.name: earlier.policy for earlier in self.recipe.stages}.get(stage.start)
-        if not averaged(model) and (before is None or before != stage.policy):
+        before = {earlier.name: earlier.policy for earlier in self.recipe.stages}
+        goes_on = stage.policy is not None and before.get(stage.start) == stage.policy
+        if not goes_on and not averaged(model) and not stage.start.endswith(AVERAGE):
             restore_(model)
         return model
 
@@ -102,7 +144,7 @@ class Origins:
         if name == "start":
             model = self.start(stage)
             restore_(model)
-        elif name in {earlier.name for earlier in self.recipe.stages}:
+        elif name.removesuffix(AVERAGE) in {earlier.name for earlier in self.recipe.stages}:
             model = self._stage_model(name)
         else:
             model = load(teacher_file(name))
@@ -120,6 +162,8 @@ class Origins:
 def teacher_file(name: str) -> Path:
     """The model file of a run's folder, or the file itself. Raises ValueError where there is none."""
     path = Path(name) / "model.safetensors" if Path(name).is_dir() else Path(name)
+    if (Path(name) / "run.json").is_file() and not path.is_file():
+        raise ValueError(f"teacher {name!r} is a run that is not finished: --resume it, or name one of its stages/")
     if not path.is_file():
         raise ValueError(
             f"teacher {name!r}: expected start, an earlier stage's name, a run's folder, or a file that flatbit.save "
@@ -129,18 +173,35 @@ def teacher_file(name: str) -> Path:
 
 
 def check_teachers(recipe: Recipe, weights: str | Path | None) -> None:
-    """Raise ValueError for a teacher that is not there, or that nobody trained, before any training."""
+    """Raise ValueError for a teacher that is not there, or that nobody trained, before any training.
+
+    A builder of the user's may load weights itself; one of ours does not.
+    """
+    stages = {stage.name: stage for stage in recipe.stages}
+    ours = recipe.model in models.MODELS.names()
     earlier: set[str] = set()
     for stage in recipe.stages:
-        teacher = stage.distillation.teacher if stage.distillation is not None else None
-        if teacher == "start" and stage.start is None and weights is None:
-            raise ValueError(
-                f"stage {stage.name!r} learns from the net it starts from, which is untrained: "
-                "give its distillation another teacher, the stage a start, or the run --weights"
-            )
-        if teacher is not None and teacher != "start" and teacher not in earlier:
-            teacher_file(teacher)
-        earlier.add(stage.name)
+        if stage.distillation is not None:
+            teacher = stage.distillation.teacher
+            name = stage.start if teacher == "start" else teacher
+            if teacher != "start" and name not in earlier:
+                teacher_file(teacher)
+            elif ours and weights is None and not _is_trained(name, stages):
+                raise ValueError(
+                    f"stage {stage.name!r} learns from {teacher!r}, which is untrained: give its distillation another "
+                    "teacher, the recipe a stage that trains before it, or the run --weights"
+                )
+        earlier |= {stage.name} | ({f"{stage.name}{AVERAGE}"} if stage.captures else set())
+
+
+def _is_trained(name: str | None, stages: Mapping[str, Stage]) -> bool:
+    """Whether the stage of that name, or one that it comes from, has epochs."""
+    while name is not None:
+        stage = stages[name.removesuffix(AVERAGE)]
+        if stage.epochs:
+            return True
+        name = stage.start
+    return False
 
 
 def fitted(recipe: Recipe, data: Data, say: Callable[[str], None]) -> tuple[Recipe, Data, nn.Module]:

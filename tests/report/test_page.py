@@ -94,7 +94,8 @@ def test_every_stage_has_its_row_with_accuracy_cost_and_convention(page, runs):
 def test_two_seeds_are_averaged(page, runs):
     tops = [made.record["stages"]["uniq-w2a2"]["test"]["top1"] for made in runs]
     assert tops[0] != tops[1]
-    (row,) = (row for row in page.rows if row[0] == "uniq-w2a2")
+    row, told = (row for row in page.rows if row[0] == "uniq-w2a2")
+    assert told[1] == "float"
     mean, spread = sum(tops) / 2, abs(tops[0] - tops[1]) / 2**0.5
     assert row[2] == f"{mean:.2f} ± {spread:.2f}"
     words = " ".join(" ".join(page.words).split())
@@ -104,7 +105,13 @@ def test_two_seeds_are_averaged(page, runs):
 
 def test_every_picture_is_there(page, text):
     assert [tag for tag, _ in page.tags].count("svg") == 2 + 1 + 1 + 5  # cost, misread, learning, weights per stage
-    for heading in ("Accuracy against cost", "What is misread", "Learning", "Weights and their levels"):
+    for heading in (
+        "How it was trained",
+        "Accuracy against cost",
+        "What is misread",
+        "Learning",
+        "Weights and their levels",
+    ):
         assert f"<h2>{heading}</h2>" in text
 
 

@@ -358,7 +358,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(blobs, bad):
 
     calls, saved = [], []
     model = mlp()
-    with pytest.raises(TrainingError, match=r"stage 'short': .* at epoch 0, step 3: weight of first\.0: not finite"):
+    with pytest.raises(TrainingError, match=r"stage 'short': .* in epoch 1, step 3: weight of first\.0: not finite"):
         train(
             model,
             stage(objective=objective),
@@ -373,7 +373,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(blobs, bad):
 
 def test_a_rate_far_too_high_stops(blobs):
     model = mlp()
-    with pytest.raises(TrainingError, match="the last checkpoint is sound"):
+    with pytest.raises(TrainingError, match="the loss is not finite in epoch 1, step "):
         train(model, stage(lr=1e30), batches_of(blobs, 12), sgd(model))
 
 
@@ -401,6 +401,6 @@ def test_on_a_device_a_loss_that_is_not_finite_stops_at_the_next_look(blobs, dev
 
     calls, model = [], mlp().to(device)
     batches = blobs.train_batches(2, seed=0, device=device)
-    with pytest.raises(TrainingError, match="the loss is not finite at epoch 0"):
+    with pytest.raises(TrainingError, match="the loss is not finite in epoch 1"):
         train(model, stage(objective=objective), batches, sgd(model))
     assert len(calls) <= CHECK_EVERY

@@ -47,7 +47,7 @@ def test_epochs_are_a_whole_number(epochs):
 def test_smoke_is_two_updates(epochs, size, again):
     cut = stage(epochs=epochs, batch_size=size, reestimate_batches=again and 50, growth=((0, 3), (1, 9))).smoke()
     assert cut.epochs == min(epochs, 1)
-    assert cut.max_steps == 2 * 3
+    assert (cut.max_steps, cut.growth) == (2 * 9, ((0, 9),))
     assert cut.batch_size == min(size, 32)
     assert cut.calibration_batches == 1
     assert cut.reestimate_batches == again
@@ -74,3 +74,21 @@ def test_a_stage_starts_from_an_earlier_one(start):
 def test_a_recipe_has_stages():
     with pytest.raises(ValueError, match="recipe 'mine' has no stages"):
         recipe()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("schedule", "cosine"), ("sharpness", "saq"), ("distillation", "float"), ("policy", "uniq"), ("growth", (1, 2)),
+     ("growth", ((0, 0),)), ("growth", ((0, -3),)), ("freeze_batchnorm", "yes"), ("freeze_batchnorm", 99),
+     ("freeze_batchnorm", -1), ("max_steps", 0), ("captures", [1]), ("captures", (1, 1)), ("captures", (0,)),
+     ("captures", (99,)), ("reestimate_batches", -3), ("evaluate_every", 0), ("lipschitz", -1), ("name", "a/b"),
+     ("name", ""), ("name", "../up"), ("lr", "0.1")],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"stage .*: {field}=.*: expected"):
+        stage(**{field: value})
+
+
+def test_smoke_captures_and_freezes_in_its_one_epoch():
+    cut = stage(epochs=50, captures=(20, 50), freeze_batchnorm=30).smoke()
+    assert (cut.captures, cut.freeze_batchnorm) == ((1,), 0)

@@ -515,8 +515,8 @@ def test_a_step_without_a_closure(closure):
     ("settings", "says"),
     [
         ({"method": "sum", "rho": 0.1}, "sharpness method 'sum': expected one of sam, asam, saq, asaq"),
-        ({"method": "sam", "rho": -1}, "rho and eta of 0 or more"),
-        ({"method": "sam", "rho": 1, "eta": float("nan")}, "rho and eta of 0 or more"),
+        ({"method": "sam", "rho": -1}, "rho=-1: expected a number of 0 or more"),
+        ({"method": "sam", "rho": 1, "eta": float("nan")}, "eta=nan: expected a number of 0 or more"),
         ({"method": "sam", "rho": 1, "perturb": "all"}, "perturb authors or weights_only"),
         ({"method": "sam", "rho": 1, "batchnorm": "off"}, "batchnorm freeze or update"),
     ],

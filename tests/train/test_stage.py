@@ -121,7 +121,7 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path):
     assert not torch.equal(at["1.weight"], after["1.weight"])
     (change,) = made.record["stages"]["w2a2"]["batchnorm"]
     scores = [numbers["test_top1"] for numbers in made.record["stages"]["w2a2"]["epochs"]]
-    assert change == {"step": "frozen after epoch 3", "before": scores[2], "after": scores[3]}
+    assert change == {"step": "frozen, epoch 4 trained so", "before": scores[2], "after": scores[3]}
 
 
 def test_a_closed_stage_leaves_no_perturbation(tmp_path):
@@ -163,7 +163,7 @@ def test_a_teacher_that_is_not_there_is_said_before_training(tmp_path, monkeypat
     monkeypatch.setattr("flatbit.train.run.train_stage", None)
     taught = Stage(name="w", epochs=1, lr=0.1, start=start, distillation=Distillation(teacher=teacher))
     with pytest.raises(ValueError, match=message):
-        run(recipe(FLOAT, taught), tmp_path)
+        run(recipe(FLOAT, taught, model="resnet8", data="digits"), tmp_path)
 
 
 def silenced(model, x, y):
@@ -197,11 +197,70 @@ def test_what_was_wrong_is_in_the_record_and_goes_with_the_next_attempt(tmp_path
 
 
 def test_a_huge_loss_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "BROKEN", 0.1)
-    with pytest.raises(TrainingError, match="in epoch 1 the mean loss is"):
+    monkeypatch.setattr(stages, "DIVERGED", 0.1)
+    with pytest.raises(
+        TrainingError,
+        match=r"in epoch 1 the mean loss is .* at first \(lr 0\.05\): lr 0\.05 is too high\. `flatbit doctor",
+    ):
         run(recipe(FLOAT), tmp_path)
 
 
 def test_an_average_needs_captures():
     with pytest.raises(ValueError, match=r"starts from 'float\.average', which is no earlier stage"):
         Recipe(name="r", model="fcdnn", data="digits", stages=(FLOAT, replace(AVERAGE, start="float.average")))
+
+
+@pytest.mark.parametrize("bits", [{"weights": 32, "activations": 2}, {"weights": 8, "activations": 2}])
+def test_an_average_without_a_finer_grid_stays_quantized(tmp_path, bits):
+    policy = fb.policy("uniq", **bits)
+    cycles = replace(CYCLES, policy=policy, fixed_weight_steps=True, keep_captures=False)
+    made = run(recipe(FLOAT, cycles, AVERAGE, replace(AGAIN, policy=policy)), tmp_path)
+    conventions = [made.record["stages"][name]["test"]["convention"] for name in ("retrain", "average", "requantized")]
+    assert conventions[0] == conventions[1] == conventions[2]
+    states = [dict(quantizers_of(model_of(made, name))) for name in ("average", "requantized")]
+    for name, quantizer in states[0].items():
+        assert torch.equal(next(quantizer.parameters()), next(states[1][name].parameters()))  # learned steps are kept
+
+
+def test_a_stage_of_the_same_policy_goes_on_with_its_steps(tmp_path):
+    first = Stage(name="w2a2", epochs=1, lr=0.05, batch_size=12, policy=POLICY, start="float")
+    made = run(recipe(FLOAT, first, replace(first, name="on", epochs=0, start="w2a2")), tmp_path)
+    assert made.record["stages"]["on"]["test"]["loss"] == made.record["stages"]["w2a2"]["test"]["loss"]
+
+
+def test_new_activations_of_a_requantized_average_are_calibrated(tmp_path):
+    again = replace(AGAIN, policy=fb.policy("sqwa", weights=2, activations=4, activation_method="pact"))
+    made = run(recipe(FLOAT, CYCLES, again), tmp_path)
+    assert made.record["stages"]["requantized"]["test"]["convention"]["inner"] == "W2/A4"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (replace(FLOAT, name="sharp", sharpness=Sharpness(method="saq", rho=0.1)), "saq moves quantized weights, and"),
+        (replace(CYCLES, policy=POLICY), "is learned, and captures must share one grid: give the stage fixed_weight"),
+        (replace(CYCLES, policy=fb.policy("sqwa", weights=6), epochs=9, captures=(1, 2, 3, 4, 5)), "4 captures fit"),
+        (replace(CYCLES, policy=fb.policy("uniq", weights=2, granularity="channel")), "one per output channel"),
+    ],
+)
+@pytest.mark.parametrize("smoke", [True, False])
+def test_what_cannot_be_done_is_said_before_training(tmp_path, monkeypatch, bad, message, smoke):
+    monkeypatch.setattr("flatbit.train.run.train_stage", None)
+    with pytest.raises(ValueError, match=message):
+        run(recipe(FLOAT, replace(bad, start="float")), tmp_path, smoke=smoke)
+
+
+def test_a_teacher_that_cannot_read_the_images_is_named(tmp_path):
+    teacher = fb.models.build("resnet8", first_width=2)  # three channels
+    fb.save(teacher, tmp_path / "teacher.safetensors")
+    taught = replace(FLOAT, name="taught", distillation=Distillation(teacher=str(tmp_path / "teacher.safetensors")))
+    with pytest.raises(ValueError, match=r"its teacher ResNetCifar cannot read images of shape \(1, 8, 8\)"):
+        run(recipe(FLOAT, taught), tmp_path / "run")
+
+
+def test_a_run_that_is_not_finished_is_no_teacher(tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_text("{}")
+    taught = replace(FLOAT, name="taught", distillation=Distillation(teacher=str(tmp_path / "half")))
+    with pytest.raises(ValueError, match="is a run that is not finished: --resume it"):
+        run(recipe(FLOAT, taught), tmp_path / "run")
