@@ -22,11 +22,12 @@ import torch
 from .. import data as datasets
 from .. import models
 from ..atomic import replacing
+from .checks import check_policies, check_teachers, check_weights
 from .loop import TrainingError
 from .recipe import Recipe, Stage
 from .scores import LABELS
 from .stage import train_stage
-from .start import Origins, check_policies, check_teachers, check_weights, fitted, measured_weights
+from .start import Origins, fitted, measured_weights
 
 RECORD = "run.json"
 

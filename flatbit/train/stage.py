@@ -18,6 +18,7 @@ from ..quant.layers import quantized_layers, quantizers_of
 from .averaging import freeze_weight_steps_, requantize_
 from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
+from .checks import average_for
 from .evaluate import Metrics, evaluate
 from .health import constant_output, suspects
 from .loop import Position, failure, train
@@ -25,7 +26,7 @@ from .objective import objective_of
 from .optimizers import make_optimizer
 from .recipe import AVERAGE, Stage
 from .sharpness import SharpnessAware
-from .start import TEST_BATCH, average_for
+from .start import TEST_BATCH
 
 FEW_STEPS = 16
 """So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
@@ -90,13 +91,11 @@ def train_stage(
     if isinstance(optimizer, SharpnessAware):
         optimizer.close()
     last = seen.get(stage.epochs) or evaluate(model, test, description=f"{stage.name}, last")
-    changes = []
+    changes = _frozen(stage, history, last.score[0])
     if stage.reestimate_batches:
-        used = reestimate_batchnorm_(model, batches, stage.reestimate_batches)
-        before, last = last, evaluate(model, test, description=f"{stage.name}, statistics re-estimated")
-        change = {"before": before.score[1], "after": last.score[1]}
-        changes = [{"step": f"re-estimated from {used} batches"} | change]
-    entry = _entry(model, data, last, history) | {"batchnorm": _frozen(stage, history, last.score[0]) + changes}
+        last, change = _reestimated(model, stage, batches, test, last)
+        changes.append(change)
+    entry = _entry(model, data, last, history) | {"batchnorm": changes}
     save(model, out / "stages" / f"{stage.name}.safetensors")
     if average is not None:
         average.apply_(model)
@@ -160,6 +159,16 @@ def _check_alive(model: nn.Module, stage: Stage, x: Tensor, numbers: dict[str, A
         raise failure(model, stage, x, f"after epoch {epoch} the net gives every image the same answer")
     if loss > DIVERGED * max(first_loss, GUESSING):
         raise failure(model, stage, x, f"in epoch {epoch} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
+
+
+def _reestimated(
+    model: nn.Module, stage: Stage, batches: Batches, test: Batches, before: Metrics
+) -> tuple[Metrics, dict[str, Any]]:
+    """The metrics after re-estimating batch-norm statistics, in place, and what that changed."""
+    used = reestimate_batchnorm_(model, batches, stage.reestimate_batches)
+    after = evaluate(model, test, description=f"{stage.name}, statistics re-estimated")
+    scores = {"before": before.score[1], "after": after.score[1]}
+    return after, {"step": f"re-estimated from {used} batches"} | scores
 
 
 def _around(stage: Stage) -> tuple[int, ...]:
