@@ -1,4 +1,4 @@
-"""Figures: the only file that draws. Each function takes results and returns a matplotlib figure."""
+"""Figures: each function takes results and returns a matplotlib figure. ``rates`` and ``maps`` draw in this style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from ..atomic import replacing
 from .misread import Misread
-from .schedules import Curve
 from .segments import Segments
 from .weights import WeightHistogram
 
@@ -53,7 +52,7 @@ def accuracy_against_cost(
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.14, y=0.16)
-    _label(axes, title, x_label, y_label)
+    describe(axes, title, x_label, y_label)
     axes.legend(frameon=False, loc="best")
     return figure
 
@@ -71,80 +70,21 @@ def learning_curves(
 
     shown = {name: (epochs, np.asarray(values, dtype=float)) for name, (epochs, values) in curves.items() if epochs}
     columns = min(3, len(shown))
-    figure, grid = _panels(len(shown), columns, 2.9, 2.1)
+    figure, grid = panels(len(shown), columns, 2.9, 2.1)
     for axes, (name, (epochs, values)), color in zip(grid, shown.items(), _cycle(), strict=False):
         axes.plot(epochs, values.T, color=color, linewidth=0.8, alpha=0.4)
         axes.plot(epochs, values.mean(0), color=color, linewidth=1.8, marker="o" if len(epochs) < 3 else None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5) if len(epochs) > 1 else FixedLocator(epochs))
-        _label(axes, name, "epoch", y_label)
+        describe(axes, name, "epoch", y_label)
     figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
     figure.tight_layout()
     return figure
-
-
-def schedule_figure(curves: Sequence[Curve], *, title: str) -> Figure:
-    """One panel per stage that trains: its learning rate over epochs, captures marked, and its virtual batch.
-
-    A batch that grows has a curve of its own on the right axis; one that stays is said above its panel.
-    Raises ValueError where no stage trains.
-
-    Args:
-        curves: from ``schedule_curves``.
-        title: of the figure.
-    """
-    shown = [curve for curve in curves if curve.epochs]
-    if not shown:
-        raise ValueError(f"{title}: nothing to draw: expected a stage with epochs, got 0 in every one: give it epochs")
-    figure, grid = _panels(len(shown), min(2, len(shown)), 4.8, 2.3)
-    for axes, curve in zip(grid, shown, strict=True):
-        _rate(axes, curve)
-        if len(curve.batches) > 1:
-            _growing_batch(axes, curve)
-    figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
-    figure.tight_layout()
-    return figure
-
-
-def _rate(axes: Axes, curve: Curve) -> None:
-    """The learning rate, and where the model is captured."""
-    from matplotlib.ticker import MaxNLocator
-
-    _steps(axes, curve, curve.lr, COLORS[0])
-    if curve.captures:
-        axes.plot(curve.captures, curve.capture_lr, "o", color=COLORS[1], markersize=3, label="capture", zorder=3)
-        place = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.97)}  # above the panel: cycles fill it
-        axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, handletextpad=0.1, **place)
-    axes.set_yscale("log" if curve.is_wide else "linear")
-    axes.set_ylim(bottom=None if curve.is_wide else 0)
-    batch = f", batch {curve.batch[0]}" if len(curve.batches) == 1 else ""
-    _label(axes, f"{curve.stage}{batch}", "epoch", "learning rate")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
-    axes.tick_params(which="minor", color=GRID)
-    axes.yaxis.label.set_color(COLORS[0])
-
-
-def _growing_batch(axes: Axes, curve: Curve) -> None:
-    """The virtual batch on an axis of its own, one tick per size."""
-    right = axes.twinx()
-    _steps(right, curve, curve.batch, COLORS[2])
-    sizes = sorted({*curve.batches.values()})
-    right.set_yscale("log", base=2)
-    right.set_yticks(sizes, [str(size) for size in sizes])
-    right.minorticks_off()
-    _label(right, "", "", "virtual batch")
-    right.grid(visible=False)
-    right.yaxis.label.set_color(COLORS[2])
-
-
-def _steps(axes: Axes, curve: Curve, values: np.ndarray, color: str) -> None:
-    times, heights = [*curve.epoch, curve.epochs], [*values, values[-1]]
-    axes.plot(times, heights, color=color, linewidth=1.3, drawstyle="steps-post")
 
 
 def weight_panels(histograms: Sequence[WeightHistogram], *, title: str) -> Figure:
     """One panel per layer: the latent weights, and the levels with the share of weights at each."""
     columns = min(3, len(histograms))
-    figure, grid = _panels(len(histograms), columns, 2.9, 1.9)
+    figure, grid = panels(len(histograms), columns, 2.9, 1.9)
     for axes, histogram in zip(grid, histograms, strict=False):
         share = histogram.counts / max(histogram.counts.sum(), 1)
         axes.stairs(share / share.max(), histogram.edges, fill=True, color="#c9d7e6")
@@ -155,7 +95,7 @@ def weight_panels(histograms: Sequence[WeightHistogram], *, title: str) -> Figur
         else:
             axes.plot(histogram.levels, np.full(len(histogram.levels), -0.04), "|", color=COLORS[1], markersize=3)
         axes.set_yticks([])
-        _label(axes, f"{histogram.layer}  ({len(histogram.levels)} levels)", "", "")
+        describe(axes, f"{histogram.layer}  ({len(histogram.levels)} levels)", "", "")
     figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
     figure.tight_layout()
     return figure
@@ -179,7 +119,7 @@ def misread_gallery(
         axes.axis("off")
         axes.text(0, 0.5, f"Neither network misreads any of {result.num_samples} images.", color=INK)
         return figure
-    figure, grid = _panels(shown, min(9, shown), 1.15, 1.75)
+    figure, grid = panels(shown, min(9, shown), 1.15, 1.75)
     for axes, i in zip(grid, range(shown), strict=False):
         axes.imshow(images[i], cmap="gray_r", interpolation="nearest")
         axes.set_xticks([])
@@ -211,7 +151,7 @@ def segment_gallery(result: Segments, images: np.ndarray, names: Sequence[str]) 
 
     columns: dict[str, np.ndarray] = {"input": images, "truth": result.truth, **result.answers}
     height, width = result.truth.shape[1:]
-    figure, grid = _panels(len(images) * len(columns), len(columns), 1.9, 1.9 * height / width + 0.25)
+    figure, grid = panels(len(images) * len(columns), len(columns), 1.9, 1.9 * height / width + 0.25)
     palette = _palette(len(names))
     for index, axes in enumerate(grid):
         name, row = list(columns)[index % len(columns)], index // len(columns)
@@ -261,7 +201,8 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many axes in rows of ``columns``, each of a width and height in inches."""
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
@@ -270,7 +211,8 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
     return figure, grid
 
 
-def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+def describe(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels and the house's quiet frame."""
     axes.set_title(title, fontsize=9.5, color=INK, loc="left")
     axes.set_xlabel(x_label, fontsize=8.5, color=MUTED)
     axes.set_ylabel(y_label, fontsize=8.5, color=MUTED)

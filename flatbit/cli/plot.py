@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ..analysis.figure import check_ending, schedule_figure, write_figure
+from ..analysis.figure import check_ending, write_figure
+from ..analysis.rates import schedule_figure
 from ..analysis.schedules import Curve, schedule_curves
 from . import COMMANDS
 from .console import Json, parse_settings, say, show
