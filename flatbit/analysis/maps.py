@@ -13,6 +13,7 @@ from .figure import INK, MUTED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TITLE = 0.45  # inches
 CLASS_COLORS = ("#d9e5f2", "#f4d9c6")
 WRONG_COLORS = ("#7ba3cc", "#d9895b")
 
@@ -28,7 +29,8 @@ def decision_panels(rows: Mapping[str, Mapping[str, DecisionMap]], *, title: str
     from matplotlib.figure import Figure
 
     columns = [*dict.fromkeys(name for row in rows.values() for name in row)]
-    figure = Figure(figsize=(1.9 * len(columns) + 0.7, 2.05 * len(rows) + 0.5))
+    height = 2.05 * len(rows) + TITLE
+    figure = Figure(figsize=(1.9 * len(columns) + 0.7, height))
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     colors = ListedColormap([*CLASS_COLORS, *WRONG_COLORS])
     for (label, row), line in zip(rows.items(), grid, strict=True):
@@ -38,7 +40,7 @@ def decision_panels(rows: Mapping[str, Mapping[str, DecisionMap]], *, title: str
             if name == columns[0]:
                 axes.set_ylabel(label, fontsize=8.5, color=INK)
             if name not in row:
-                axes.axis("off")
+                axes.set_frame_on(False)
                 continue
             found = row[name]
             wrong = (found.truth >= 0) & (found.truth != found.answers)
@@ -47,6 +49,6 @@ def decision_panels(rows: Mapping[str, Mapping[str, DecisionMap]], *, title: str
                 shown, cmap=colors, vmin=0, vmax=3, origin="lower", extent=found.extent, interpolation="nearest"
             )
             axes.set_title(f"{name}  {found.accuracy:.1f} %", fontsize=8, color=MUTED, pad=3)
-    figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
-    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 0.995))
+    figure.suptitle(title, color=INK, fontsize=11, x=0.01, y=1 - 0.3 * TITLE / height, ha="left", fontweight="bold")
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - TITLE / height))
     return figure

@@ -38,11 +38,15 @@ class TrainingError(RuntimeError):
 
 @dataclass(kw_only=True, slots=True)
 class Position:
-    """Where a stage stands: the epoch and mini-batch to come next, its first loss, the sums of the epoch so far."""
+    """Where a stage stands: the epoch and mini-batch to come next, and the sums of the epoch so far.
+
+    ``first_loss`` is that of the stage's first look, ``stuck`` how many epochs in a row left one answer for all images.
+    """
 
     epoch: int = 0
     step: int = 0
     first_loss: float | None = None
+    stuck: int = 0
     loss: float = 0.0
     hits: float = 0.0
     samples: int = 0

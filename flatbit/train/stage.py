@@ -30,6 +30,8 @@ from .start import TEST_BATCH
 
 FEW_STEPS = 16
 """So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
+PATIENCE = 3
+"""So many epochs in a row, at least, a net may give one answer for all images before it counts as collapsed."""
 DIVERGED, GUESSING = 20.0, 2.0
 """An epoch's mean loss above 20 times that of the stage's first update (or of guessing, about 2) is no training."""
 
@@ -65,7 +67,7 @@ def train_stage(
 
     def score(numbers: dict[str, Any]) -> None:
         epoch = numbers["epoch"]
-        _check_alive(model, stage, next(iter(test))[0], numbers, position.first_loss or 0.0)
+        _check_alive(model, stage, next(iter(test))[0], numbers, position)
         if epoch % stage.evaluate_every and epoch not in (stage.epochs, *stage.captures, *_around(stage)):
             return
         metrics = seen[epoch] = evaluate(model, test, description=f"{stage.name}, epoch {epoch}")
@@ -148,15 +150,20 @@ def _check_teacher(teacher: nn.Module, stage: Stage, batches: Batches) -> None:
         ) from error
 
 
-def _check_alive(model: nn.Module, stage: Stage, x: Tensor, numbers: dict[str, Any], first_loss: float) -> None:
-    """Raise TrainingError where an epoch left weights not finite, one answer for all images x, or a huge loss."""
-    epoch, loss = numbers["epoch"], numbers["train_loss"]
+def _check_alive(model: nn.Module, stage: Stage, x: Tensor, numbers: dict[str, Any], position: Position) -> None:
+    """Raise TrainingError where an epoch left weights not finite, a huge loss, or one answer for all images x.
+
+    A net may pass through the last, at few bits, and come back: it has a tenth of the stage's epochs, and until
+    the stage's end at most.
+    """
+    epoch, loss, first_loss = numbers["epoch"], numbers["train_loss"], position.first_loss or 0.0
     if found := suspects(model):
         raise failure(model, stage, x, f"after epoch {epoch} {found[0].layer} is not finite")
     if stage.max_steps is not None and stage.max_steps <= FEW_STEPS:
         return
-    if constant_output(model, x):
-        raise failure(model, stage, x, f"after epoch {epoch} the net gives every image the same answer")
+    position.stuck = position.stuck + 1 if constant_output(model, x) else 0
+    if position.stuck and (position.stuck >= max(PATIENCE, stage.epochs // 10) or epoch == stage.epochs):
+        raise failure(model, stage, x, f"after epoch {epoch} the net still gives every image the same answer")
     if loss > DIVERGED * max(first_loss, GUESSING):
         raise failure(model, stage, x, f"in epoch {epoch} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
 

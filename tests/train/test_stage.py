@@ -163,12 +163,25 @@ def silenced(model, x, y):
 
 
 def test_a_net_that_says_the_same_of_all_images_stops_the_run(tmp_path):
-    with pytest.raises(TrainingError, match="after epoch 1 the net gives every image the same answer"):
-        run(recipe(FLOAT, replace(FLOAT, name="dies", start="float", objective=silenced)), tmp_path)
+    with pytest.raises(TrainingError, match="after epoch 3 the net still gives every image the same answer"):
+        run(recipe(FLOAT, replace(FLOAT, name="dies", epochs=9, start="float", objective=silenced)), tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     assert list(record["stages"]) == ["float"]
     assert record["failure"]["stage"] == "dies"
     assert "same answer" in record["failure"]["message"]
+
+
+def test_a_net_that_comes_back_goes_on_and_one_that_ends_so_does_not(tmp_path):
+    calls = []
+
+    def back(model, x, y):
+        calls.append(1)
+        return (silenced if len(calls) <= 6 else fb.train.cross_entropy)(model, x, y)
+
+    lively = replace(FLOAT, name="lives", epochs=3, start="float", lr=0.2, objective=back)
+    run(recipe(FLOAT, lively), tmp_path / "lives")
+    with pytest.raises(TrainingError, match="after epoch 2 the net still gives"):
+        run(recipe(FLOAT, replace(lively, name="dies", epochs=2, objective=silenced)), tmp_path / "dies")
 
 
 def test_what_was_wrong_is_in_the_record_and_goes_with_the_next_attempt(tmp_path, monkeypatch):
