@@ -91,9 +91,9 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _point_names(rows: Sequence[Row]) -> list[str]:
-    """The method of each stage, whose bits a line joins; the stage where others have the same method and bits."""
-    kinds = [(row.method, row.bits) for row in rows]
-    return [row.method if kinds.count(kind) == 1 else row.stage for row, kind in zip(rows, kinds, strict=True)]
+    """The method of each stage, whose bits a line joins; the stages' own names where some have the same of both."""
+    kinds = {(row.method, row.bits) for row in rows}
+    return [row.method if len(kinds) == len(rows) else row.stage for row in rows]
 
 
 def _curves(runs: Sequence[Run], stage: str, key: str) -> tuple[list[int], list[list[float]]]:
