@@ -49,7 +49,7 @@ def says(flatbit, *arguments):
 
 
 def test_a_healthy_run_has_no_findings(flatbit, trained):
-    assert says(flatbit, trained) == {"failure": None, "quantizers": 20, "findings": []}
+    assert says(flatbit, trained) == {"failure": None, "quantizers": 20, "findings": [], "unfinished": []}
     result = flatbit("doctor", trained)
     assert (result.status, result.out) == (0, "no findings in 20 quantizers of 2 finished stages\n")
 

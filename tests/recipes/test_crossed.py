@@ -54,7 +54,7 @@ def test_edges_are_those_of_the_grids_policy(grid, first, last):
 
 
 def test_a_grid_that_moves_has_no_average():
-    with pytest.raises(ValueError, match="grid='faq' with averaging='sqwa': its step follows the weights"):
+    with pytest.raises(ValueError, match="grid='faq' with averaging='sqwa': captures must share one grid"):
         crossed(grid="faq")
     assert [*stages(grid="faq", averaging="none")] == ["float", "quantized"]
 

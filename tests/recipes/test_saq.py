@@ -83,9 +83,9 @@ def test_pact_in_saqs_convention():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sharpness": "sam"}, "no rho is printed for sam of preresnet20 at 4 bits"),
-        ({"model": "resnet56"}, "no rho is printed for saq of resnet56"),
-        ({"weights": 8}, "at 2, 3, 4 bits\\): give rho="),
+        ({"sharpness": "sam"}, "the paper prints no rho for sam of preresnet20 at 4 bits"),
+        ({"model": "resnet56"}, "the paper prints no rho for saq of resnet56"),
+        ({"weights": 8}, "only at 2, 3, 4: give rho="),
         ({"sharpness": "flat"}, "expected none or sam or asam or saq or asaq"),
         ({"schedule": "linear"}, "expected steps or cosine"),
         ({"method": "uniq"}, "expected saq or pact"),

@@ -358,7 +358,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(blobs, bad):
 
     calls, saved = [], []
     model = mlp()
-    with pytest.raises(TrainingError, match=r"stage 'short': .* in epoch 1, step 3: weight of first\.0: not finite"):
+    with pytest.raises(
+        TrainingError, match=r"stage 'short': .* in epoch 1, step 3 \(lr 0\.05\): weight of first\.0: not finite"
+    ):
         train(
             model,
             stage(objective=objective),
