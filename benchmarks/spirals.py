@@ -1,6 +1,6 @@
 """HOL's spirals: Figs 1-3, 9 and 10, every width, depth and residual variant, with the four claims they carry.
 
-    python benchmarks/spirals.py [--out runs/spirals] [--seeds 3]
+    python benchmarks/spirals.py [--out runs/spirals] [--seeds 3] [--lr 2e-4]
 
 Float nets: inputs times 2, Adam 2e-3, cosine to 0, batch 500, 300 epochs. Quantized: 100 epochs from the float
 net at a tenth of that rate, no decay; weights 2 bit at the least-squares step in every matrix, PACT activations.
@@ -35,8 +35,12 @@ SUMS = {"": READS_SUMS, "-sums": (Rule("*.residual", {"here": True}),)}
 BITS = {"w2": (2, 32), "a2": (32, 2), "w2a2": (2, 2)}
 
 
-def arms() -> dict[str, Arm]:
-    """Every net in float, then with weights, activations and both at 2 bits; residual nets also with quantized sums."""
+def arms(lr: float) -> dict[str, Arm]:
+    """Every net in float, then with weights, activations and both at 2 bits; residual nets also with quantized sums.
+
+    Args:
+        lr: of retraining.
+    """
     made = {}
     for width, depth, block in NETS:
         name = f"{width}-{depth}" + ("-residual" if block == "residual" else "")
@@ -50,7 +54,7 @@ def arms() -> dict[str, Arm]:
         for bits, (w, a) in BITS.items():
             rules = SUMS if block == "residual" and a == 2 else {"": ()}
             for kind, added in rules.items():
-                stage = quantized(bits, w, a, added)
+                stage = quantized(bits, w, a, added, lr)
                 made[f"{name}{kind}-{bits}"] = Arm(stages=(stage,), start=f"{name}-float", **net)
     return made
 
@@ -60,11 +64,11 @@ def common(epochs: int) -> dict[str, Any]:
     return {"optimizer": "adam", "schedule": Cosine(), "batch_size": BATCH, "evaluate_every": epochs}
 
 
-def quantized(name: str, weights: int, activations: int, rules: tuple[Rule, ...]) -> Stage:
+def quantized(name: str, weights: int, activations: int, rules: tuple[Rule, ...], lr: float) -> Stage:
     """A retraining stage."""
     policy = fb.policy("hol-synthetic", weights=weights, activations=activations)
     policy = replace(policy, rules=(*policy.rules, *rules))
-    return Stage(name=name, epochs=EPOCHS, policy=policy, lr=LR / 10, **common(EPOCHS))
+    return Stage(name=name, epochs=EPOCHS, policy=policy, lr=lr, **common(EPOCHS))
 
 
 def claims(found: dict[str, dict[int, float]]) -> dict[str, Any]:
@@ -115,16 +119,21 @@ def maps(made: dict[str, dict[int, Run]], path: Path) -> None:
 
 def main() -> None:
     """Run what is missing, then write, draw and print the results."""
-    options = options_of(__doc__, out=Path("runs/spirals"), seeds=3).parse_args()
+    parser = options_of(__doc__, out=Path("runs/spirals"), seeds=3)
+    parser.add_argument("--lr", type=float, default=LR / 10, help="of retraining; with another --out for another rate")
+    options = parser.parse_args()
+    chosen = arms(options.lr)
     study = Study(out=options.out, data="spirals")
     if not options.report:
-        run_all(study, arms(), range(options.seeds), options.processes)
-    made = {name: runs for name, runs in all_finished(study, arms(), range(options.seeds)).items() if runs}
+        run_all(study, chosen, range(options.seeds), options.processes)
+    made = {name: runs for name, runs in all_finished(study, chosen, range(options.seeds)).items() if runs}
     found = {name: scores(runs) for name, runs in made.items()}
     held = claims(found)
     machine = environment("cpu", 1, ["flatbit"])
     arms_found = {name: spread([*values.values()]) | {"region_acc": values} for name, values in found.items()}
-    path = write({"environment": machine, "arms": arms_found, "claims": held}, f"{machine['date']}-spirals-cpu")
+    path = write(
+        {"environment": machine, "arms": arms_found, "claims": held}, f"{machine['date']}-spirals-lr{options.lr:g}-cpu"
+    )
     maps(made, path.with_suffix(".png"))
     print(nets(arms_found), table(held), path, sep="\n\n")
 
