@@ -66,11 +66,17 @@ PAIRS = {
     "A pretrained start helps FAQ": ("f-faq", "f-scratch"),
     "A growing batch and half as many epochs more help FAQ": ("f-growth", "f-faq"),
     "KD from the net's own float copy helps": ("g-kd", "a-uniq"),
-    "KD without labels beats labels": ("g-kd-label-free", "a-uniq"),
+    "KD without labels helps": ("g-kd-label-free", "a-uniq"),
     "SQWA's averaging helps on UNIQ's grid": ("g-sqwa", "g-long"),
     "The crossed recipe beats plain training of its length": ("g-crossed", "g-long"),
     "The crossed recipe beats SQWA's averaging alone": ("g-crossed", "g-sqwa"),
 }  # fmt: skip
+
+
+STAGE_PAIRS = {
+    "SQWA's average beats its last capture": ("c-sqwa-late", "average", "retrain"),
+    "SQWA's average, re-quantized and fine-tuned, beats its last capture": ("c-sqwa-late", "fine-tuned", "retrain"),
+}
 
 
 def few_images(root: str, samples: int, held_out: bool = False) -> MemoryData:
@@ -109,11 +115,17 @@ def result_of(made: dict[str, dict[int, Run]], curvature: dict[str, dict[int, fl
         last = scores(runs)
         arms[name] = spread([*last.values()]) | {
             "top1": last,
-            "stages": {stage: spread([*scores(runs, stage).values()]) for stage in stages},
+            "stages": {
+                stage: spread([*scores(runs, stage).values()]) | {"top1": scores(runs, stage)} for stage in stages
+            },
         }
         if name in curvature:
             arms[name]["lambda_max"] = curvature[name]
     pairs = {claim: {"arms": pair} | compare(*(scores(made[name]) for name in pair)) for claim, pair in PAIRS.items()}
+    for claim, (arm, ours, theirs) in STAGE_PAIRS.items():
+        pairs[claim] = {"arm": arm, "stages": (ours, theirs)} | compare(
+            scores(made[arm], ours), scores(made[arm], theirs)
+        )
     ratios = {
         f"lambda_max of {name} / its SGD": spread([v / curvature[f"b-sgd-{name[-1]}"][s] for s, v in found.items()])
         for name, found in curvature.items()

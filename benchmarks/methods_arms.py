@@ -18,7 +18,7 @@ from flatbit.train.sharpness import Sharpness
 SAMPLES, BATCH, EPOCHS = 6000, 100, 8
 DEPTHS = (8, 14)
 RHO = {"sam": 0.02, "saq": 0.1, "asaq": 0.1}
-"""Best of three at W2A2 on held-out training images, by one seed outside the study (``methods.py --pilot``)."""
+"""Best of those tried at W2A2 on held-out training images, by one seed outside the study."""
 PILOT_RHO = {"sam": (0.02, 0.1, 0.4), "saq": (0.02, 0.1, 0.4), "asaq": (0.1, 0.5, 2.0)}
 SGD: dict[str, Any] = {"lr": 0.01, "schedule": Cosine(), "weight_decay": 1e-4}
 KD = Distillation(teacher="start", temperature=4.0, weight=0.9)

@@ -23,6 +23,11 @@ from .console import DataDir, Device, Json, show
 from .network import Opened, open_network
 
 NO_BETTER = "look at the stage that it starts from first; then train longer, or at another lr"
+GOES_ON = "flatbit run ... --resume goes on"
+STOPPED = (
+    "the same settings stop again; begin a new run from the last sound stage, with the mend: flatbit run ... "
+    "--weights RUN/stages/NAME.safetensors --set float_schedule=none --out ANOTHER"
+)
 COLUMNS = ("stage", "layer", "problem", "evidence", "mend")
 
 
@@ -101,7 +106,7 @@ def _report(
     """What stopped the run and what it has not done, then the findings as a table, or that there are none."""
     parts: list[Any] = [escape(f"stopped: {failure['message']}")] if failure else []
     if missing:
-        parts.append(escape(f"not finished: {', '.join(missing)} (flatbit run ... --resume goes on)"))
+        parts.append(escape(f"not finished: {', '.join(missing)}: {STOPPED if failure else GOES_ON}"))
     if rows:
         table = Table(*COLUMNS, show_lines=True)
         for row in rows:

@@ -13,6 +13,7 @@ from ..data.batches import Data
 from ..quant.calibrate import start_weights_
 from ..quant.convert import quantize_
 from ..quant.layers import quantized_layers
+from ..quant.policy import Policy
 from .averaging import QuantizedAverage
 from .recipe import AVERAGE, Recipe, Stage
 from .start import arguments_of, digest_of, teacher_file
@@ -24,17 +25,18 @@ def check_policies(recipe: Recipe, data: Data) -> None:
         model = models.build(recipe.model, **arguments_of(recipe, data))
         if stage.policy is not None:
             quantize_(model, stage.policy, strict=stage.strict)
-        _check_sharpness(model, stage)
+        _check_sharpness(model, stage, {earlier.name: earlier.policy for earlier in recipe.stages})
         if stage.captures:
             for name, layer in quantized_layers(model):
                 start_weights_(name, layer)
             average_for(model, stage)
 
 
-def _check_sharpness(model: nn.Module, stage: Stage) -> None:
+def _check_sharpness(model: nn.Module, stage: Stage, policies: Mapping[str, Policy | None]) -> None:
     """Raise ValueError where a stage would move quantized weights and has none."""
-    from_average = stage.start is not None and stage.start.endswith(AVERAGE)
-    if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq") or from_average:
+    start = stage.start or ""
+    keeps_average = start.endswith(AVERAGE) and policies[start.removesuffix(AVERAGE)] is not None
+    if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq") or keeps_average:
         return
     if not any(layer.spec.weight for _, layer in quantized_layers(model)):
         raise ValueError(

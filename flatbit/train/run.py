@@ -151,13 +151,23 @@ def _open_record(out: Path, recipe: Recipe, seed: int, device: str | torch.devic
         if not resume:
             raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
         if {key: record[key] for key in described} != described:
-            raise ValueError(
-                f"{out} holds another run ({record['recipe']['name']}, seed {record['seed']}): give another --out"
-            )
+            differs = _first_difference({key: record[key] for key in described}, described)
+            raise ValueError(f"{out} holds another run ({differs}): give another --out")
         return record
     record = described | {"device": str(device), "environment": environment(), "stages": {}}
     write_json(out / RECORD, record)
     return record
+
+
+def _first_difference(there: Any, here: Any, place: str = "") -> str:
+    """Where two records begin to differ, and how, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        key = next(key for key in {**there, **here} if there.get(key) != here.get(key))
+        return _first_difference(there.get(key), here.get(key), f"{place}.{key}".lstrip("."))
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        index = next(index for index, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+        return _first_difference(there[index], here[index], f"{place}[{index}]")
+    return f"its {place} is {there!r:.60}, here it is {here!r:.60}"
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

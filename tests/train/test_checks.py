@@ -49,6 +49,14 @@ def test_a_run_that_is_not_finished_is_no_teacher(tmp_path):
         run(recipe(FLOAT, taught), tmp_path / "run")
 
 
+def test_a_float_average_has_no_quantized_weights_to_move(tmp_path, monkeypatch):
+    monkeypatch.setattr("flatbit.train.run.train_stage", None)
+    first = replace(FLOAT, captures=(1, 2))
+    sharp = replace(FLOAT, name="sharp", start="float.average", sharpness=Sharpness(method="saq", rho=0.1))
+    with pytest.raises(ValueError, match="stage 'sharp': saq moves quantized weights, and this stage has none"):
+        run(recipe(first, sharp), tmp_path)
+
+
 def test_a_net_of_the_users_own_may_come_trained(tmp_path):
     taught = replace(FLOAT, name="taught", start="none", distillation=Distillation(weight=1.0))
     run(recipe(Stage(name="none", epochs=0, lr=0.1), taught), tmp_path, smoke=True)  # its builder may load weights

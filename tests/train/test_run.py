@@ -275,10 +275,17 @@ def test_a_checkpoint_alone_is_not_run_over(tmp_path, monkeypatch):
         run(recipe(FLOAT), tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"seed": 3}, {"lr": 0.04}, {"smoke": True}])
-def test_another_run_is_not_gone_on_with(finished, change):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 3}, "its seed is 0, here it is 3"),
+        ({"lr": 0.04}, r"its recipe\.stages\[0\]\.lr is 0\.05, here it is 0\.04"),
+        ({"smoke": True}, r"its recipe\.stages\[0\]\..* here it is"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(finished, change, words):
     stages = (replace(FLOAT, lr=change.pop("lr", FLOAT.lr)), QUANTIZED)
-    with pytest.raises(ValueError, match=r"holds another run \(tiny, seed 0\): give another --out"):
+    with pytest.raises(ValueError, match=rf"holds another run \({words}.*\): give another --out"):
         run(recipe(*stages), finished.folder, resume=True, **change)
 
 
