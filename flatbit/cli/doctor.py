@@ -13,7 +13,6 @@ from rich.table import Table
 
 from .. import data as datasets
 from ..analysis.doctor import Diagnosis, diagnose
-from ..quant.layers import quantizers_of
 from ..train.averaging import freeze_weight_steps_
 from ..train.health import Finding
 from ..train.run import at_chance, read_run
@@ -71,7 +70,7 @@ def _diagnosis(
     settings = next(settings for settings in record["recipe"]["stages"] if settings["name"] == name)
     opened = open_network(str(run), {}, stage=name, trust=trust)
     network = opened.network.to(device)
-    if settings.get("fixed_weight_steps") and any(True for _ in quantizers_of(network)):
+    if settings.get("fixed_weight_steps"):
         freeze_weight_steps_(network)
     data = _data(run, opened, root, trust)
     batches = data.train_batches(settings["batch_size"], seed=record["seed"], device=device)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage
-from .layers import FLOAT_CLASS, SLOTS, TABLE, is_quantized, quantized_layers, quantizers_of, row_of
+from .layers import FLOAT_CLASS, SLOTS, TABLE, has_quantized_layers, quantized_layers, quantizers_of, row_of
 from .policy import LayerSpec, Policy, TensorSpec
 from .quantizer import Quantizer, Site
 from .quantizers import METHODS
@@ -145,7 +145,7 @@ def _quantizers(name: str, layer: Any, spec: LayerSpec) -> dict[str, Quantizer |
 
 
 def _check_model(model: nn.Module) -> None:
-    if any(is_quantized(module) for module in model.modules()):
+    if has_quantized_layers(model):
         raise ValueError("the model is quantized already: call flatbit.restore_(model) first")
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | torch._dynamo.OptimizedModule):
         raise ValueError(

@@ -236,6 +236,11 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in model.named_modules() if is_quantized(module))
 
 
+def has_quantized_layers(model: nn.Module) -> bool:
+    """Whether any layer of a model is of a quantized class."""
+    return next(quantized_layers(model), None) is not None
+
+
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     """Every quantizer of a model, by name, each once (tied weights share theirs)."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))

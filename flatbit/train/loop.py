@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.batches import VOID, Batch, Batches
 from ..progress import bar
 from .batchnorm import freeze_batchnorm_
-from .health import Finding, examine, explain
+from .health import Finding, examine, explain, suspects
 from .objective import Objective
 from .recipe import Stage
 from .sharpness import SharpnessAware
@@ -80,7 +80,7 @@ def train(
         position: where to go on; None for the beginning.
         after_epoch: called with the epoch's numbers (lr, loss, train top-1, images/s), which it may
             add to; they are appended to ``position.history``.
-        save: called after every epoch, and every ``save_every_s`` inside one.
+        save: called after every epoch, and every ``save_every_s`` inside one, with weights that are finite.
 
     Returns:
         The position at the end, with the history.
@@ -103,7 +103,7 @@ def train(
         while position.epoch < stage.epochs:
             for _ in _updates(model, stage, batches, optimizer, objective or stage.objective, position, steps):
                 _show(progress, task, position, steps)
-                if time.monotonic() - saved > save_every_s:
+                if time.monotonic() - saved > save_every_s and not suspects(model):  # else the next loss stops it
                     save(position)
                     saved = time.monotonic()
             numbers = _close_epoch(position, optimizer)
@@ -168,7 +168,7 @@ def _closure(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     part: list[tuple[Batch, float]],
-    tally: Any,
+    tally: _Tally,
 ) -> Callable[[], Tensor]:
     """What ``optimizer.step`` calls, once or twice: gradients of the part's loss. The first call is what counts."""
     calls = 0

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.batches import VOID
-from ..quant.layers import FLOAT_BITS, quantized_layers, row_of
+from ..quant.layers import FLOAT_BITS, has_quantized_layers, row_of
 from ..quant.policy import spec_of
 from ..quant.rounding import wide
 
@@ -103,7 +103,7 @@ def _regularized(model: nn.Module) -> list[Any]:
     """The layers that the Lipschitz term takes."""
     rows = ((module, row_of(module)) for module in model.modules())
     weighted = [module for module, row in rows if row and row.kind in ("convolution", "linear")]
-    if next(quantized_layers(model), None) is None:
+    if not has_quantized_layers(model):
         return weighted
     specs = ((layer, spec_of(layer)) for layer in weighted)
     return [layer for layer, spec in specs if spec and (spec.weight or spec.input or spec.input_bits < FLOAT_BITS)]

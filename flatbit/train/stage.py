@@ -14,7 +14,7 @@ from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
 from ..quant.cost import cost
 from ..quant.files import save
-from ..quant.layers import quantized_layers, quantizers_of
+from ..quant.layers import has_quantized_layers, quantizers_of
 from .averaging import freeze_weight_steps_, requantize_
 from .batchnorm import reestimate_batchnorm_
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
@@ -111,7 +111,7 @@ def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
     A quantized start (an average, or a net of the same policy) keeps the steps and clips of every
     quantizer that its new policy does not change; where it has new ones for activations, all are calibrated.
     """
-    if stage.policy is not None and any(True for _ in quantized_layers(model)):
+    if stage.policy is not None and has_quantized_layers(model):
         requantize_(model, stage.policy, strict=stage.strict)
     elif stage.policy is not None:
         quantize_(model, stage.policy, strict=stage.strict)

@@ -14,7 +14,7 @@ from .. import models
 from ..data.batches import Data
 from ..quant.convert import restore_
 from ..quant.files import load, load_, load_any_
-from ..quant.layers import quantized_layers
+from ..quant.layers import has_quantized_layers
 from .averaging import averaged
 from .evaluate import evaluate
 from .recipe import AVERAGE, Recipe, Stage
@@ -49,7 +49,7 @@ def outputs_of(model: nn.Module) -> int | None:
 def load_float_(model: nn.Module, path: str | Path, rename: Mapping[str, str] | None = None) -> str:
     """Load any file's float weights into a float model, in place; those of a quantized one are its latent weights."""
     loaded = load_any_(model, path, rename=rename)
-    if any(True for _ in quantized_layers(model)):
+    if has_quantized_layers(model):
         restore_(model)
         loaded += "; it is quantized: its latent float weights are taken"
     return loaded

@@ -9,6 +9,7 @@ from flatbit.quant.layers import (
     FLOAT_CLASS,
     TABLE,
     bits_of,
+    has_quantized_layers,
     is_quantized,
     own_weights,
     quantized_layers,
@@ -48,12 +49,14 @@ def test_generated_activation_classes_can_be_imported_by_name():
 
 def test_float_models_have_no_quantized_layers(net):
     assert not list(quantized_layers(net))
+    assert not has_quantized_layers(net)
     assert not list(quantizers_of(net))
     assert not is_quantized(net.conv1)
 
 
 def test_layers_and_quantizers_are_listed_once(net, quantized):
     quantized(net)
+    assert has_quantized_layers(net)
     names = [name for name, _ in quantized_layers(net)]
     blocks = [f"layers.{stage}.0.{part}" for stage in range(3) for part in ("conv1", "conv2", "shortcut")]
     assert names == ["conv1", *(name for name in blocks if name != "layers.0.0.shortcut"), "fc"]

@@ -99,4 +99,7 @@ def test_what_is_not_known_is_refused(settings, words):
 @pytest.mark.parametrize("settings", [{"sharpness": "asaq"}, {"sharpness": "sam", "shard": 16}, {"method": "pact"}])
 def test_the_variants_run(settings, tmp_path):
     made = RECIPES.get("saq-preresnet8-digits")(model_arguments={"first_width": 4}, **settings)
-    run(made, tmp_path, smoke=True)
+    (stage,) = (stage for stage in run(made, tmp_path, smoke=True).record["recipe"]["stages"] if stage["policy"])
+    told = {"sharpness": stage["sharpness"]["method"], "shard": stage["sharpness"]["shard"]}
+    told["method"] = stage["policy"]["base"]["activation_method"]
+    assert {key: told[key] for key in settings} == settings

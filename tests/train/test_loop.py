@@ -373,6 +373,20 @@ def test_a_loss_that_is_not_finite_stops_at_once(blobs, bad):
     assert saved == [1, 2]
 
 
+def test_weights_that_a_sound_loss_has_broken_are_not_saved(blobs):
+    def objective(model, x, y):
+        logits = model(x)
+        calls.append(1)
+        nothing = (0 * logits).square().sum().sqrt() if len(calls) == 2 else 0.0  # 0, with a gradient of NaN
+        return F.cross_entropy(logits, y) + nothing, logits
+
+    calls, saved, model = [], [], mlp()
+    batches, keep = batches_of(blobs, 12), lambda position: saved.append(position.step)
+    with pytest.raises(TrainingError, match="the loss is not finite in epoch 1, step 3"):
+        train(model, stage(objective=objective), batches, sgd(model), save=keep, save_every_s=-1)
+    assert saved == [1]
+
+
 def test_a_rate_far_too_high_stops(blobs):
     model = mlp()
     with pytest.raises(TrainingError, match="the loss is not finite in epoch 1, step "):
