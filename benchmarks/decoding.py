@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from timing import interleaved, ratio
 
-from flatbit.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, image_folder
 from flatbit.data.normalize import Normalize
 from flatbit.data.samples import Reader
+from flatbit.data.sets.image_folder import IMAGENET_MEAN, IMAGENET_STD, image_folder
 
 
 def import_torchvision():

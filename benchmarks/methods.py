@@ -27,7 +27,7 @@ from timing import RESULTS, environment, write
 
 import flatbit as fb
 from flatbit.data.memory import Images, MemoryData
-from flatbit.train.run import Run
+from flatbit.engine.run import Run
 
 HELD_OUT = slice(50_000, 60_000)
 PILOT_SEED = 100

@@ -8,11 +8,11 @@ from typing import Any
 from study import Arm
 
 import flatbit as fb
+from flatbit.engine.recipe import Stage
 from flatbit.recipes.hol import LIPSCHITZ, smoothed
 from flatbit.recipes.sqwa import averaged_stages
 from flatbit.train.objective import Distillation
-from flatbit.train.recipe import Stage
-from flatbit.train.schedule import Cosine, Exponential, Steps
+from flatbit.train.schedules import Cosine, Exponential, Steps
 from flatbit.train.sharpness import Sharpness
 
 SAMPLES, BATCH, EPOCHS = 6000, 100, 8

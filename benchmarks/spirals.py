@@ -19,13 +19,13 @@ from timing import environment, write
 
 import flatbit as fb
 from flatbit.analysis.decision import DecisionMap, decision_map
-from flatbit.analysis.maps import decision_panels
 from flatbit.data.memory import MemoryData
+from flatbit.engine.recipe import Stage
+from flatbit.engine.run import Run
+from flatbit.figures.decision import decision_panels
 from flatbit.quant.policy import Rule
 from flatbit.recipes.hol_spirals import READS_SUMS
-from flatbit.train.recipe import Stage
-from flatbit.train.run import Run
-from flatbit.train.schedule import Cosine
+from flatbit.train.schedules import Cosine
 
 FLOAT_EPOCHS, EPOCHS, LR, BATCH = 300, 100, 2e-3, 500
 NETS = ((128, 3, "plain"), (256, 3, "plain"), (128, 4, "plain"), (200, 4, "plain"), (256, 4, "plain"))

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from scipy import stats
 
+from flatbit.engine.loop import TrainingError
+from flatbit.engine.recipe import Recipe, Stage
+from flatbit.engine.run import RECORD, Run, read_run, run
 from flatbit.progress import bar
-from flatbit.train.loop import TrainingError
-from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.run import RECORD, Run, read_run, run
 
 
 @dataclass(frozen=True, kw_only=True)

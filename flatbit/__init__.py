@@ -1,18 +1,18 @@
 """flatbit: neural networks of 1 to 8 bits, trained as five papers have it, in one PyTorch package."""
 
-from . import analysis, data, models, quant, train
+from . import analysis, data, engine, figures, metrics, models, quant, train
+from .files import load, load_, save
+from .metrics.evaluation import Metrics, evaluate
 from .quant.calibrate import Calibration, calibrate_
 from .quant.convert import quantize_, restore_
 from .quant.cost import Cost, cost
 from .quant.coverage import Coverage
-from .quant.files import load, load_, save
 from .quant.grid import Grid
 from .quant.grids import grids
 from .quant.policy import Policy
 from .quant.presets import policy
 from .quant.proof import QuantizationError
 from .train.averaging import requantize_
-from .train.evaluate import Metrics, evaluate
 
 __all__ = [
     "Calibration",
@@ -26,10 +26,13 @@ __all__ = [
     "calibrate_",
     "cost",
     "data",
+    "engine",
     "evaluate",
+    "figures",
     "grids",
     "load",
     "load_",
+    "metrics",
     "models",
     "policy",
     "quant",

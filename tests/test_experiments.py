@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from flatbit.cli.console import parse_settings
-from flatbit.cli.run import make_recipe
+from flatbit.cli.verbs.run import make_recipe
 from flatbit.recipes import RECIPES
 
 TEXT = (Path(__file__).parent.parent / "docs/experiments.md").read_text()

@@ -3,6 +3,6 @@
 An analysis leaves the model as it found it: parameters, buffers, modes and random state.
 """
 
-from .hessian import Hessian, hessian
+from .curvature import Hessian, hessian
 
 __all__ = ["Hessian", "hessian"]

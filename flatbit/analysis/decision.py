@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.memory import MemoryData
 from ..data.normalize import Normalize
-from ..data.spirals import region
+from ..data.sets.spirals import region
 from ..modes import modes_kept
 
 CHUNK = 20_000

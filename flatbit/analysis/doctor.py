@@ -1,6 +1,6 @@
 """The doctor: is a trained quantized net healthy, and would it stay so under further updates?
 
-One batch shows what is wrong as it stands (``flatbit.train.health``). Then a copy of the net is trained
+One batch shows what is wrong as it stands (``flatbit.metrics.health``). Then a copy of the net is trained
 on for a few dozen updates, and two things are watched that no single pass shows: weights that flip to
 and fro between two levels, and learned steps that jump.
 """
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
+from ..metrics.health import Finding, examine, site_of, suspects
 from ..progress import track
 from ..quant.layers import quantized_layers, quantizers_of
 from ..quant.quantizer import Quantizer
 from ..quant.rounding import smallest_step
-from ..train.health import Finding, examine, site_of, suspects
 from ..train.objective import Objective, cross_entropy
 from ..train.optimizers import OptimizerName, make_optimizer
 

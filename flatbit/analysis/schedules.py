@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..train.recipe import Recipe, Stage
+from ..engine.recipe import Recipe, Stage
 
 POINTS = 1000  # of a curve, about: enough for what changes at every update
 WIDE = 30.0

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import typer
 
+from ..engine.loop import TrainingError
 from ..quant.proof import QuantizationError
 from ..registry import Registry
-from ..train.loop import TrainingError
 
 DEBUG = "FLATBIT_DEBUG"
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
-COMMANDS: Registry[Callable[..., None]] = Registry("command", __name__)
+COMMANDS: Registry[Callable[..., None]] = Registry("command", f"{__name__}.verbs")
 
 
 def app() -> typer.Typer:

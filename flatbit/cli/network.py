@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
+from ..engine.run import read_run
+from ..files import load, load_any_
 from ..models import build
-from ..quant.files import load, load_any_
-from ..train.run import read_run
 from .console import say
 
 Weights = Annotated[

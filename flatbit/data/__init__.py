@@ -13,7 +13,7 @@ from .user import user_data
 
 __all__ = ["DATASETS", "Data", "load", "user_data"]
 
-DATASETS: Registry[Callable[..., Data]] = Registry("data set", __name__)
+DATASETS: Registry[Callable[..., Data]] = Registry("data set", f"{__name__}.sets")
 
 
 def load(name: str, root: str | Path | None = None, *, channels: int | None = None, **arguments: Any) -> Data:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from .arguments import check_whole
 from .augment import Augment
-from .batches import VOID, Batch, Batches, Data, Task, check_batch_size, check_start, generator
+from .batches import (
+    VOID,
+    Batch,
+    Batches,
+    Data,
+    Task,
+    check_batch_size,
+    check_start,
+    generator,
+)
 from .joint import JointAugment, augmented
 from .normalize import Normalize
 

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from .augment import Augment
-from .batches import Batch, Batches, check_batch_size, check_start, generator
+from .batches import (
+    Batch,
+    Batches,
+    check_batch_size,
+    check_start,
+    generator,
+)
 from .global_random import OwnRandom
 from .joint import JointAugment, augmented
 from .normalize import Normalize

@@ -15,10 +15,24 @@ from torch.utils.data import DataLoader
 
 from .arguments import check_whole
 from .augment import Augment
-from .batches import Batch, Batches, Data, Task, check_batch_size, check_start, generator
+from .batches import (
+    Batch,
+    Batches,
+    Data,
+    Task,
+    check_batch_size,
+    check_start,
+    generator,
+)
 from .joint import JointAugment, augmented
 from .normalize import Normalize
-from .samples import Part, Reader, Samples, left_out_text, listed
+from .samples import (
+    Part,
+    Reader,
+    Samples,
+    left_out_text,
+    listed,
+)
 from .sequential import Sequential, SequentialBatches
 
 MOST_WORKERS = 16

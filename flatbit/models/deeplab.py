@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import MODELS
-from .mobilenet_v2 import ROWS, STEM_CHANNELS, InvertedResidual, conv_bn, rounded
+from .mobilenet_v2 import (
+    ROWS,
+    STEM_CHANNELS,
+    InvertedResidual,
+    conv_bn,
+    rounded,
+)
 from .resnet_cifar import initialize_
 
 STRIDED_LAST = 5  # the row whose stride 2 becomes dilation 2

@@ -12,7 +12,15 @@ from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage
-from .layers import FLOAT_CLASS, SLOTS, TABLE, has_quantized_layers, quantized_layers, quantizers_of, row_of
+from .layers import (
+    FLOAT_CLASS,
+    SLOTS,
+    TABLE,
+    has_quantized_layers,
+    quantized_layers,
+    quantizers_of,
+    row_of,
+)
 from .policy import LayerSpec, Policy, TensorSpec
 from .quantizer import Quantizer, Site
 from .quantizers import METHODS

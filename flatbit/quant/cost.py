@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from ..modes import modes_kept
 from ..text import as_text
 from .convert import as_float
-from .layers import FLOAT_BITS, bits_of, has_unknown_products, is_quantized, row_of
+from .layers import (
+    FLOAT_BITS,
+    bits_of,
+    has_unknown_products,
+    is_quantized,
+    row_of,
+)
 from .quantizer import Quantizer
 
 FLOAT_BYTES = 4

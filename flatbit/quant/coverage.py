@@ -10,7 +10,14 @@ from torch import nn
 
 from ..text import as_text
 from .convention import Convention, convention
-from .layers import LOOKED_UP, NORMS, has_unknown_products, is_quantized, own_weights, row_of
+from .layers import (
+    LOOKED_UP,
+    NORMS,
+    has_unknown_products,
+    is_quantized,
+    own_weights,
+    row_of,
+)
 from .policy import LayerSpec, TensorSpec, spec_of
 from .refusals import refusals
 

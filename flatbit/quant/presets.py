@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..registry import nearest
-from .policy import FLOAT_BITS, Policy, Rule, Settings, check_bits
+from .policy import (
+    FLOAT_BITS,
+    Policy,
+    Rule,
+    Settings,
+    check_bits,
+)
 from .quantizers import METHODS
 
 Preset = Callable[[int, int], Policy]

@@ -17,7 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .edges import RunOrder
-from .layers import FLOAT_BITS, SLOTS, quantized_layers, quantizers_of, row_of
+from .layers import (
+    FLOAT_BITS,
+    SLOTS,
+    quantized_layers,
+    quantizers_of,
+    row_of,
+)
 from .policy import TensorSpec
 from .quantizer import Quantizer
 

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from .grid import Grid, Levels
-from .rounding import Surrogate, Ties, fake_quantize, read_is_free, wide
+from .rounding import (
+    Surrogate,
+    Ties,
+    fake_quantize,
+    read_is_free,
+    wide,
+)
 
 MAX_BITS = 8
 

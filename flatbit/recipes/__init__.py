@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..engine.recipe import Recipe
 from ..registry import Registry
-from ..train.recipe import Recipe
 
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", __name__)
 

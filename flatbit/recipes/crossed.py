@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.policy import FLOAT_BITS, Policy
 from ..quant.presets import policy
 from ..train.objective import Distillation
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Cosine
+from ..train.schedules import Cosine
 from ..train.sharpness import Sharpness
 from . import RECIPES, check_choice
 from .float_net import float_stage

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.presets import policy
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Constant, Exponential, Schedule, Steps
+from ..train.schedules import Constant, Exponential, Schedule, Steps
 from . import RECIPES, check_choice
 from .float_net import FLOAT, float_stage
 

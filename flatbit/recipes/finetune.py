@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
 from ..train.objective import Distillation
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Cosine
+from ..train.schedules import Cosine
 from . import RECIPES, check_choice
 
 STATISTICS_BATCHES = 50

@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from ..engine.recipe import AVERAGE, Recipe, Stage
 from ..registry import nearest
 from ..train.objective import Distillation
-from ..train.recipe import AVERAGE, Recipe, Stage
-from ..train.schedule import Constant, Cosine, Polynomial, Sequence, Steps
+from ..train.schedules import (
+    Constant,
+    Cosine,
+    Polynomial,
+    Sequence,
+    Steps,
+)
 from . import RECIPES, check_choice
 
 FloatTraining = Literal["conventional", "kd", "swa", "kd+swa"]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Cyclic, Steps
+from ..train.schedules import Cyclic, Steps
 from . import RECIPES, check_choice
 from .float_net import float_stage
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.presets import policy
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Polynomial
+from ..train.schedules import Polynomial
 from . import RECIPES
 from .float_net import float_stage
-from .hol import LIPSCHITZ, Descent, Quantized, pairs, smoothed
+from .hol import (
+    LIPSCHITZ,
+    Descent,
+    Quantized,
+    pairs,
+    smoothed,
+)
 
 PAPER_EPOCHS = 328  # 30000 updates of 16 of VOC's 1464 images
 CLR_EPOCHS = 165  # 15000 updates: five cycles of 3000

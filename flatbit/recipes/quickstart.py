@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.presets import policy
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Cosine
+from ..train.schedules import Cosine
 from . import RECIPES
 
 

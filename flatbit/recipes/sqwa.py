@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+from ..engine.recipe import AVERAGE, Recipe, Stage
 from ..quant.policy import FLOAT_BITS, Policy
 from ..quant.presets import policy
 from ..train.objective import Distillation
-from ..train.recipe import AVERAGE, Recipe, Stage
-from ..train.schedule import Cyclic, Exponential
+from ..train.schedules import Cyclic, Exponential
 from . import RECIPES, check_choice
 from .float_net import WHOLE_SET, FloatTraining, float_stages
 

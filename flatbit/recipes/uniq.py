@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+from ..engine.recipe import Recipe, Stage
 from ..quant.policy import Policy
 from ..quant.presets import policy
-from ..train.recipe import Recipe, Stage
-from ..train.schedule import Cosine
+from ..train.schedules import Cosine
 from . import RECIPES, check_choice
 from .float_net import float_stage
 

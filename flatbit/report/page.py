@@ -12,15 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from .. import data as datasets
-from ..analysis import figure
-from ..analysis.misread import misread
-from ..analysis.segments import segments
+from ..analysis.mistakes import misread
+from ..analysis.segmentation import segments
 from ..analysis.weights import weight_histograms
 from ..atomic import replacing
 from ..data.batches import Data
-from ..quant.files import load
-from ..train.run import Run
-from ..train.scores import LABELS
+from ..engine.run import Run
+from ..figures import style as figure
+from ..files import load
+from ..metrics.scores import LABELS
 from .summary import Row, summarize
 from .training import trainings
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from ..engine.run import Run
+from ..metrics.scores import LABELS
 from ..quant.convention import in_words
-from ..train.run import Run
-from ..train.scores import LABELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

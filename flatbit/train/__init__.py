@@ -1,6 +1,6 @@
-"""Training: schedules, the one loop, evaluation, batch-norm life, checkpoints and runs."""
+"""Training: parts that work in anybody's loop: schedules, losses, sharpness, averaging, the life of batch norms."""
 
-from . import batchnorm, health, objective, recipe, run, schedule
+from . import batchnorm, schedules
 from .averaging import QuantizedAverage, freeze_weight_steps_
 from .batchnorm import freeze_batchnorm_, reestimate_batchnorm_
 from .objective import Distillation, cross_entropy, distill, lipschitz
@@ -16,11 +16,7 @@ __all__ = [
     "distill",
     "freeze_batchnorm_",
     "freeze_weight_steps_",
-    "health",
     "lipschitz",
-    "objective",
-    "recipe",
     "reestimate_batchnorm_",
-    "run",
-    "schedule",
+    "schedules",
 ]

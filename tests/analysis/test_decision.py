@@ -5,7 +5,7 @@ from torch import nn
 
 import flatbit as fb
 from flatbit.analysis.decision import decision_map
-from flatbit.data.spirals import region
+from flatbit.data.sets.spirals import region
 
 DATA = fb.data.load("spirals")
 

@@ -4,8 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flatbit.analysis.schedules import schedule_curves
-from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.schedule import Constant, Cosine, Cyclic, Exponential, Polynomial, Sequence, Steps
+from flatbit.engine.recipe import Recipe, Stage
+from flatbit.train.schedules import (
+    Constant,
+    Cosine,
+    Cyclic,
+    Exponential,
+    Polynomial,
+    Sequence,
+    Steps,
+)
 
 
 def curve(**settings):

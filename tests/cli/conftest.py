@@ -46,7 +46,7 @@ def refuses(flatbit):
 def no_page(monkeypatch):
     """Leave the report unwritten: it takes a second, and other tests hold it."""
     for verb in ("quantize", "quickstart", "run"):
-        monkeypatch.setattr(f"flatbit.cli.{verb}.write_page", lambda runs, path, **settings: path)
+        monkeypatch.setattr(f"flatbit.cli.verbs.{verb}.write_page", lambda runs, path, **settings: path)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from importlib import metadata
 import pytest
 
 from flatbit.cli import COMMANDS, main
-from flatbit.cli import list as listing
+from flatbit.cli.verbs import list as listing
+from flatbit.engine.loop import TrainingError
 from flatbit.quant.proof import QuantizationError
-from flatbit.train.loop import TrainingError
 
 VERBS = ["cost", "doctor", "eval", "list", "plot", "quantize", "quickstart", "run"]
 

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatbit.data.batches import VOID, Batches, Data, check_batch_size, check_start, generator
+from flatbit.data.batches import (
+    VOID,
+    Batches,
+    Data,
+    check_batch_size,
+    check_start,
+    generator,
+)
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=3))

@@ -4,7 +4,14 @@ import torch
 from PIL import Image
 
 from flatbit.data.batches import generator
-from flatbit.data.decode import central_box, random_box, read_crop, read_mask, read_rgb, to_rgb
+from flatbit.data.decode import (
+    central_box,
+    random_box,
+    read_crop,
+    read_mask,
+    read_rgb,
+    to_rgb,
+)
 
 
 def gradient(width=64, height=48):

@@ -1,7 +1,7 @@
 import pytest
 
 from flatbit.data import DATASETS, Data, load, user_data
-from flatbit.data.digits import digits
+from flatbit.data.sets.digits import digits
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def own_sets(tmp_path, monkeypatch, request):
     name = "own_sets_" + "".join(c if c.isalnum() else "_" for c in request.node.name)
     tmp_path.joinpath(f"{name}.py").write_text(
         "from dataclasses import replace\n"
-        "from flatbit.data.digits import digits\n"
+        "from flatbit.data.sets.digits import digits\n"
         "def files(*, root, size=3):\n"
         "    return replace(digits(), name=f'{root}/{size}')\n"
         "def wrong():\n"

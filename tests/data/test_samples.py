@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from flatbit.data.batches import generator
-from flatbit.data.samples import Reader, Samples, left_out_text, listed, reason, stack
+from flatbit.data.samples import (
+    Reader,
+    Samples,
+    left_out_text,
+    listed,
+    reason,
+    stack,
+)
 
 
 class Numbered(Samples):

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.models import BUILD_CALL, MODELS, accepts, build, is_known
+from flatbit.models import (
+    BUILD_CALL,
+    MODELS,
+    accepts,
+    build,
+    is_known,
+)
 
 
 @pytest.fixture

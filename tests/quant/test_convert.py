@@ -8,7 +8,13 @@ import torch._dynamo.testing
 from torch import nn
 
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import apply_specs_, as_float, make_quantizer, quantize_, restore_
+from flatbit.quant.convert import (
+    apply_specs_,
+    as_float,
+    make_quantizer,
+    quantize_,
+    restore_,
+)
 from flatbit.quant.layers import QConv2d, QLinear, QReLU, quantizers_of
 from flatbit.quant.policy import LayerSpec, TensorSpec
 from flatbit.quant.presets import policy

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatbit.quant.grid import Grid, choose, midrise, midtread, twos_complement, unsigned
+from flatbit.quant.grid import (
+    Grid,
+    choose,
+    midrise,
+    midtread,
+    twos_complement,
+    unsigned,
+)
 
 bits_1_to_8 = pytest.mark.parametrize("bits", range(1, 9))
 

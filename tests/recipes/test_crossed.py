@@ -1,9 +1,9 @@
 import pytest
 
 import flatbit as fb
+from flatbit.engine.run import run
 from flatbit.recipes import RECIPES
 from flatbit.recipes.crossed import crossed
-from flatbit.train.run import run
 
 
 def stages(**settings):

@@ -3,7 +3,7 @@ import pytest
 import flatbit as fb
 from flatbit.recipes import RECIPES
 from flatbit.recipes.faq import faq
-from flatbit.train.schedule import Exponential
+from flatbit.train.schedules import Exponential
 
 
 def last(**settings):

@@ -1,7 +1,7 @@
 import pytest
 
+from flatbit.engine.run import run
 from flatbit.recipes.float_net import FLOAT, float_net, float_stage, float_stages
-from flatbit.train.run import run
 
 
 def rates(stage):

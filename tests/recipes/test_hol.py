@@ -1,9 +1,9 @@
 import pytest
 
 import flatbit as fb
+from flatbit.engine.run import run
 from flatbit.recipes import RECIPES
 from flatbit.recipes.hol import hol, pairs
-from flatbit.train.run import run
 
 CLR = [1, 10**-0.5, 10**-1, 10**-1.5, 10**-2, 10**-1.5, 10**-1, 10**-0.5]  # section 4.2's factors
 

@@ -1,8 +1,8 @@
 import pytest
 
+from flatbit.engine.run import run
 from flatbit.recipes.hol_segmentation import hol_segmentation
 from flatbit.report.page import write_page
-from flatbit.train.run import run
 
 from .test_init import SCENES
 

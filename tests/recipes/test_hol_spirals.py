@@ -1,8 +1,8 @@
 import pytest
 
 import flatbit as fb
+from flatbit.engine.run import run
 from flatbit.recipes.hol_spirals import hol_spirals
-from flatbit.train.run import run
 
 
 def rates(stage):

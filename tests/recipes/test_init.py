@@ -7,9 +7,9 @@ import flatbit as fb
 from flatbit.data.batches import VOID
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
+from flatbit.engine.recipe import Recipe
+from flatbit.engine.run import plain, read_run, run
 from flatbit.recipes import RECIPES
-from flatbit.train.recipe import Recipe
-from flatbit.train.run import plain, read_run, run
 
 SMALL = {
     "model": "preresnet8", "model_arguments": {"first_width": 4}, "data": "digits", "float_schedule": "digits",

@@ -3,9 +3,9 @@ import math
 import pytest
 
 import flatbit as fb
+from flatbit.engine.run import run
 from flatbit.recipes import RECIPES
 from flatbit.recipes.saq import saq
-from flatbit.train.run import run
 
 TABLES_A_AND_B = [
     ("saq-preresnet20-cifar100", 2, 0.4), ("saq-preresnet20-cifar100", 3, 0.7), ("saq-preresnet20-cifar100", 4, 0.9),

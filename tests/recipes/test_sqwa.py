@@ -1,9 +1,9 @@
 import pytest
 
+from flatbit.engine.run import run
 from flatbit.recipes import RECIPES
 from flatbit.recipes.float_net import float_stage
 from flatbit.recipes.sqwa import sqwa
-from flatbit.train.run import run
 
 # The tables of section 5 in rates: from max(eta_f)/10 to min(eta_f)/10 and back, two values between.
 CIFAR_CYCLE = [1e-2, 2.154e-3, 4.642e-4, 1e-4, 4.642e-4, 2.154e-3]

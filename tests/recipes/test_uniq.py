@@ -3,9 +3,9 @@ import math
 import pytest
 
 import flatbit as fb
+from flatbit.engine.run import run
 from flatbit.recipes import RECIPES
 from flatbit.recipes.uniq import uniq
-from flatbit.train.run import run
 
 
 def rates(stage):

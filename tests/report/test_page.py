@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import flatbit as fb
-from flatbit.data.digits import digits
+from flatbit.data.sets.digits import digits
+from flatbit.engine.recipe import Recipe, Stage
+from flatbit.engine.run import Run, run
 from flatbit.recipes import RECIPES
 from flatbit.report.page import stage_model, write_page
 from flatbit.report.summary import summarize
-from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.run import Run, run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 STAGES = ("float", "faq-w8a8", "faq-w4a4", "uniq-w4a4", "uniq-w2a2", "uniq-w1a1")

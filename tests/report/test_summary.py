@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flatbit.engine.run import Run
 from flatbit.report.summary import as_json, summarize, table_of
-from flatbit.train.run import Run
 
 FLOAT = {
     "policy": "float", "first": "float", "last": "float", "shortcut": "float", "inner": "float", "image": "float",

@@ -1,8 +1,8 @@
+from flatbit.engine.recipe import Recipe, Stage
+from flatbit.engine.run import describe
 from flatbit.report.training import trainings
 from flatbit.train.objective import Distillation
-from flatbit.train.recipe import Recipe, Stage
-from flatbit.train.run import describe
-from flatbit.train.schedule import Cosine
+from flatbit.train.schedules import Cosine
 from flatbit.train.sharpness import Sharpness
 
 

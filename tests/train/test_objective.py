@@ -9,7 +9,13 @@ from torch import nn
 
 import flatbit as fb
 from flatbit.data.batches import VOID
-from flatbit.train.objective import Distillation, cross_entropy, distill, lipschitz, objective_of
+from flatbit.train.objective import (
+    Distillation,
+    cross_entropy,
+    distill,
+    lipschitz,
+    objective_of,
+)
 
 LAYERS = {
     "linear": lambda: nn.Linear(7, 5),

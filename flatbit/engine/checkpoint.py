@@ -1,0 +1,78 @@
+"""Checkpoints: everything a run needs to go on exactly, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..atomic import replacing
+from ..train.averaging import QuantizedAverage
+
+NAME = "checkpoint.pt"
+PARTS = {"model", "optimizer", "random", "position", "average"}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: dict[str, Any],
+    average: QuantizedAverage | None = None,
+) -> None:
+    """Write model, optimizer, average, random state and position to ``folder``, replacing the last checkpoint at once.
+
+    Args:
+        folder: made if missing.
+        position: plain values that say where the run stands (stage, epoch, step, sums so far).
+        average: of the captures so far, where the stage takes any.
+    """
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": random,
+        "position": position,
+        "average": average and average.state_dict(),
+    }
+    with replacing(folder / NAME) as partial:
+        torch.save(content, partial)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint of a run, or None. Reads tensors and plain values only: nothing in it can execute.
+
+    Raises:
+        ValueError: a file that is not a checkpoint.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    reason = "its parts are others"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        content, reason = None, str(error).partition("\n")[0]
+    if not isinstance(content, dict) or content.keys() != PARTS:
+        raise ValueError(f"{path} is not a checkpoint of ours ({reason}): delete it to start the stage again")
+    return content
+
+
+def restore_checkpoint_(
+    content: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: QuantizedAverage | None = None,
+) -> None:
+    """Put model, optimizer, average and random state back as the checkpoint has them, in place."""
+    model.load_state_dict(content["model"])
+    if average is not None:
+        average.load_state_dict(content["average"])
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["random"]["cpu"])
+    if "cuda" in content["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["random"]["cuda"])

@@ -1,0 +1,1 @@
+"""Figures: the only folder that draws. Each function takes results and returns a matplotlib figure."""

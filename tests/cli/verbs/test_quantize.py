@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+
+import flatbit as fb
+from flatbit.data.sets.digits import digits
+from flatbit.engine.run import read_run
+
+NETS = """
+import torch.nn.functional as F
+from torch import nn
+
+def net(hidden=6):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 8), nn.ReLU(),
+                         nn.Linear(8, 10))
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        return self.head(self.attention(x, x, x)[0].flatten(1))
+
+def few():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+
+def nothing():
+    return nn.Sequential(nn.AdaptiveMaxPool2d((2, 5)), nn.Flatten(), nn.BatchNorm1d(10))
+"""
+FAST = ("--epochs", 0, "-w", 2, "-a", 2)
+
+
+@pytest.fixture
+def nets(own):
+    return own(NETS)
+
+
+def test_a_network_of_the_users_from_its_weights(flatbit, nets):
+    torch.manual_seed(5)
+    model = fb.models.build(f"{nets}:net", hidden=7)
+    fb.save(model, "trained.safetensors")
+    before = fb.evaluate(model, digits().test_batches())
+    result = flatbit(
+        "quantize", f"{nets}:net", "--set", "hidden=7", "--weights", "trained.safetensors", "--data", "digits",
+        "--method", "uniq", "-w", 2, "-a", 3, "--epochs", 1, "--batch-size", 64, "--out", "done", "--json",
+    )  # fmt: skip
+    assert result.status == 0
+    reference, calibrated, tuned = json.loads(result.out)
+    assert [row["stage"] for row in (reference, calibrated, tuned)] == ["float", "calibrated", "fine-tuned"]
+    assert reference["score"] == before.top1
+    assert (tuned["bits"], tuned["method"]) == ("W2/A3", "uniq")
+    model = fb.load("done/model.safetensors")
+    assert fb.evaluate(model, digits().test_batches()).top1 == tuned["score"]
+    assert read_run("done").record["recipe"]["model_arguments"] == {"hidden": 7}
+
+
+def test_coverage_and_places_are_on_standard_error(flatbit, nets):
+    result = flatbit("quantize", f"{nets}:net", *FAST)
+    out = f"runs/quantize/{nets}.net-uniq-w2a2"
+    assert result.status == 0
+    assert "coverage" in result.err
+    assert "100.0% of the weights quantized" in result.err
+    assert f"model: {out}/model.safetensors  report: {out}/report.html" in result.err
+    assert "of the weights quantized" not in result.out
+    assert f"{nets}:net on digits" in result.out
+    assert fb.load(f"{out}/model.safetensors")
+
+
+def test_a_finished_one_is_gone_on_with_only_if_asked(flatbit, refuses, nets, no_page, monkeypatch):
+    first = flatbit("quantize", f"{nets}:net", *FAST, "--json")
+    assert "holds a run already" in refuses("quantize", f"{nets}:net", *FAST)
+    monkeypatch.setattr("flatbit.models._imported", set())  # as in another process
+    again = flatbit("quantize", f"{nets}:net", *FAST, "--json", "--resume")
+    assert (again.status, again.out) == (0, first.out)
+
+
+def test_layers_that_cannot_be_are_refused_or_left_float(flatbit, nets, no_page):
+    result = flatbit("quantize", f"{nets}:Attends", *FAST)
+    assert (result.status, result.out) == (2, "")
+    assert "cannot be quantized (strict=False leaves them in float and reports them" in result.err
+    assert "attention" in result.err
+    result = flatbit("quantize", f"{nets}:Attends", *FAST, "--no-strict", "--out", "loose")
+    assert result.status == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "says"),
+    [
+        ("net", ("-w", 9), "weights=9: expected 1 to 8 bits, or 32 for float"),
+        ("net", ("-w", 32, "-a", 32), "weights and activations are both float"),
+        ("net", ("--method", "unik"), "unknown policy 'unik': did you mean uniq"),
+        ("net", ("--method", "faq", "-w", 1), "method 'faq' quantizes weights to 2-8 bits, got 1"),
+        ("net", ("--data", "digit"), "unknown data set 'digit': did you mean digits"),
+        ("net", ("--set", "hiden=3"), "has no argument 'hiden': did you mean hidden"),
+        ("net", ("--weights", "gone.safetensors"), "no such file: gone.safetensors"),
+        ("net", ("--epochs", -1), "epochs=-1: expected 0 or more"),
+        ("net", ("--batch-size", 0), "batch_size=0: expected 1 or more"),
+        ("nett", (), "has no 'nett': did you mean net"),
+        ("nothing", ("--epochs", 0), "finds nothing to quantize in Sequential"),
+        ("few", ("--epochs", 0), "Sequential has 4 outputs: it was built for another data set"),
+    ],
+)
+def test_mistakes_are_one_line(refuses, nets, model, arguments, says):
+    assert says in refuses("quantize", f"{nets}:{model}", *arguments)
+
+
+def test_a_module_that_is_not_there_is_one_line(refuses, own):
+    assert "no module 'no_such_nets'" in refuses("quantize", "no_such_nets:net")
+
+
+def test_weights_of_another_network_are_one_line(refuses, nets):
+    fb.save(fb.models.build("fcdnn"), "other.safetensors")
+    arguments = ("quantize", f"{nets}:net", "--weights", "other.safetensors")
+    assert "is the checkpoint of another model than Sequential" in refuses(*arguments)

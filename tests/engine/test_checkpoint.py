@@ -1,0 +1,134 @@
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from flatbit.engine.checkpoint import NAME, load_checkpoint, restore_checkpoint_, save_checkpoint
+
+
+def training():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def step(model, optimizer, seed):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_going_on_equals_never_having_stopped(tmp_path, kind):
+    def start():
+        model, sgd = training()
+        return model, sgd if kind == "sgd" else torch.optim.Adam(model.parameters(), lr=0.1)
+
+    model, optimizer = start()
+    for seed in range(3):
+        step(model, optimizer, seed)
+    save_checkpoint(tmp_path, model, optimizer, {"epoch": 1})
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+
+    torch.manual_seed(1234)
+    fresh, fresh_optimizer = start()
+    torch.manual_seed(1234)  # dropout must go on from the checkpoint's random state
+    restore_checkpoint_(load_checkpoint(tmp_path), fresh, fresh_optimizer)
+    for seed in range(3, 6):
+        step(fresh, fresh_optimizer, seed)
+    for key, value in model.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value), key
+
+
+def test_position_comes_back_as_it_was(tmp_path):
+    position = {"stage": "float", "epoch": 3, "loss": 0.1 + 0.2, "history": [{"lr": 1e-7, "test_top1": 98.25}]}
+    save_checkpoint(tmp_path / "new" / "folder", *training(), position)
+    assert load_checkpoint(tmp_path / "new" / "folder")["position"] == position
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert load_checkpoint(tmp_path) is None
+    assert load_checkpoint(tmp_path / "missing") is None
+
+
+def test_the_last_one_replaces_those_before(tmp_path):
+    for epoch in range(3):
+        save_checkpoint(tmp_path, *training(), {"epoch": epoch})
+    assert load_checkpoint(tmp_path)["position"] == {"epoch": 2}
+    assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
+
+
+def test_dying_while_saving_leaves_the_last_one(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, *training(), {"epoch": 1})
+
+    def dies(content, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, *training(), {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path)["position"] == {"epoch": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def one_line_about(path):
+    with pytest.raises(
+        ValueError, match=r"is not a checkpoint of ours .*: delete it to start the stage again"
+    ) as caught:
+        load_checkpoint(path.parent)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return True
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip", bytes(200)])
+def test_a_file_that_is_none_is_one_clear_error(tmp_path, content):
+    path = tmp_path / NAME
+    path.write_bytes(content)
+    assert one_line_about(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, torch.zeros(2)])
+def test_a_torch_file_of_something_else_is_one_clear_error(tmp_path, content):
+    path = tmp_path / NAME
+    torch.save(content, path)
+    assert one_line_about(path)
+
+
+class Exploit:
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_nothing_in_a_checkpoint_executes(tmp_path, write):
+    path, exploit = tmp_path / NAME, Exploit()
+    exploit.path = str(tmp_path / "executed")
+    write({"model": exploit}, path)
+    assert one_line_about(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_of_another_model_does_not_load(tmp_path):
+    save_checkpoint(tmp_path, *training(), {})
+    other = nn.Linear(4, 2)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        restore_checkpoint_(load_checkpoint(tmp_path), other, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+@pytest.mark.gpu
+def test_dropout_on_a_device_goes_on_from_the_checkpoint(tmp_path, device):
+    dropout, x = nn.Dropout(0.5), torch.ones(100, device=device)
+    dropout(x)
+    save_checkpoint(tmp_path, *training(), {})
+    expected = dropout(x)
+    torch.manual_seed(99)
+    restore_checkpoint_(load_checkpoint(tmp_path), *training())
+    assert torch.equal(dropout(x), expected)

@@ -1,0 +1,307 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from flatbit import models
+from flatbit.files import load, load_, load_any_, save
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import quantize_, restore_
+from flatbit.quant.layers import quantized_layers
+from flatbit.quant.policy import TensorSpec
+from flatbit.quant.presets import policy, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_saved_and_loaded_computes_the_same(tmp_path, images, quantized, name):
+    bits = 1 if name == "xnor" else 4
+    model = models.build(
+        "preresnet8", in_channels=1, first_width=4, activation="hardtanh" if bits == 1 else "relu"
+    ).eval()
+    quantized(model, name, bits, 32 if name.startswith("sqwa") else bits)
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert torch.equal(again(images), model(images))
+    assert not again.training
+    assert [(n, m.spec) for n, m in again.named_modules() if hasattr(m, "spec")] == [
+        (n, m.spec) for n, m in model.named_modules() if hasattr(m, "spec")
+    ]
+
+
+def test_float_models_too(tmp_path, net, images):
+    save(net, tmp_path / "m.safetensors")
+    assert torch.equal(load(tmp_path / "m.safetensors")(images), net(images))
+
+
+def test_a_users_own_model_loads_into_itself(tmp_path, small, images, quantized):
+    quantized(small, "uniq", 2, 2)
+    save(small, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"does not say how to build.*load_\(model, path\)"):
+        load(tmp_path / "m.safetensors")
+    expected = small(images)
+    restore_(small)
+    for p in small.parameters():
+        nn.init.zeros_(p)
+    load_(small, tmp_path / "m.safetensors")
+    assert torch.equal(small(images), expected)
+
+
+def test_loads_into_a_model_quantized_alike(tmp_path, net, images, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    quantize_(twin, policy("uniq", weights=2, activations=2))
+    load_(twin, tmp_path / "m.safetensors")
+    assert torch.equal(twin(images), net(images))
+
+
+def test_a_model_quantized_otherwise_is_refused(tmp_path, net, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4)
+    quantize_(twin, policy("uniq", weights=4, activations=2))
+    with pytest.raises(ValueError, match=r"quantized otherwise than the model: flatbit\.restore_"):
+        load_(twin, tmp_path / "m.safetensors")
+
+
+def test_another_models_checkpoint_is_refused_before_anything_changes(tmp_path, net, quantized):
+    quantized(net)
+    save(net, tmp_path / "m.safetensors")
+    other = models.build("resnet8", in_channels=1, first_width=4)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"checkpoint of another model than ResNetCifar: \d+ keys missing.*left over"):
+        load_(other, tmp_path / "m.safetensors")
+    wide = models.build("preresnet8", in_channels=1, first_width=8)
+    with pytest.raises(
+        ValueError, match=r"of another shape \['conv1\.weight is \(4, 1, 3, 3\), expected \(8, 1, 3, 3\)"
+    ):
+        load_(wide, tmp_path / "m.safetensors")
+    assert list(other.state_dict()) == list(before)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04pickle"])
+def test_a_file_that_is_none_is_refused(tmp_path, net, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.safetensors is not a safetensors file"):
+        load_(net, path)
+
+
+def test_truncated_and_missing_files(tmp_path, net):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ValueError, match="no such file"):
+        load(path)
+    save(net, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load(path)
+
+
+def test_plain_safetensors_of_others_load_by_name(tmp_path, net, images):
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "plain.safetensors")
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    load_(twin, tmp_path / "plain.safetensors")
+    assert torch.equal(twin(images), net(images))
+
+
+def test_tied_weights_are_written_once(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        model[2].weight = model[1].weight
+        return model
+
+    model = tied()
+    quantize_(model, policy("sqwa-all", weights=2))
+    calibrate_(model, [])
+    save(model, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert "2.weight" not in file.keys()  # noqa: SIM118
+        assert json.loads(file.metadata()["aliases"])["2.weight"] == "1.weight"
+    twin = tied()
+    load_(twin, tmp_path / "m.safetensors")
+    x = torch.randn(3, 4)
+    assert torch.equal(twin(x), model(x))
+    assert twin[2].weight is twin[1].weight
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, net, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save(net, path)
+    old = path.read_bytes()
+
+    def fails(*args):
+        args[1].write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("flatbit.files.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save(net, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_format_is_kept(tmp_path, net, images):
+    save(net, tmp_path / "m.safetensors")
+    model = models.build("preresnet8", in_channels=1, first_width=4).to(memory_format=torch.channels_last)
+    load_(model, tmp_path / "m.safetensors")
+    weight = model.layers[1][0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A file that names a builder in a module of its author's, which leaves a mark when it is called."""
+    (tmp_path / "theirs.py").write_text(
+        "import pathlib\nfrom torch import nn\n\n"
+        "def net():\n    pathlib.Path('called').touch()\n    return nn.Sequential(nn.Linear(2, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(2, 2))
+    setattr(model, models.BUILD_CALL, ["theirs:net", {}])
+    save(model, "m.safetensors")
+    return tmp_path
+
+
+def test_a_file_cannot_make_us_import_what_it_names(elsewhere):
+    with pytest.raises(ValueError, match=r"wants to import and call 'theirs:net'.*trust=True"):
+        load("m.safetensors")
+    assert not (elsewhere / "called").exists()
+
+
+def test_trusted_or_already_built_here_it_loads(elsewhere, monkeypatch):
+    assert isinstance(load("m.safetensors", trust=True), nn.Sequential)
+    assert (elsewhere / "called").exists()
+    assert isinstance(load("m.safetensors"), nn.Sequential)  # built in this process by now
+
+
+def rewritten(path, metadata=None, tensors=None):
+    """The file again, with parts of its description or tensors replaced."""
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = file.metadata()
+    save_file(kept | (tensors or {}), path, {k: v for k, v in (described | (metadata or {})).items() if v is not None})
+
+
+def spec(**changes):
+    tensor = {"method": "uniq", "bits": 2, "granularity": "tensor", "options": {}} | changes
+    return json.dumps({"conv1": {"policy": "uniq", "weight": tensor}})
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("specs", ""),
+        ("specs", "[1]"),
+        ("specs", '{"conv1": 3}'),
+        ("specs", '{"conv1": {"policy": "uniq", "weight": 3}}'),
+        ("specs", '{"conv1": {"policy": "uniq", "wieght": null}}'),
+        ("specs", '{"conv1": {"weight": null}}'),
+        ("specs", spec(bits="2")),
+        ("specs", spec(bits=2.5)),
+        ("specs", spec(method=None)),
+        ("specs", spec(options=[])),
+        ("specs", spec(widths=2)),
+        ("specs", '{"conv1": {"policy": "uniq", "averaged_from": {"method": "uniq"}}}'),
+        ("aliases", "{"),
+        ("aliases", '{"a": "b"}'),
+        ("aliases", '{"a": []}'),
+        ("build", "nonsense"),
+        ("build", '["preresnet8"]'),
+        ("build", '[8, {}]'),
+        ("build", '["preresnet8", []]'),
+        ("build", "8"),
+    ],
+)  # fmt: skip
+def test_a_malformed_description_is_one_clear_error(tmp_path, net, quantized, key, content):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, {key: content})
+    twin = models.build("preresnet8", in_channels=1, first_width=4)
+    before = list(twin.state_dict())
+    with pytest.raises(ValueError, match=rf"m\.safetensors: its entry '{key}' is not what flatbit\.save writes"):
+        load(path) if key == "build" else load_(twin, path)
+    assert list(twin.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (
+            {"specs": None},
+            r"its quantizers are not those that it states: 0 keys missing.*\d+ left over \['conv1\.input",
+        ),
+        ({"specs": spec()}, "its quantizers are not those that it states: 0 keys missing"),
+        ({"specs": spec(method="nope")}, "unknown quantization method 'nope'"),
+        ({"specs": spec(bits=9)}, "'uniq' takes 1 to 8 bits, got 9"),
+        ({"specs": spec().replace("conv1", "layers")}, r"another model.*1 left over \['layers'\]"),
+        ({"specs": spec().replace("conv1", "conv9")}, r"another model.*1 left over \['conv9'\]"),
+    ],
+)
+def test_specs_that_contradict_the_tensors_leave_the_model_as_it_was(tmp_path, net, images, quantized, metadata, words):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, metadata)
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    expected, classes = twin(images), [type(m) for m in twin.modules()]
+    with pytest.raises(ValueError, match=words):
+        load_(twin, path)
+    assert [type(m) for m in twin.modules()] == classes
+    assert torch.equal(twin(images), expected)
+
+
+def test_bits_that_contradict_the_specs_are_refused(tmp_path, net, images, quantized):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    rewritten(path, tensors={"conv1.weight_quantizer.bits": torch.tensor(4)})
+    expected = net(images)
+    for model in (net, models.build("preresnet8", in_channels=1, first_width=4)):
+        with pytest.raises(ValueError, match=r"weight of layer 'conv1' holds 4 bits, its spec states 8"):
+            load_(model, path)
+    assert torch.equal(net(images), expected)  # it was quantized before, and is
+    assert all("quantizer" not in key for key in model.state_dict())
+
+
+def test_weights_to_load_any_are_ours_or_a_strangers(tmp_path):
+    source = models.build("resnet8", first_width=2)
+    save(source, tmp_path / "float.safetensors")
+    torch.save({"model": source.state_dict()}, tmp_path / "stranger.pth")
+    for name, says in (("float.safetensors", "a file of flatbit's"), ("stranger.pth", "mapped by name")):
+        target = models.build("resnet8", first_width=2)
+        assert says in load_any_(target, tmp_path / name)
+        assert torch.equal(target.fc.weight, source.fc.weight)
+
+
+def test_a_quantized_file_of_ours_stays_quantized(tmp_path):
+    source = models.build("resnet8", first_width=2)
+    quantize_(source, policy("sqwa", weights=2))
+    calibrate_(source, [])
+    save(source, tmp_path / "q.safetensors")
+    target = models.build("resnet8", first_width=2)
+    assert "loaded by name" in load_any_(target, tmp_path / "q.safetensors")
+    assert dict(quantized_layers(target))
+
+
+def test_what_a_weight_was_averaged_from_is_kept(tmp_path, net, quantized):
+    before = TensorSpec(method="lsq", bits=2, options={"gradient_scale": False})
+    layer = quantized(net).conv1
+    layer.spec = replace(layer.spec, averaged_from=before)
+    save(net, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert again.conv1.spec == layer.spec
+    assert again.conv1.spec.averaged_from == before
+    assert isinstance(again.conv1.spec.averaged_from, TensorSpec)
+
+
+def test_files_from_before_there_were_averages_load(tmp_path, net, images, quantized):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    with safe_open(path, framework="pt") as file:
+        specs = json.loads(file.metadata()["specs"])
+    assert {spec.pop("averaged_from") for spec in specs.values()} == {None}
+    rewritten(path, {"specs": json.dumps(specs)})
+    assert torch.equal(load(path)(images), net(images))
