@@ -18,7 +18,7 @@ from timing import interleaved, ratio
 
 from flatbit.data.normalize import Normalize
 from flatbit.data.samples import Reader
-from flatbit.data.sets.image_folder import IMAGENET_MEAN, IMAGENET_STD, image_folder
+from flatbit.data.sets.image_folder import IMAGENET_MEAN, IMAGENET_STD, load_image_folder
 
 
 def import_torchvision():
@@ -78,7 +78,7 @@ def decoding_variants(root: Path, files: list[Path]) -> dict[str, Callable[[], N
     last = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     train = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *last])
     test = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *last])
-    data = image_folder(root, workers=0)
+    data = load_image_folder(root).with_workers(0)
     normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
     def plain(transform: Callable) -> None:

@@ -27,7 +27,7 @@ from timing import RESULTS, environment, write
 
 import flatbit as fb
 from flatbit.data.memory import Images, MemoryData
-from flatbit.engine.run import Run
+from flatbit.engine import Run
 
 HELD_OUT = slice(50_000, 60_000)
 PILOT_SEED = 100
@@ -111,7 +111,7 @@ def result_of(made: dict[str, dict[int, Run]], curvature: dict[str, dict[int, fl
     """Scores of every arm and stage by seed, λ_max, and the pairs."""
     arms = {}
     for name, runs in made.items():
-        stages = [*next(iter(runs.values())).record["stages"]] if runs else []
+        stages = [*next(iter(runs.values())).record.stages] if runs else []
         last = scores(runs)
         arms[name] = spread([*last.values()]) | {
             "top1": last,

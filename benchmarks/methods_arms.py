@@ -9,10 +9,13 @@ from study import Arm
 
 import flatbit as fb
 from flatbit.engine.recipe import Stage
-from flatbit.recipes.hol import LIPSCHITZ, smoothed
-from flatbit.recipes.sqwa import averaged_stages
-from flatbit.train.objective import Distillation
-from flatbit.train.schedules import Cosine, Exponential, Steps
+from flatbit.recipes.hol import CyclicRate, smoothed
+from flatbit.recipes.sqwa import Averaging, averaged_stages
+from flatbit.reference import START, From
+from flatbit.train.losses.orthogonality import Lipschitz
+from flatbit.train.losses.teacher import Distillation, taught
+from flatbit.train.optimizers import Adam
+from flatbit.train.schedules import Cosine, Exponential, MultiStep
 from flatbit.train.sharpness import Sharpness
 
 SAMPLES, BATCH, EPOCHS = 6000, 100, 8
@@ -21,7 +24,7 @@ RHO = {"sam": 0.02, "saq": 0.1, "asaq": 0.1}
 """Best of those tried at W2A2 on held-out training images, by one seed outside the study."""
 PILOT_RHO = {"sam": (0.02, 0.1, 0.4), "saq": (0.02, 0.1, 0.4), "asaq": (0.1, 0.5, 2.0)}
 SGD: dict[str, Any] = {"lr": 0.01, "schedule": Cosine(), "weight_decay": 1e-4}
-KD = Distillation(teacher="start", temperature=4.0, weight=0.9)
+KD = Distillation(teacher=START, temperature=4.0, weight=0.9)
 
 
 def stage(name: str, epochs: int, **settings: Any) -> Stage:
@@ -96,7 +99,7 @@ def pilot() -> dict[str, Arm]:
 def averaging() -> dict[str, Arm]:
     """(c) SQWA, W2: captures late or early in cycles of 4 epochs; plain training of the same length and lower rates."""
     policy = fb.policy("sqwa", weights=2)
-    plain = stage("plain", 25, policy=policy, lr=0.01, schedule=Steps((12, 20, 23)))
+    plain = stage("plain", 25, policy=policy, lr=0.01, schedule=MultiStep((12, 20, 23)))
     return {
         "c-plain": arm(plain),
         "c-sqwa-late": arm(*sqwa(policy, epochs=23)),
@@ -104,14 +107,13 @@ def averaging() -> dict[str, Arm]:
     }
 
 
-def sqwa(policy: fb.Policy, *, epochs: int, begin: str | None = None, **settings: Any) -> list[Stage]:
+def sqwa(
+    policy: fb.Policy, *, epochs: int, begin: From = START, distillation: Distillation | None = None
+) -> list[Stage]:
     """The recipe's stages: cycles from 1e-2 to 1e-4, the last three minima averaged, fine-tuned at 1e-3 and 1e-4."""
-    made = averaged_stages(
-        policy, begin or "", epochs=epochs, lr=1e-2, lowest=1e-4, cycle=4, between=1, num_captures=3, tune_epochs=2,
-        batch_size=BATCH, **settings,
-    )  # fmt: skip
-    looked = [replace(found, evaluate_every=max(found.epochs, 1)) for found in made]
-    return [replace(looked[0], start=begin), *looked[1:]]
+    averaging = Averaging(epochs=epochs, cycle=4, between=1, num_captures=3, tune_epochs=2, batch_size=BATCH)
+    made = averaged_stages(policy, begin, averaging, distillation)
+    return [replace(found, evaluate_every=max(found.epochs, 1)) for found in made]
 
 
 def one_bit() -> dict[str, Arm]:
@@ -119,8 +121,8 @@ def one_bit() -> dict[str, Arm]:
     made = {}
     for begin, source in (("float", "float-8"), ("2-bit", "a-uniq")):
         for name, warmup in (("warm-up", 1), ("no-warm-up", 0)):
-            schedule = Cosine(warmup=warmup, warmup_factor=0.25)
-            trained = stage("w1a1", EPOCHS, policy=uniq(1), optimizer="adam", lr=0.004, schedule=schedule)
+            schedule = Cosine(warmup=warmup, warmup_factor=0.25) if warmup else Cosine()
+            trained = stage("w1a1", EPOCHS, policy=uniq(1), optimizer=Adam(), lr=0.004, schedule=schedule)
             made[f"d-{begin}-{name}"] = arm(trained, start=source)
     return made
 
@@ -130,12 +132,12 @@ def flatness_terms() -> dict[str, Arm]:
     policy = fb.policy("hol", weights=2, activations=2)
     made = {}
     for depth in DEPTHS:
-        plain = stage("retrain", 13, policy=policy, lr=0.01, schedule=Steps((8, 11)))
-        first = replace(plain, epochs=8, schedule=Steps((4, 7)), evaluate_every=8)
+        plain = stage("retrain", 13, policy=policy, lr=0.01, schedule=MultiStep((8, 11)))
+        first = replace(plain, epochs=8, schedule=MultiStep((4, 7)), evaluate_every=8)
         begin: dict[str, Any] = {"start": f"float-{depth}", "depth": depth}
         made[f"e-{depth}-plain"] = arm(plain, **begin)
-        made[f"e-{depth}-lipschitz"] = arm(replace(plain, lipschitz=LIPSCHITZ), **begin)
-        made[f"e-{depth}-clr"] = arm(*smoothed(first, "clr", lipschitz=0.0, clr_epochs=6, clr_lr=1e-3), **begin)
+        made[f"e-{depth}-lipschitz"] = arm(replace(plain, losses=(*plain.losses, Lipschitz())), **begin)
+        made[f"e-{depth}-clr"] = arm(*smoothed(first, None, CyclicRate(epochs=6)), **begin)
     return made
 
 
@@ -145,9 +147,9 @@ def power_of_two() -> dict[str, Arm]:
     def policy(**options: Any) -> fb.Policy:
         return fb.policy("faq", weights=4, activations=4, activation_options=options)
 
-    def trained(epochs: int, lr: float, rules: fb.Policy, growth: tuple[tuple[int, int], ...] = ()) -> Stage:
+    def trained(epochs: int, lr: float, chosen: fb.Policy, grows: tuple[tuple[int, int], ...] = ()) -> Stage:
         decay = Exponential.reaching(1e-6 / lr, epochs)
-        return stage("w4a4", epochs, policy=rules, lr=lr, schedule=decay, weight_decay=1e-4, growth=growth)
+        return stage("w4a4", epochs, policy=chosen, lr=lr, schedule=decay, weight_decay=1e-4, accumulation=grows)
 
     return {
         "f-faq": arm(trained(EPOCHS, 0.0015, policy())),
@@ -162,14 +164,16 @@ def crossed() -> dict[str, Arm]:
     saq = Sharpness(method="saq", rho=RHO["saq"])
     first = stage("w2a2", EPOCHS, policy=uniq(), **SGD)
     whole = replace(first, epochs=EPOCHS + 13, evaluate_every=EPOCHS + 13)
-    float_copy = replace(KD, teacher="float")
-    sharp = replace(first, start="float", sharpness=saq, distillation=float_copy)
+    float_copy = replace(KD, teacher=From.stage("float"))
+    sharp = replace(first, start=From.stage("float"), sharpness=saq, losses=taught(float_copy))
     return {
-        "g-kd": arm(replace(first, distillation=KD)),
-        "g-kd-label-free": arm(replace(first, distillation=replace(KD, weight=1.0))),
-        "g-sqwa": arm(first, *sqwa(uniq(), epochs=11, begin="w2a2")),
+        "g-kd": arm(replace(first, losses=taught(KD))),
+        "g-kd-label-free": arm(replace(first, losses=taught(replace(KD, weight=1.0)))),
+        "g-sqwa": arm(first, *sqwa(uniq(), epochs=11, begin=From.stage("w2a2"))),
         "g-long": arm(whole),
         "g-crossed": arm(
-            stage("float", 0, lr=0.01), sharp, *sqwa(uniq(), epochs=11, begin="w2a2", distillation=float_copy)
+            Stage(name="float", epochs=0, batch_size=BATCH),
+            sharp,
+            *sqwa(uniq(), epochs=11, begin=From.stage("w2a2"), distillation=float_copy),
         ),
     }

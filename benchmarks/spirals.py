@@ -20,11 +20,11 @@ from timing import environment, write
 import flatbit as fb
 from flatbit.analysis.decision import DecisionMap, decision_map
 from flatbit.data.memory import MemoryData
-from flatbit.engine.recipe import Stage
-from flatbit.engine.run import Run
+from flatbit.engine import Run, Stage
 from flatbit.figures.decision import decision_panels
 from flatbit.quant.policy import Rule
 from flatbit.recipes.hol_spirals import READS_SUMS
+from flatbit.train.optimizers import Adam
 from flatbit.train.schedules import Cosine
 
 FLOAT_EPOCHS, EPOCHS, LR, BATCH = 300, 100, 2e-3, 500
@@ -61,7 +61,7 @@ def arms(lr: float) -> dict[str, Arm]:
 
 def common(epochs: int) -> dict[str, Any]:
     """What all stages share."""
-    return {"optimizer": "adam", "schedule": Cosine(), "batch_size": BATCH, "evaluate_every": epochs}
+    return {"optimizer": Adam(), "schedule": Cosine(), "batch_size": BATCH, "evaluate_every": epochs}
 
 
 def quantized(name: str, weights: int, activations: int, rules: tuple[Rule, ...], lr: float) -> Stage:

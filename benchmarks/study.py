@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from scipy import stats
 
+from flatbit.engine import Checkpoint, Recipe, Run, Stage, plan, read_run, run
 from flatbit.engine.loop import TrainingError
-from flatbit.engine.recipe import Recipe, Stage
-from flatbit.engine.run import RECORD, Run, read_run, run
+from flatbit.engine.record import RECORD
 from flatbit.progress import bar
 
 
@@ -90,7 +90,7 @@ def finished(study: Study, name: str, arm: Arm, seeds: Sequence[int]) -> dict[in
     """The runs of an arm that went through all their stages, by seed."""
     begun = [seed for seed in seeds if (study.folder(name, seed) / RECORD).is_file()]
     runs = {seed: read_run(study.folder(name, seed)) for seed in begun}
-    return {seed: made for seed, made in runs.items() if len(made.record["stages"]) == len(arm.stages)}
+    return {seed: made for seed, made in runs.items() if len(made.record.stages) == len(arm.stages)}
 
 
 def run_one(study: Study, name: str, arm: Arm, seed: int) -> None:
@@ -99,15 +99,14 @@ def run_one(study: Study, name: str, arm: Arm, seed: int) -> None:
     folder = study.folder(name, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
-        weights = study.folder(arm.start, seed) / "model.safetensors" if arm.start else None
-        if weights is not None and not weights.is_file():
+        start = study.folder(arm.start, seed) / "model.safetensors" if arm.start else None
+        if start is not None and not start.is_file():
             print(f"{arm.start} diverged: nothing to start from", file=log)
             return
         with contextlib.suppress(TrainingError):
-            run(
-                study.recipe(name, arm), folder, seed=seed, data_root=study.data_root, weights=weights, resume=True,
-                say=lambda line: print(line, file=log, flush=True),
-            )  # fmt: skip
+            checkpoint = Checkpoint(path=start) if start is not None else None
+            planned = plan(study.recipe(name, arm), seed=seed, data_dir=study.data_root, checkpoint=checkpoint)
+            run(planned, folder, resume=True, say=lambda line: print(line, file=log, flush=True))
 
 
 def options_of(description: str | None, *, out: Path, seeds: int) -> argparse.ArgumentParser:
@@ -124,8 +123,7 @@ def scores(runs: Mapping[int, Run], stage: str | None = None) -> dict[int, float
     """The last-epoch test score of a stage (the last one) by seed."""
     found = {}
     for seed, made in runs.items():
-        entry = made.record["stages"][stage or [*made.record["stages"]][-1]]
-        found[seed] = entry["test"][entry["metric"]]
+        found[seed] = made.record.stages[stage or [*made.record.stages][-1]].score
     return found
 
 

@@ -101,7 +101,7 @@ def load_(model: nn.Module, path: str | Path) -> None:
 
 
 def load_any_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> str:
-    """Load a file of ours (``load_``), or a stranger's float weights (``load_weights_``), into a float model, in place.
+    """Load a file of ours (``load_``), or third-party float weights (``load_weights_``), into a float model, in place.
 
     Args:
         model: float; after a quantized file of ours it is quantized (``restore_`` gives its latent weights).

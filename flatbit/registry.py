@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -24,19 +28,23 @@ class Registry(Generic[T]):
     """Objects of one kind by name; the files of ``package`` fill it when it is first asked.
 
     A file registers what it holds by calling ``add`` when it is imported. Nothing lists the files:
-    dropping one into the folder is enough.
+    dropping one into the folder is enough. ``package`` may also be one module. Where a file cannot be
+    imported every call raises what it raised, until it is mended.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self.package = package
         self._objects: dict[str, T] = {}
+        self._unfinished: set[str] = set()
         self._scanned = False
+        _registries.add(self)
 
     def add(self, name: str, thing: T) -> T:
         """Register ``thing`` under ``name``. Raises ValueError if the name is taken."""
-        if name in self._objects:
+        if name in self._objects and name not in self._unfinished:
             raise ValueError(f"{self.kind} {name!r} is registered twice: rename one of the two")
+        self._unfinished.discard(name)
         self._objects[name] = thing
         return thing
 
@@ -52,13 +60,79 @@ class Registry(Generic[T]):
         self._scan()
         return sorted(self._objects)
 
+    def name_of(self, thing: object) -> str | None:
+        """The name under which this very object is registered, the first of several; None where it is not."""
+        return next((name for name, known in self._objects.items() if known is thing), None)
+
     def _scan(self) -> None:
         if self._scanned:
             return
         self._scanned = True
-        folder = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(folder.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        try:
+            with _importing():
+                folder = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(getattr(folder, "__path__", ())):
+                    importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._scanned = False
+            raise
+
+
+_registries: WeakSet[Registry[Any]] = WeakSet()
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Names that are registered within, by an import that then fails, may be registered again."""
+    before = {registry: registry._objects.keys() - registry._unfinished for registry in _registries}
+    try:
+        yield
+    except BaseException:
+        for registry in _registries:
+            registry._unfinished |= registry._objects.keys() - before.get(registry, set())
+        raise
+
+
+def load_plugin(path: str | Path) -> ModuleType:
+    """Import a Python file of the user's under its stem: ``import_object("mine:name")`` finds what ``mine.py`` holds.
+
+    A file that was loaded before is not run again: the same module comes back.
+
+    Raises:
+        ValueError: no such file, one that is not called NAME.py, a name that another module has.
+        Exception: whatever the file itself raises.
+    """
+    file = Path(path).expanduser().resolve()
+    if file.suffix != ".py":
+        raise ValueError(f"{path}: expected a Python file, NAME.py")
+    if not file.is_file():
+        raise ValueError(f"{path}: no such file")
+    if (place := _place_of(file.stem)) not in (None, str(file)):
+        raise ValueError(f"{path}: another module is called {file.stem!r} ({place}): rename the file")
+    if file.stem in sys.modules:
+        return sys.modules[file.stem]
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+    try:
+        with _importing():
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    return module
+
+
+def _place_of(name: str) -> str | None:
+    """The file of the module of this name, loaded or not, or what it is instead; None where there is no module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # its package is missing; a module without a spec, as __main__
+        spec = None
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).resolve()) if spec.has_location else spec.origin
+    return "loaded already" if name in sys.modules else None
 
 
 def import_object(path: str) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def test_classes_have_at_most_one_base_of_ours(source):
                 if base not in ("ABC", "nn.Module", "NamedTuple", "Protocol") and not base.startswith("Generic")
             ]
             assert len(own) <= 1, node.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_imports_from_a_test(path):
+    """What tests share stands in files called ``cases.py``, or is a fixture."""
+    assert not re.search(r"\b(from|import)\s+([\w.]*\.)?(test_\w+|conftest)\b", path.read_text())
 
 
 def test_nothing_names_the_developers_folder():

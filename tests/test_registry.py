@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from flatbit.registry import Registry, import_object, nearest
+from flatbit.registry import Registry, import_object, load_plugin, nearest
 
 
 @pytest.fixture
@@ -48,6 +48,137 @@ def test_a_name_is_registered_once():
     assert registry.add("a", 1) == 1
     with pytest.raises(ValueError, match="thing 'a' is registered twice: rename"):
         registry.add("a", 2)
+
+
+def test_a_scan_that_failed_fails_again_with_its_cause_until_the_file_is_mended(plugins, tmp_path):
+    broken = tmp_path / "plugin_folder" / "three.py"
+    broken.write_text("from . import THINGS\nTHINGS.add('three', 3)\nraise OSError('no disk')\n")
+    for _ in range(2):
+        with pytest.raises(OSError, match="no disk"):
+            plugins.get("three")
+        with pytest.raises(OSError, match="no disk"):
+            plugins.names()
+    broken.write_text("from . import THINGS\nTHINGS.add('three', 33)\n")
+    assert plugins.get("three") == 33
+    assert plugins.names() == ["alpha", "resnet20", "resnet32", "three"]
+    with pytest.raises(ValueError, match="registered twice"):
+        plugins.add("three", 4)
+
+
+def test_a_file_that_another_imported_before_that_one_failed_keeps_its_names(plugins, tmp_path):
+    first = tmp_path / "plugin_folder" / "a.py"
+    first.write_text("from . import two\nraise OSError('no disk')\n")
+    with pytest.raises(OSError, match="no disk"):
+        plugins.names()
+    first.write_text("from . import THINGS, two\n")
+    assert plugins.names() == ["alpha", "resnet20", "resnet32"]
+
+
+def test_one_module_can_hold_them_all(tmp_path, monkeypatch):
+    tmp_path.joinpath("plugin_module.py").write_text(
+        "from flatbit.registry import Registry\nTHINGS = Registry('thing', __name__)\nTHINGS.add('one', 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Registry("thing", "plugin_module").names() == []
+    assert sys.modules.pop("plugin_module").THINGS.names() == ["one"]
+
+
+def test_the_name_of_a_thing_is_that_of_this_very_object():
+    registry = Registry("thing", "nowhere")
+    thing = registry.add("a", [1])
+    registry.add("b", thing)
+    assert registry.name_of(thing) == "a"
+    assert registry.name_of([1]) is None
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write ``plugin_file.py``; what it was loaded as is taken off again."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file is rewritten within one tick of its clock
+
+    def write(text, folder="."):
+        path = tmp_path / folder / "plugin_file.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield write
+    sys.modules.pop("plugin_file", None)
+
+
+def test_what_a_plugin_holds_is_found_by_its_stem(plugin):
+    path = plugin("def net():\n    return 'net'\n")
+    module = load_plugin(path)
+    assert import_object("plugin_file:net") is module.net
+    assert module.net.__module__ == "plugin_file"
+
+
+def test_a_plugin_is_loaded_once(plugin, monkeypatch):
+    path = plugin("import math\n")
+    module = load_plugin(str(path))
+    monkeypatch.chdir(path.parent)
+    assert load_plugin("plugin_file.py") is module
+    assert import_object("plugin_file:math")
+
+
+def test_a_plugin_in_the_working_directory_may_be_loaded_although_it_can_be_imported(plugin, monkeypatch):
+    path = plugin("name = 'mine'\n")
+    monkeypatch.syspath_prepend(path.parent)
+    assert load_plugin(path).name == "mine"
+
+
+def test_a_folder_of_the_same_name_is_no_module(plugin, monkeypatch, tmp_path):
+    path = plugin("name = 'mine'\n", "elsewhere")
+    tmp_path.joinpath("plugin_file").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_plugin(path).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["json", "sys", "__main__", "torch"])
+def test_a_plugin_cannot_take_the_name_of_another_module(tmp_path, name):
+    path = tmp_path / f"{name}.py"
+    path.write_text("")
+    before = sys.modules[name]
+    with pytest.raises(ValueError, match=rf"{name}\.py: another module is called '{name}' \(.+\): rename the file"):
+        load_plugin(path)
+    assert sys.modules[name] is before
+
+
+def test_nor_of_one_that_is_not_imported_yet(tmp_path, monkeypatch):
+    plain = tmp_path / "plugin_installed.py"
+    plain.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = tmp_path / "other" / "plugin_installed.py"
+    other.parent.mkdir()
+    other.write_text("")
+    with pytest.raises(ValueError, match="another module is called 'plugin_installed'"):
+        load_plugin(other)
+    assert "plugin_installed" not in sys.modules
+
+
+def test_two_plugins_of_one_name_cannot_be_loaded(plugin):
+    load_plugin(plugin("", "here"))
+    with pytest.raises(ValueError, match=r"another module is called 'plugin_file' \(.*here.plugin_file\.py\)"):
+        load_plugin(plugin("", "there"))
+
+
+def test_a_plugin_is_a_python_file_that_is_there(tmp_path):
+    tmp_path.joinpath("plugin.txt").write_text("")
+    with pytest.raises(ValueError, match=r"plugin\.txt: expected a Python file, NAME\.py"):
+        load_plugin(tmp_path / "plugin.txt")
+    with pytest.raises(ValueError, match=r"none\.py: no such file"):
+        load_plugin("none.py")
+
+
+def test_a_plugin_that_fails_is_not_there_and_can_be_mended(plugin, plugins):
+    text = "from plugin_folder import THINGS\nTHINGS.add('mine', 7)\n"
+    for wrong, error in ((text + "1 / 0\n", ZeroDivisionError), (text + "def\n", SyntaxError)):
+        with pytest.raises(error):
+            load_plugin(plugin(wrong))
+        assert "plugin_file" not in sys.modules
+        assert plugins.get("alpha") == 1  # a scan in between changes nothing
+    load_plugin(plugin(text))
+    assert plugins.get("mine") == 7
 
 
 def test_nearest_offers_at_most_three():

@@ -1,4 +1,4 @@
-"""Analyses: functions from a model and data to a frozen result; ``figure`` draws the results.
+"""Analyses: functions from a model and data to a frozen result; ``flatbit.figures`` draws the results.
 
 An analysis leaves the model as it found it: parameters, buffers, modes and random state.
 """

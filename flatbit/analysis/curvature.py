@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..device import device_of
 from ..modes import modes_kept
+from ..nonempty import nonempty
 from ..progress import track
 from ..quant.layers import quantizers_of
-from ..train.objective import cross_entropy
+from ..train.losses.labels import cross_entropy
 from ..train.perturbed import attach_leaves_, perturbed_set
 
 Batch = tuple[Tensor, Tensor]
@@ -34,12 +35,14 @@ class Hessian:
         iterations: of the power method.
         converged: whether the last iteration changed it by less than the tolerance.
         num_samples: over how many the loss is the mean.
+        estimates: of the eigenvalue, one per iteration; the last is the result.
     """
 
     eigenvalue: float
     iterations: int
     converged: bool
     num_samples: int
+    estimates: tuple[float, ...] = field(repr=False)
 
 
 def hessian(
@@ -71,26 +74,29 @@ def hessian(
         raise ValueError(f"{max_iterations=}, {tolerance=}: expected 1 iteration or more and a positive tolerance")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    data = [(x.to(device), y.to(device)) for x, y in batches]
-    if not data:
-        raise ValueError("hessian got no batches: the iterable is empty, or was used up before")
+    device = device_of(model)
+    data = [(x.to(device), y.to(device)) for x, y in nonempty(batches, "hessian")]
     eagerly = torch.compiler.set_stance  # a compiled graph has no second derivatives
     with eagerly("force_eager"), _variables(model) as variables, modes_kept(model), torch.enable_grad():
         model.eval()
-        eigenvalue, iterations, converged = _power_iteration(model, data, variables, max_iterations, tolerance, seed)
-    count = sum(len(y) for _, y in data)
-    return Hessian(eigenvalue=eigenvalue, iterations=iterations, converged=converged, num_samples=count)
+        estimates, converged = _power_iteration(model, data, variables, max_iterations, tolerance, seed)
+    return Hessian(
+        eigenvalue=estimates[-1],
+        iterations=len(estimates),
+        converged=converged,
+        num_samples=sum(len(y) for _, y in data),
+        estimates=tuple(estimates),
+    )
 
 
 def _power_iteration(
     model: nn.Module, data: list[Batch], variables: list[Tensor], max_iterations: int, tolerance: float, seed: int
-) -> tuple[float, int, bool]:
-    """``v <- Hv/||Hv||`` until ``<v, Hv>`` settles: the eigenvalue, how many iterations, whether it settled."""
+) -> tuple[list[float], bool]:
+    """``v <- Hv/||Hv||`` until ``<v, Hv>`` settles: its value in every iteration, and whether it settled."""
     generator = torch.Generator().manual_seed(seed)
     v = [torch.randn(t.shape, generator=generator).to(t) for t in variables]
-    last = math.inf
-    for iteration in track(range(1, max_iterations + 1), "hessian"):
+    estimates: list[float] = []
+    for _ in track(range(max_iterations), "hessian"):
         length = torch.nn.utils.get_total_norm(v)
         v = [part / length for part in v]
         product = hessian_vector_product(model, data, variables, v)
@@ -100,10 +106,12 @@ def _power_iteration(
                 f"the Hessian of {type(model).__name__}'s loss is NaN or infinite: a weight, a step or an image is not "
                 "finite, or a layer has no second derivative there"
             )
+        last = estimates[-1] if estimates else math.inf
+        estimates.append(value)
         if value == 0 or abs(value - last) < tolerance * abs(value):
-            return value, iteration, True
-        last, v = value, product
-    return last, max_iterations, False
+            return estimates, True
+        v = product
+    return estimates, False
 
 
 def hessian_vector_product(
@@ -113,7 +121,7 @@ def hessian_vector_product(
     count = sum(len(y) for _, y in data)
     total = [torch.zeros_like(t) for t in variables]
     for x, y in data:
-        loss = cross_entropy(model, x, y)[0] * (len(y) / count)
+        loss = cross_entropy(model(x), y) * (len(y) / count)
         slopes = torch.autograd.grad(loss, variables, create_graph=True, materialize_grads=True)
         along = sum((slope * part).sum() for slope, part in zip(slopes, v, strict=True))
         assert isinstance(along, Tensor)

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..data.batches import Data
 from ..data.memory import MemoryData
 from ..data.normalize import Normalize
 from ..data.sets.spirals import region
+from ..device import device_of
 from ..modes import modes_kept
 
 CHUNK = 20_000
@@ -40,7 +42,7 @@ class DecisionMap:
 @torch.no_grad()
 def decision_map(
     model: nn.Module,
-    data: MemoryData,
+    data: Data,
     *,
     extent: tuple[float, float, float, float] = (-1.2, 1.2, -1.2, 1.2),
     points: int = 401,
@@ -49,23 +51,25 @@ def decision_map(
 
     Args:
         model: logits (N, 2) of normalized coordinates (N, 2).
-        data: ``spirals``: how coordinates are normalized.
+        data: ``spirals``: how coordinates are normalized; whose regions are the truth.
         extent: left, right, bottom, top; HOL shows the quarter (0, 1.1, -1, 0).
         points: along each side.
 
     Raises:
-        ValueError: data that are not points of the plane, or fewer than 2 points.
+        ValueError: data that are not the spirals, or fewer than 2 points.
     """
-    if data.image_shape != (2,):
-        raise ValueError(f"data set {data.name!r} has inputs of shape {data.image_shape}: expected points (2,)")
+    if not isinstance(data, MemoryData) or data.name != "spirals":
+        raise ValueError(
+            f"decision_map: data set {data.name!r} has inputs of shape {data.image_shape}: expected points (2,) of the "
+            "data set spirals, whose regions are known: name it"
+        )
     if points < 2:
         raise ValueError(f"points={points}: expected 2 or more along each side")
     left, right, bottom, top = extent
     across, upwards = np.meshgrid(np.linspace(left, right, points), np.linspace(bottom, top, points))
     plane = np.stack([across, upwards], axis=-1).reshape(-1, 2)
     labels, valid = region(plane)
-    device = next(model.parameters()).device
-    inputs = Normalize(data.mean, data.std)(torch.from_numpy(plane.astype(np.float32)).to(device))
+    inputs = Normalize(data.mean, data.std)(torch.from_numpy(plane.astype(np.float32)).to(device_of(model)))
     with modes_kept(model):
         model.eval()
         answers = torch.cat([model(x).argmax(1) for x in inputs.split(CHUNK)])

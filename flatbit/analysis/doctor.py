@@ -8,7 +8,7 @@ and fro between two levels, and learned steps that jump.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..metrics.health import Finding, examine, site_of, suspects
+from ..nonempty import nonempty
 from ..progress import track
 from ..quant.layers import quantized_layers, quantizers_of
 from ..quant.quantizer import Quantizer
 from ..quant.rounding import smallest_step
-from ..train.objective import Objective, cross_entropy
-from ..train.optimizers import OptimizerName, make_optimizer
+from ..train.losses.labels import cross_entropy
+from ..train.optimizers import SGD, Optimizer, make_optimizer
 
 OSCILLATING = 0.05
 """Share of a layer's weights that flip to and fro within the probe (Nagel et al., "Overcoming oscillations in
@@ -69,10 +70,10 @@ class Diagnosis:
         peak, end: by tensor (``weight of conv1``), how it moved at ``lr`` and at ``last_lr``; empty without a probe.
     """
 
-    findings: list[Finding]
+    findings: tuple[Finding, ...]
     num_quantizers: int
-    peak: dict[str, Motion] = field(default_factory=dict)
-    end: dict[str, Motion] = field(default_factory=dict)
+    peak: Mapping[str, Motion] = field(default_factory=dict)
+    end: Mapping[str, Motion] = field(default_factory=dict)
 
 
 def diagnose(
@@ -81,11 +82,8 @@ def diagnose(
     *,
     lr: float,
     last_lr: float | None = None,
-    optimizer: OptimizerName = "sgd",
+    optimizer: Optimizer = SGD(),  # noqa: B008
     weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    objective: Objective = cross_entropy,
     updates: int = 50,
 ) -> Diagnosis:
     """Examine a model on one batch, then probe it by plain updates of a copy; the model stays as it was.
@@ -96,8 +94,7 @@ def diagnose(
         lr: at which learned steps are probed: the highest that training used.
         last_lr: at which oscillation is probed: that of the end of training, for what oscillates at the
             height of it settles while the lr falls. None for ``lr``.
-        optimizer, weight_decay, momentum, nesterov: of the updates, as the stage's; its state starts afresh.
-        objective: the loss.
+        optimizer, weight_decay: of the updates, as the stage's; its state starts afresh. The loss is the labels'.
         updates: how many; 0 for no probe.
 
     Returns:
@@ -106,36 +103,33 @@ def diagnose(
     Raises:
         ValueError: no batches.
     """
-    first = next(iter(batches), None)
-    if first is None:
-        raise ValueError("the doctor got no batches: the iterable is empty, or was used up before")
-    findings = examine(model, first[0])
+    x, _ = next(nonempty(batches, "the doctor"))
+    examined = examine(model, x)
     count = sum(1 for _ in quantizers_of(model))
-    broken = any(finding.problem in ("not finite", "does not run") for finding in findings)
+    broken = any(finding.problem in ("not finite", "does not run") for finding in examined)
     if broken or not count or not updates:
-        return Diagnosis(findings=findings, num_quantizers=count)
+        return Diagnosis(findings=tuple(examined), num_quantizers=count)
 
-    def probe(lr: float) -> dict[str, Motion]:
+    def probe(lr: float) -> tuple[dict[str, Motion], list[Finding]]:
         patient = copy.deepcopy(model)
-        settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
-        motions, diverged = _probe(patient, batches, make_optimizer(patient, optimizer, **settings), objective, updates)
-        findings.extend(diverged)
-        return motions
+        return _probe(patient, batches, make_optimizer(patient, optimizer, lr=lr, weight_decay=weight_decay), updates)
 
     end_lr = lr if last_lr is None else last_lr
     with torch.random.fork_rng(devices=[]):
-        peak = probe(lr)
-        end = peak if end_lr == lr else probe(end_lr)
+        probes = [probe(each) for each in dict.fromkeys((lr, end_lr))]
+    (peak, _), (end, _) = probes[0], probes[-1]
+    moved: list[Finding] = []
     for quantizer, weight in _with_weights(model):
         site = site_of(quantizer)
         if weight is not None:
-            findings += _oscillation(quantizer, end[site], end_lr, weight.numel())
-        findings += _jumps(quantizer, peak[site], lr)
-    return Diagnosis(findings=findings, num_quantizers=count, peak=peak, end=end)
+            moved += _oscillation(quantizer, end[site], end_lr, weight.numel())
+        moved += _jumps(quantizer, peak[site], lr)
+    diverged = [finding for _, found in probes for finding in found]
+    return Diagnosis(findings=(*examined, *diverged, *moved), num_quantizers=count, peak=peak, end=end)
 
 
 def _probe(
-    patient: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, objective: Objective, updates: int
+    patient: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, updates: int
 ) -> tuple[dict[str, Motion], list[Finding]]:
     """Train a model in place; how its quantizers moved, and the finding where it diverged, which ends the probe."""
     patient.train()
@@ -145,8 +139,7 @@ def _probe(
     stream = track(islice(_repeated(batches), updates), f"probing at lr {lr:.2g}", total=updates)
     for step, (x, y) in enumerate(stream, start=1):
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective(patient, x, y)
-        loss.backward()
+        cross_entropy(patient(x), y).backward()
         optimizer.step()
         if bad := suspects(patient):
             diverged = [_diverged(bad[0], step, lr)]

@@ -1,4 +1,4 @@
-"""Schedules as curves: the learning rate and the virtual batch of each stage of a recipe, over its epochs."""
+"""Schedules as curves: the learning rate and the samples per update of each stage of a recipe, over its epochs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Curve:
         epochs: how many.
         epoch: (n,) points in time, in epochs done, equally far apart; every whole epoch but the last is one.
         lr: (n,) the learning rate from each point up to the next.
-        batch: (n,) samples in one update: of the virtual batch, where the stage accumulates.
+        batch: (n,) samples in one update, of all its mini-batches where the stage accumulates gradients.
         captures: numbers of the finished epochs after which the model is captured.
     """
 
@@ -66,11 +66,12 @@ def schedule_curves(recipe: Recipe) -> tuple[Curve, ...]:
 def _curve(stage: Stage) -> Curve:
     per_epoch = math.ceil(POINTS / max(stage.epochs, 1))
     epoch = np.arange(stage.epochs * per_epoch) / per_epoch
+    peak = stage.lr or 0.0  # a stage without epochs may have none
     return Curve(
         stage=stage.name,
         epochs=stage.epochs,
         epoch=epoch,
-        lr=np.array([stage.lr * stage.schedule(float(t), stage.epochs) for t in epoch], dtype=float),
+        lr=np.array([peak * stage.schedule(float(t), stage.epochs) for t in epoch], dtype=float),
         batch=np.array([stage.batch_size * stage.batches_per_update(int(t)) for t in epoch], dtype=int),
         captures=tuple(sorted(stage.captures)),
     )

@@ -29,10 +29,27 @@ class WeightHistogram:
     levels: np.ndarray
     occupancy: np.ndarray
 
+    @property
+    def num_levels(self) -> int:
+        """How many levels the grid has."""
+        return len(self.levels)
+
+    @property
+    def levels_used(self) -> int:
+        """How many of them some weight takes."""
+        return int((self.occupancy > 0).sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WeightHistograms:
+    """The histogram of every layer with quantized weights, in order of definition; none of a float model."""
+
+    layers: tuple[WeightHistogram, ...]
+
 
 @torch.no_grad()
-def weight_histograms(model: nn.Module, bins: int = 80) -> tuple[WeightHistogram, ...]:
-    """The histogram of every layer with quantized weights, in order of definition."""
+def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
+    """Look at the weights of every layer that has quantized ones; ``bins`` of each histogram."""
     found = []
     for name, layer in quantized_layers(model):
         quantizer = layer._modules.get("weight_quantizer")
@@ -54,4 +71,4 @@ def weight_histograms(model: nn.Module, bins: int = 80) -> tuple[WeightHistogram
                 occupancy=codes.bincount(minlength=grid.num_levels).cpu().numpy() / codes.numel(),
             )
         )
-    return tuple(found)
+    return WeightHistograms(layers=tuple(found))

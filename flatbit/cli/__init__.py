@@ -1,4 +1,4 @@
-"""The command line: one verb per file, the same manners everywhere.
+"""The command line: one verb per file of ``verbs``, the same manners everywhere.
 
 Progress goes to standard error, one result to standard output (``--json`` for machines). Exit status 0;
 2 for the caller's mistake, with one line that names it and its mend; 1 for anything else.
@@ -9,20 +9,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from ..engine.loop import TrainingError
 from ..quant.proof import QuantizationError
 from ..registry import Registry
+from .plugins import DEBUG, load_plugins, plugins_of
+from .spelling import check_spelling
 
-DEBUG = "FLATBIT_DEBUG"
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
+PLUGIN = "a Python file of yours (or a folder of them) that registers a recipe, loss, schedule, quantizer, verb ..."
 COMMANDS: Registry[Callable[..., None]] = Registry("command", f"{__name__}.verbs")
 
 
 def app() -> typer.Typer:
-    """The application with every verb of this folder."""
+    """The application with every verb that is registered."""
     application = typer.Typer(
         help="Neural networks of 1 to 8 bits: train, quantize, prove, cost. Begin with: flatbit quickstart",
         no_args_is_help=True,
@@ -30,16 +33,23 @@ def app() -> typer.Typer:
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
-    application.callback()(lambda: None)
+    application.callback()(_everywhere)
     for name in COMMANDS.names():
-        application.command(name)(COMMANDS.get(name))
+        application.command(name, epilog=f"Every verb takes `--plugin FILE`: {PLUGIN}")(COMMANDS.get(name))
     return application
+
+
+def _everywhere(plugin: Annotated[list[str], typer.Option(help=f"Before or after any verb: {PLUGIN}")] = []) -> None:  # noqa: B006
+    """What stands before the verb; plug-ins are loaded already, for one may hold the verb."""
 
 
 def main() -> None:
     """Run the command line; the console script."""
     try:
-        app()()
+        plugins, words = plugins_of(sys.argv[1:])
+        load_plugins(plugins)
+        check_spelling(words)
+        app()(words)
     except ValueError as error:
         _stop(error, 2)
     except (QuantizationError, TrainingError, OSError) as error:

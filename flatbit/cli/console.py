@@ -1,9 +1,11 @@
-"""What every verb prints with: progress lines on standard error, one result on standard output."""
+"""What verbs share: options, each with one meaning; progress on standard error, one result on standard output."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +13,7 @@ import typer
 from rich.console import Console, RenderableType
 
 WIDE = 150
+SHORT_NUMBER = re.compile(r"-?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # .1 and 5., which JSON does not know
 
 
 def usable(device: str) -> str:
@@ -25,16 +28,53 @@ def usable(device: str) -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.", callback=usable)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the result goes: a folder for a run, or for a figure a file, .png or .svg.", show_default=False
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on with what is in --out, exactly where it was cut off; finished stages are kept."
+    ),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Two updates per stage: does it run at all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")]
-DataName = Annotated[str, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")
+]
 DataDir = Annotated[str | None, typer.Option(help="The folder that holds the data set's files.")]
 DataArguments = Annotated[
     list[str], typer.Option("--data-arg", help="An argument of the data set, NAME=VALUE, as mean=[0.5,0.5,0.5].")
 ]
 SkipBad = Annotated[
-    bool, typer.Option(help="Leave out files that cannot be read, count and list them; else the first one is an error.")
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave out files that cannot be read, count and list them; else the first one is an error."
+    ),
 ]
-WeightBits = Annotated[int, typer.Option("-w", "--weights-bits", help="Bits of weights, 1 to 8; 32 is float.")]
+ModelArguments = Annotated[
+    list[str], typer.Option("--model-arg", help="An argument of the model, NAME=VALUE, as width=2; may be repeated.")
+]
+PolicyName = Annotated[str | None, typer.Option("--policy", help="A policy of `flatbit list policies`.")]
+CheckpointFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Float weights: a .safetensors file, or a third party's .pth (read without running it; wrappers, "
+        "prefixes and other layer names are mapped by shape and order, or refused).",
+    ),
+]
+Rename = Annotated[
+    list[str], typer.Option(help="A layer's name in the --checkpoint and in the model, OLD=NEW; may be repeated.")
+]
+StageName = Annotated[
+    str | None, typer.Option("--stage", help="One stage of the run. Default: the last; for `flatbit doctor` every one.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Import what a run or file names as package.module:function.")]
+WeightBits = Annotated[int, typer.Option("-w", "--weight-bits", help="Bits of weights, 1 to 8; 32 is float.")]
 ActivationBits = Annotated[
     int, typer.Option("-a", "--activation-bits", help="Bits of activations, 1 to 8; 32 is float.")
 ]
@@ -60,22 +100,37 @@ def data_arguments(settings: list[str], skip_bad: bool) -> dict[str, Any]:
     return parse_settings(settings, "--data-arg") | ({"skip_bad": True} if skip_bad else {})
 
 
+def check_rename(rename: list[str], checkpoint: Path | None) -> None:
+    """Raise ValueError for ``--rename`` where there is no file to rename the layers of."""
+    if rename and checkpoint is None:
+        raise ValueError("--rename without --checkpoint cannot act: there is no file whose layers it could name")
+
+
 def parse_names(pairs: list[str]) -> dict[str, str]:
-    """``["layer1=stage1"]`` as a mapping of names."""
-    return {str(old): str(new) for old, new in parse_settings(pairs, "--rename", "OLD=NEW").items()}
+    """``["layer1=stage1"]`` as a mapping of names. Raises ValueError."""
+    return _by_name(pairs, "--rename", "OLD=NEW")
 
 
-def parse_settings(
-    settings: list[str], option: str = "--set", form: str = "NAME=VALUE, such as weights=2"
-) -> dict[str, Any]:
-    """``["weights=2", "model=resnet20"]`` as keyword arguments: JSON where it is, else text."""
-    parsed: dict[str, Any] = {}
+def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
+    """``["weights=2", "grid=uniq"]`` by name: JSON where it is, else text. Raises ValueError."""
+    return {name: _value(text) for name, text in _by_name(settings, option, "NAME=VALUE, such as weights=2").items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return float(text) if SHORT_NUMBER.fullmatch(text) else text
+
+
+def _by_name(settings: list[str], option: str, form: str) -> dict[str, str]:
+    """The texts behind each name. Raises ValueError where there is no name, or one comes twice."""
+    found: dict[str, str] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"{option} {setting!r}: expected {form}")
-        try:
-            parsed[name] = json.loads(text)
-        except json.JSONDecodeError:
-            parsed[name] = text
-    return parsed
+        if name in found:
+            raise ValueError(f"{option} {name} comes twice, {found[name]!r} and {text!r}: one of them cannot act")
+        found[name] = text
+    return found

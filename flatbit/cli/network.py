@@ -1,81 +1,99 @@
-"""Where a verb's network comes from: a run's folder, a file, or a name with weights."""
+"""Where a verb's network comes from: a run's folder, a file, or a name with a checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from torch import nn
 
-from ..engine.run import read_run
+from .. import data as datasets
+from ..data.batches import Data
+from ..engine.fit import matched
+from ..engine.record import read_run
 from ..files import load, load_any_
 from ..models import build
 from .console import say
 
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="Float weights: a .safetensors file, or a .pth of anybody's (read without running it; wrappers, "
-        "prefixes and other layer names are mapped by shape and order, or refused)."
-    ),
-]
-Rename = Annotated[
-    list[str], typer.Option(help="A layer's name in the --weights file and in the model, OLD=NEW; may be repeated.")
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """A network, and the data set that its run used (None where there is no run)."""
+    """A network, and the data set that its run used (None where there is no run).
 
+    Attributes:
+        name: how the verb was told of it.
+        network: in eval mode, on the CPU.
+        data, data_arguments: of its run.
+    """
+
+    name: str
     network: nn.Module
     data: str | None = None
-    data_arguments: dict[str, Any] | None = None
+    data_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def load_data(
+        self, data: str | None = None, data_dir: str | None = None, *, arguments: Mapping[str, Any], trust: bool = False
+    ) -> Data:
+        """A data set as the network takes it: the one that is named, or the run's own.
+
+        Raises ValueError where there is none, or where the run's own would have to be imported on its word.
+        """
+        if data is None and self.data is not None and ":" in self.data and not trust:
+            raise ValueError(
+                f"{self.name} wants to import its data from {self.data!r}: --trust it, or say --data {self.data}"
+            )
+        name = data or self.data
+        if name is None:
+            raise ValueError("--data is not given: which test set? (flatbit list data)")
+        own = self.data_arguments if name == self.data else {}
+        return matched(datasets.load(name, data_dir, **dict(own) | dict(arguments)), self.network)
 
 
 def open_network(
     model: str,
-    settings: dict[str, Any],
+    arguments: Mapping[str, Any],
     *,
-    weights: Path | None = None,
+    checkpoint: Path | None = None,
     rename: dict[str, str] | None = None,
     stage: str | None = None,
     trust: bool = False,
 ) -> Opened:
     """The network that a verb's first argument names.
 
-    Raises ValueError for what is none, and for ``settings``, ``weights`` or ``stage`` that have no
-    meaning for it.
+    Raises ValueError for what is none, and for ``arguments``, ``checkpoint`` or ``stage`` that cannot act on it.
     """
     path = Path(model)
     is_file = path.suffix == ".safetensors"
-    if (is_file or path.is_dir()) and (settings or weights):
+    if (is_file or path.is_dir()) and (arguments or checkpoint):
         raise ValueError(
-            f"{model} says how it is built and holds its weights: --set and --weights have no meaning for it"
+            f"{model} says how it is built and holds its weights: --model-arg and --checkpoint have no meaning for it"
         )
     if stage is not None and not path.is_dir():
         raise ValueError(f"{model} is no run's folder: --stage has no meaning for it")
     if path.is_dir():
         return _from_run(path, stage, trust)
     if is_file:
-        return Opened(network=load(path, trust=trust))
+        return Opened(name=model, network=load(path, trust=trust))
     if "/" in model and path.suffix and not path.exists():
         raise ValueError(f"no such file or folder: {model}")
-    network = build(model, **settings)
-    if weights is not None:
-        say(load_any_(network, weights, rename=rename))
-    return Opened(network=network)
+    network = build(model, **arguments)
+    if checkpoint is not None:
+        say(load_any_(network, checkpoint, rename=rename))
+    return Opened(name=model, network=network)
 
 
 def _from_run(folder: Path, stage: str | None, trust: bool) -> Opened:
-    record = read_run(folder).record
-    finished = ", ".join(record["stages"]) or "none"
-    if stage is not None and stage not in record["stages"]:
+    run = read_run(folder, trust=trust)
+    finished = ", ".join(run.record.stages) or "none"
+    if stage is not None and stage not in run.record.stages:
         raise ValueError(f"{folder} has no finished stage {stage!r}: it has {finished}")
-    file = folder / "stages" / f"{stage}.safetensors" if stage else folder / "model.safetensors"
+    file = run.stage_file(stage) if stage else folder / "model.safetensors"
     if not file.is_file():
-        raise ValueError(f"{folder} is not finished (its stages so far: {finished}): --resume it, or name a --stage")
-    recipe = record["recipe"]
-    return Opened(network=load(file, trust=trust), data=recipe["data"], data_arguments=recipe["data_arguments"])
+        other = ", or name a --stage" if run.record.stages else ""
+        raise ValueError(f"{folder} is not finished (its stages so far: {finished}): --resume it{other}")
+    recipe = run.record.recipe
+    return Opened(
+        name=str(folder), network=load(file, trust=trust), data=recipe.data, data_arguments=recipe.data_arguments
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -46,6 +46,14 @@ class Batches(ABC):
         return self.epoch(0)
 
 
+@final
+class LeftOut(dict[str, str]):
+    """A note of the samples that were left out: the path or name of each, and why it cannot be read.
+
+    It grows while batches are read, where samples are read as they are needed.
+    """
+
+
 class Data(ABC):
     """A data set: facts about it, and batches of its two splits; abstract.
 
@@ -54,14 +62,14 @@ class Data(ABC):
         num_classes: number of labels.
         class_names: one per label, for pictures; may be empty.
         task: classification has labels int64 (N,), segmentation int64 (N, H, W) with ``VOID``.
-        left_out: what could not be read and was left out so far: its path or name, and the reason.
+        left_out: what could not be read and was left out so far.
     """
 
     name: str
     num_classes: int
     class_names: tuple[str, ...]
     task: Task
-    left_out: dict[str, str]
+    left_out: LeftOut
 
     @property
     @abstractmethod
@@ -86,6 +94,10 @@ class Data(ABC):
         raise ValueError(
             f"data set {self.name!r} has images of shape {self.image_shape}: cannot make {channels} channels"
         )
+
+    def with_workers(self, workers: int) -> Data:
+        """The same data, read by so many processes; 0 reads in this one. Raises ValueError where none can read it."""
+        raise ValueError(f"workers={workers!r}: data set {self.name!r} is not read by worker processes: leave it out")
 
     @abstractmethod
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -17,6 +17,7 @@ from .batches import (
     Batch,
     Batches,
     Data,
+    LeftOut,
     Task,
     check_batch_size,
     check_start,
@@ -52,7 +53,7 @@ class MemoryData(Data):
         augment: what training does to its images; with masks a ``JointAugment``.
         class_names: one per label, for pictures; may be empty.
         task: what the labels are.
-        left_out: what could not be read and was left out: its path, and the reason.
+        left_out: what could not be read and was left out.
 
     Raises:
         ValueError: splits that do not fit each other or the facts.
@@ -67,7 +68,7 @@ class MemoryData(Data):
     augment: Augment | JointAugment = field(default_factory=Augment)
     class_names: tuple[str, ...] = ()
     task: Task = "classification"
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         if (self.task == "segmentation") != isinstance(self.augment, JointAugment):

@@ -23,7 +23,7 @@ class Samples(ABC):
 
     @abstractmethod
     def read(self, index: int, stream: torch.Generator | None) -> Batch:
-        """Sample (x, y); augmented from ``stream`` where one is given. Raises what it likes where it is bad."""
+        """Sample (x, y); augmented from ``stream`` where one is given. Raises what it likes where it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -39,7 +39,7 @@ class Bad(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a worker hands over: a stacked batch, empty where nothing could be read, and the bad samples."""
+    """What a worker hands over: a stacked batch, empty where nothing could be read, and the samples that could not."""
 
     x: Tensor
     y: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -19,6 +19,7 @@ from .batches import (
     Batch,
     Batches,
     Data,
+    LeftOut,
     Task,
     check_batch_size,
     check_start,
@@ -54,7 +55,7 @@ class StreamData(Data):
         task: what the labels are.
         workers: processes that read; 0 reads in this one.
         skip_bad: leave out samples that cannot be read, instead of raising at the first.
-        left_out: what was left out so far: the sample's path or name, and the reason.
+        left_out: what was left out so far, which grows while batches are read.
     """
 
     name: str
@@ -69,7 +70,7 @@ class StreamData(Data):
     task: Task = "classification"
     workers: int = 0
     skip_bad: bool = False
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         check_whole("workers", self.workers, 0)
@@ -101,6 +102,10 @@ class StreamData(Data):
         if isinstance(self.test, Sequential):
             return SequentialBatches(self.test, batch_size, device, normalize=Normalize(self.mean, self.std))
         return StreamBatches(self, self.test, batch_size, device)
+
+    def with_workers(self, workers: int) -> StreamData:
+        """The same data, read by so many processes; 0 reads in this one. Raises ValueError for no such number."""
+        return replace(self, workers=workers)
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W); the index counts what ``test_batches`` gave so far.
@@ -205,7 +210,7 @@ class StreamBatches(Batches):
         return torch.randperm(self.num_samples, generator=generator(self.seed, epoch))
 
     def _note(self, part: Part) -> dict[str, str]:
-        """The bad samples that were not known before. Raises ValueError where they are not to be left out."""
+        """The unreadable samples that were not known before. Raises ValueError where they are not to be left out."""
         if part.bad and not self.data.skip_bad:
             error = ValueError(
                 f"{part.bad[0].name}: {part.bad[0].reason}. Mend or remove it, or leave such samples out and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
@@ -23,18 +24,34 @@ from .stream import StreamData
 LABEL_DIMS = {"classification": 0, "segmentation": 2}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What samples do not say of themselves.
+
+    Attributes:
+        name: of the set, as results name it.
+        task: what the labels are.
+        class_names: one per label, for pictures; may be empty.
+    """
+
+    name: str = "user"
+    task: Task = "classification"
+    class_names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.task not in LABEL_DIMS:
+            raise ValueError(f"task={self.task!r}: expected one of {', '.join(LABEL_DIMS)}")
+
+
 def user_data(
     train: Any,
     test: Any,
     *,
     num_classes: int,
-    name: str = "user",
-    task: Task = "classification",
+    about: About | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: Augment | JointAugment | None = None,
-    class_names: Sequence[str] = (),
-    workers: int = 0,
     skip_bad: bool = False,
 ) -> StreamData:
     """A ``Data`` of anything that gives ``(x, y)``.
@@ -46,17 +63,15 @@ def user_data(
     A map-style Dataset (or list) is shuffled and can begin at any step without reading what was before.
     What it draws from the global random state of Python, numpy or torch is a function of (seed, epoch,
     index). Any other iterable, and one that gives batches, is read from its beginning each epoch, in its
-    own order; it is read through once here, to count and check it. Batches are regrouped.
+    own order; it is read through once here, to count and check it. Batches are regrouped. This process reads;
+    ``with_workers`` of the result gives a map-style Dataset worker processes.
 
     Args:
         train, test: the splits: map-style Datasets, lists, or iterables that can be iterated again.
         num_classes: labels are 0..num_classes-1.
-        name: as results name it.
-        task: what the labels are.
+        about: what samples do not say of themselves; a classification set called ``user`` where not given.
         mean, std: per channel, of pixels in [0, 1] or of floats as they are; 0 and 1 where not given.
         augment: of whole training batches on their device.
-        class_names: one per label, for pictures.
-        workers: processes that read a map-style Dataset; 0 reads in this one.
         skip_bad: leave out what a map-style Dataset cannot read, and list it; else raise.
 
     Raises:
@@ -64,14 +79,15 @@ def user_data(
             NaN or infinite.
     """
     check_whole("num_classes", num_classes, 1)
-    if class_names and len(class_names) != num_classes:
-        raise ValueError(f"class_names has {len(class_names)} names for num_classes={num_classes}")
-    form = _Form(num_classes, task)
+    about = about or About()
+    if about.class_names and len(about.class_names) != num_classes:
+        raise ValueError(f"class_names has {len(about.class_names)} names for num_classes={num_classes}")
+    form = _Form(num_classes, about.task)
     splits = [_split(source, form, where) for source, where in ((train, "train"), (test, "test"))]
     assert form.shape is not None  # set by the first sample; no split is empty
     channels = form.shape[0]
     return StreamData(
-        name=name,
+        name=about.name,
         num_classes=num_classes,
         train=splits[0],
         test=splits[1],
@@ -79,9 +95,8 @@ def user_data(
         mean=per_channel("mean", mean) if mean is not None else (0.0,) * channels,
         std=per_channel("std", std) if std is not None else (1.0,) * channels,
         augment=augment,
-        class_names=tuple(class_names),
-        task=task,
-        workers=workers,
+        class_names=tuple(about.class_names),
+        task=about.task,
         skip_bad=skip_bad,
     )
 
@@ -91,8 +106,6 @@ class _Form:
     """What every sample has to look like; the first one fixes the shape."""
 
     def __init__(self, num_classes: int, task: Task) -> None:
-        if task not in LABEL_DIMS:
-            raise ValueError(f"task={task!r}: expected one of {', '.join(LABEL_DIMS)}")
         self.num_classes, self.task = num_classes, task
         self.shape: tuple[int, ...] | None = None
         self.dtype: torch.dtype | None = None
@@ -219,7 +232,7 @@ def _split(source: Any, form: _Form, where: str) -> Samples | Sequential:
 
 
 def _label_dims(source: Any, samples: _UserSamples) -> int:
-    """Dimensions of the first label; that of one sample where the first item is bad and is met again when read."""
+    """Dimensions of the first label; that of one sample where the first item is invalid and is met again when read."""
     try:
         with OwnRandom(0).within():
             return _pair(source[0], samples.name(0))[1].ndim

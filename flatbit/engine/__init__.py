@@ -1,1 +1,13 @@
-"""The engine: recipes as data, a plan before a run, the run, and the record that it leaves."""
+"""The engine: recipes as data, a plan before a run, the run, and the record that it leaves.
+
+planned = flatbit.engine.plan(recipe)  # resolved and checked; prints as a table
+done = flatbit.engine.run(planned, "runs/mine")
+"""
+
+from .execution import run
+from .planning import Plan, plan
+from .recipe import Recipe, Stage
+from .record import Run, RunRecord, read_run
+from .sources import Checkpoint
+
+__all__ = ["Checkpoint", "Plan", "Recipe", "Run", "RunRecord", "Stage", "plan", "read_run", "run"]

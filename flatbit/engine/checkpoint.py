@@ -10,33 +10,37 @@ from torch import nn
 
 from ..atomic import replacing
 from ..train.averaging import QuantizedAverage
+from .loop import Position
 
 NAME = "checkpoint.pt"
-PARTS = {"model", "optimizer", "random", "position", "average"}
+PARTS = {"stage", "model", "optimizer", "random", "position", "average"}
 
 
 def save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    position: dict[str, Any],
+    position: Position,
+    stage: str,
     average: QuantizedAverage | None = None,
 ) -> None:
     """Write model, optimizer, average, random state and position to ``folder``, replacing the last checkpoint at once.
 
     Args:
         folder: made if missing.
-        position: plain values that say where the run stands (stage, epoch, step, sums so far).
+        position: where the stage stands (epoch, step, sums so far).
+        stage: its name.
         average: of the captures so far, where the stage takes any.
     """
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
     content = {
+        "stage": stage,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "random": random,
-        "position": position,
+        "position": position.as_dict(),
         "average": average and average.state_dict(),
     }
     with replacing(folder / NAME) as partial:

@@ -1,108 +1,190 @@
-"""What a run refuses before any training: policies, captures, teachers and weights that cannot be."""
+"""What a plan refuses before any training: policies, captures, losses, teachers and files that cannot be."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
+import torch
 from torch import nn
 
 from .. import models
 from ..data.batches import Data
-from ..quant.calibrate import start_weights_
-from ..quant.convert import quantize_
-from ..quant.layers import quantized_layers
-from ..quant.policy import Policy
+from ..device import device_of
+from ..files import load
+from ..modes import modes_kept
+from ..quant.convert import apply_specs_, make_quantizer, planned
+from ..quant.grid import Grid
+from ..quant.policy import LayerSpec, TensorSpec
+from ..quant.quantizer import MAX_BITS, Site
+from ..reference import From
 from ..train.averaging import QuantizedAverage
-from .recipe import AVERAGE, Recipe, Stage
-from .start import arguments_of, digest_of, teacher_file
+from ..train.losses.teacher import Distillation
+from ..train.mean_grid import capacity, mean_spec
+from .fit import build_model
+from .recipe import Recipe, Stage
+from .sources import Checkpoint, model_file
+
+SAMPLE = torch.linspace(-1, 1, 64).reshape(8, 8)
 
 
-def check_policies(recipe: Recipe, data: Data) -> None:
-    """Quantize the untrained model once by every stage's policy: what is refused is refused before any training."""
-    for stage in recipe.stages:
-        model = models.build(recipe.model, **arguments_of(recipe, data))
-        if stage.policy is not None:
-            quantize_(model, stage.policy, strict=stage.strict)
-        _check_sharpness(model, stage, {earlier.name: earlier.policy for earlier in recipe.stages})
-        if stage.captures:
-            for name, layer in quantized_layers(model):
-                start_weights_(name, layer)
-            average_for(model, stage)
+def specs_of(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerSpec]:
+    """What each layer gets in a stage, and that the stage's parts can act on it.
+
+    Args:
+        model: float, on any device; left as it is.
+        recipe: the stage's.
+        stage: one of its stages.
+
+    Raises:
+        ValueError: layers that the policy refuses, captures without an average, saq without quantized weights,
+            a loss term that could not act.
+    """
+    specs = _resolved(model, recipe, stage)
+    _check_sharpness(stage, specs)
+    quantized = copy.deepcopy(model)
+    apply_specs_(quantized, dict(specs))
+    if stage.captures:
+        _check_captures(quantized, stage, specs)
+    if stage.epochs:
+        _check_losses(quantized, stage)
+    return specs
 
 
-def _check_sharpness(model: nn.Module, stage: Stage, policies: Mapping[str, Policy | None]) -> None:
+def _resolved(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerSpec]:
+    """The specs of a stage: its policy's, or without one those of the average that it goes on with."""
+    if stage.policy is not None:
+        return planned(model, stage.policy, strict=stage.strict)[0]
+    if stage.start.kind != "stage":
+        return {}
+    source = recipe.stage(stage.start.name)
+    before = _resolved(model, recipe, source)
+    if stage.start.average:
+        return _averaged_specs(before, len(source.captures))
+    return before if any(spec.averaged_from for spec in before.values()) else {}
+
+
+def _averaged_specs(specs: Mapping[str, LayerSpec], count: int) -> dict[str, LayerSpec]:
+    """The specs of the average of so many captures: weights on their grid of step/n, as ``QuantizedAverage`` has it."""
+    made = {}
+    for name, spec in specs.items():
+        before = spec.averaged_from or spec.weight
+        if spec.weight is not None and before is not None and before.bits < MAX_BITS:
+            spec = replace(spec, weight=mean_spec(_grid(spec.weight), count), averaged_from=before)
+        made[name] = spec
+    return made
+
+
+def _check_sharpness(stage: Stage, specs: Mapping[str, LayerSpec]) -> None:
     """Raise ValueError where a stage would move quantized weights and has none."""
-    start = stage.start or ""
-    keeps_average = start.endswith(AVERAGE) and policies[start.removesuffix(AVERAGE)] is not None
-    if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq") or keeps_average:
+    if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq"):
         return
-    if not any(layer.spec.weight for _, layer in quantized_layers(model)):
+    if not any(spec.weight for spec in specs.values()):
         raise ValueError(
             f"stage {stage.name!r}: {stage.sharpness.method} moves quantized weights, and this stage has none: "
             "take sam or asam, or a policy with weights"
         )
 
 
-def average_for(model: nn.Module, stage: Stage) -> QuantizedAverage | None:
-    """What the stage's captures go into; None where it takes none.
+def _check_losses(model: nn.Module, stage: Stage) -> None:
+    """Raise ValueError for a term that could not act on the stage's net."""
+    for term in stage.losses:
+        try:
+            term.check(model)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: {error}") from error
 
-    Raises ValueError for steps that would move between captures, or an average of more than 8 bits.
-    """
-    if not stage.captures:
-        return None
-    average = QuantizedAverage(model)
-    if average.capacity is not None and average.capacity < len(stage.captures):
+
+def _check_captures(model: nn.Module, stage: Stage, specs: Mapping[str, LayerSpec]) -> None:
+    """Raise ValueError for steps that would move between captures, or an average of more than 8 bits."""
+    averaged = QuantizedAverage(model).quantizers()
+    by_tensor = {(q.site.layer, q.site.role): getattr(specs[q.site.layer], q.site.role) for q in averaged}
+    most = min((capacity(_grid(spec)) for spec in by_tensor.values()), default=None)
+    if most is not None and most < len(stage.captures):
         raise ValueError(
             f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "
-            f"{average.capacity} captures fit: take fewer of them, or fewer bits"
+            f"{most} captures fit: take fewer of them, or fewer bits"
         )
-    learned = next((q.site for q in average.quantizers() if any(True for _ in q.parameters())), None)
+    learned = next((q.site for q in averaged if any(True for _ in q.parameters())), None)
     if learned is not None and not stage.fixed_weight_steps:
         raise ValueError(
             f"stage {stage.name!r}: the step of {learned} is learned, and captures must share one grid: "
             "give the stage fixed_weight_steps=True"
         )
-    return average
 
 
-def check_teachers(recipe: Recipe, weights: str | Path | None) -> None:
-    """Raise ValueError for a teacher that is not there, or that nobody trained, before any training.
+def _grid(spec: TensorSpec) -> Grid:
+    """The grid of a weight's spec, at a step that means nothing."""
+    quantizer = make_quantizer(spec, Site(role="weight"))
+    quantizer.observe_(SAMPLE)
+    return quantizer.grid(SAMPLE)
+
+
+def check_steps(stage: Stage, steps: int, num_samples: int) -> None:
+    """Raise ValueError where an epoch's mini-batches, ``steps`` at most, are fewer than one update takes."""
+    steps = min(steps, stage.max_steps or steps)
+    largest = max((stage.batches_per_update(epoch) for epoch in range(stage.epochs)), default=0)
+    if steps < largest:
+        raise ValueError(
+            f"stage {stage.name!r}: an epoch of {num_samples} samples has {steps} mini-batches, fewer than one "
+            f"update takes ({largest}): lower batch_size or the accumulation"
+        )
+
+
+def check_sources(model: nn.Module, recipe: Recipe, data: Data, checkpoint: Checkpoint | None) -> None:
+    """Raise ValueError for a start or a teacher that is missing or does not fit, or a teacher that nobody trained.
 
     A builder of the user's may load weights itself; one of ours does not.
     """
-    stages = {stage.name: stage for stage in recipe.stages}
-    ours = recipe.model in models.MODELS.names()
-    earlier: set[str] = set()
+    has_weights = checkpoint is not None or recipe.model not in models.MODELS.names()
     for stage in recipe.stages:
-        if stage.distillation is not None:
-            teacher = stage.distillation.teacher
-            name = stage.start if teacher == "start" else teacher
-            if teacher != "start" and name not in earlier:
-                teacher_file(teacher)
-            elif ours and weights is None and not _is_trained(name, stages):
-                raise ValueError(
-                    f"stage {stage.name!r} learns from {teacher!r}, which is untrained: give its distillation another "
-                    "teacher, the recipe a stage that trains before it, or the run --weights"
-                )
-        earlier |= {stage.name} | ({f"{stage.name}{AVERAGE}"} if stage.captures else set())
+        if stage.start.kind == "file":
+            with torch.random.fork_rng(devices=[]):
+                Checkpoint(path=model_file(stage.start)).load_(build_model(recipe, data))
+        for term in stage.losses:
+            for source in term.teachers():
+                if source.kind == "file":
+                    alike = model if isinstance(term, Distillation) else None
+                    _check_teacher(source, f"stage {stage.name!r}: its teacher {source}", alike, data)
+                elif not has_weights and not _is_trained(recipe, source):
+                    raise ValueError(
+                        f"stage {stage.name!r} learns from {source}, which is untrained: give its {term.name} another "
+                        "teacher, the recipe a stage that trains before it, or the run a --checkpoint"
+                    )
 
 
-def _is_trained(name: str | None, stages: Mapping[str, Stage]) -> bool:
-    """Whether the stage of that name, or one that it comes from, has epochs."""
-    while name is not None:
-        stage = stages[name.removesuffix(AVERAGE)]
+def _is_trained(recipe: Recipe, source: From) -> bool:
+    """Whether the stage that a reference names, or one that it comes from, has epochs or starts from a file."""
+    while source.kind == "stage":
+        stage = recipe.stage(source.name)
         if stage.epochs:
             return True
-        name = stage.start
-    return False
+        source = stage.start
+    return source.kind == "file"
 
 
-def check_weights(record: dict[str, Any], weights: Path | None) -> None:
-    """Raise ValueError where a run that was begun goes on with other weights than it started from."""
-    begun = record.get("weights")
-    if begun is None or (weights is not None and digest_of(weights) == begun["sha256"]):
-        return
-    given = weights if weights is not None else "no --weights"
-    raise ValueError(f"{given}: this run started from {begun['file']}: give that, or another --out")
+def _check_teacher(source: From, where: str, student: nn.Module | None, data: Data) -> None:
+    """Raise ValueError where a teacher cannot read the data's images, or answers in another shape than its student."""
+    with torch.random.fork_rng(devices=[]):
+        teacher = load(model_file(source))
+    try:
+        answers = _shape_of_answers(teacher, data)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where} ({type(teacher).__name__}) cannot read images of shape {data.image_shape}: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
+    if student is not None and answers != (expected := _shape_of_answers(student, data)):
+        raise ValueError(
+            f"{where} answers with shape {answers}, the net with {expected}: take one of the same classes and output "
+            "size"
+        )
+
+
+@torch.no_grad()
+def _shape_of_answers(model: nn.Module, data: Data) -> tuple[int, ...]:
+    """Of the answers to one image."""
+    with modes_kept(model):
+        model.eval()
+        return tuple(model(torch.zeros(1, *data.image_shape, device=device_of(model))).shape)

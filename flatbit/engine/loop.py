@@ -1,11 +1,11 @@
-"""The one training loop: epochs of updates, with schedules, virtual batches, sharpness, progress and hooks."""
+"""The one training loop: epochs of updates, with schedules, gradient accumulation, sharpness, progress and hooks."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,13 +13,15 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
+from .. import plain
 from ..data.batches import VOID, Batch, Batches
 from ..metrics.health import Finding, examine, explain, suspects
 from ..progress import bar
 from ..train.batchnorm import freeze_batchnorm_
-from ..train.objective import Objective
+from ..train.losses import LossTerm, weighted_sum
 from ..train.sharpness import SharpnessAware
 from .recipe import Stage
+from .record import EpochRecord
 
 CHECK_EVERY = 20  # updates between looks at the loss: each look waits for the device
 
@@ -31,9 +33,9 @@ class TrainingError(RuntimeError):
         findings: what the layers show, the first to go wrong first.
     """
 
-    def __init__(self, message: str, findings: list[Finding] | None = None) -> None:
+    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
         super().__init__(message)
-        self.findings = findings or []
+        self.findings = tuple(findings)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,13 +51,33 @@ class Position:
     stuck: int = 0
     loss: float = 0.0
     hits: float = 0.0
+    terms: tuple[float, ...] = ()
     samples: int = 0
     seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: tuple[EpochRecord, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return asdict(self)
+        return plain.to_plain(self)
+
+    @classmethod
+    def from_dict(cls, found: Any) -> Position:
+        """The position that ``as_dict`` wrote. Raises ValueError."""
+        return plain.from_plain(cls, found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hooks:
+    """What the loop calls.
+
+    Attributes:
+        after_epoch: with the epoch's record, to which it may add; what it returns joins ``position.history``.
+        save: after every epoch, and every ``save_every_s`` inside one, with weights that are finite.
+    """
+
+    after_epoch: Callable[[EpochRecord], EpochRecord] = lambda epoch: epoch
+    save: Callable[[Position], None] = lambda position: None
+    save_every_s: float = 600.0
 
 
 def train(
@@ -64,11 +86,9 @@ def train(
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     *,
-    objective: Objective | None = None,
+    losses: Sequence[LossTerm] | None = None,
     position: Position | None = None,
-    after_epoch: Callable[[dict[str, Any]], None] = lambda numbers: None,
-    save: Callable[[Position], None] = lambda position: None,
-    save_every_s: float = 600.0,
+    hooks: Hooks = Hooks(),
 ) -> Position:
     """Train a model through a stage, in place.
 
@@ -76,11 +96,9 @@ def train(
         model: quantized and calibrated as the stage wants it, on its device.
         batches: of the training split; their order is a function of (seed, epoch, step).
         optimizer: over the model's parameter groups, plain or ``SharpnessAware``; its lr is set at every update.
-        objective: in place of the stage's own (with a teacher, with the Lipschitz term: ``objective_of``).
+        losses: the stage's own terms, with the networks that they ask; None where they ask none.
         position: where to go on; None for the beginning.
-        after_epoch: called with the epoch's numbers (lr, loss, train top-1, images/s), which it may
-            add to; they are appended to ``position.history``.
-        save: called after every epoch, and every ``save_every_s`` inside one, with weights that are finite.
+        hooks: what to call after each epoch, and to save.
 
     Returns:
         The position at the end, with the history.
@@ -90,26 +108,26 @@ def train(
         ValueError: an epoch without a single update.
     """
     position = position or Position()
+    terms = tuple(stage.losses if losses is None else losses)
     steps = min(len(batches), stage.max_steps or len(batches))
     largest = max((stage.batches_per_update(epoch) for epoch in range(position.epoch, stage.epochs)), default=0)
     if steps < largest:
         raise ValueError(
             f"stage {stage.name!r}: an epoch of {batches.num_samples} samples has {steps} mini-batches, fewer than one "
-            f"update takes ({largest}): lower batch_size or the virtual batch"
+            f"update takes ({largest}): lower batch_size or the accumulation"
         )
     saved = time.monotonic()
     with bar("loss", "top1", "rate") as progress:
         task = progress.add_task(stage.name, total=stage.epochs * steps, loss="", top1="", rate="")
         while position.epoch < stage.epochs:
-            for _ in _updates(model, stage, batches, optimizer, objective or stage.objective, position, steps):
+            for _ in _updates(model, stage, batches, optimizer, terms, position, steps):
                 _show(progress, task, position, steps)
-                if time.monotonic() - saved > save_every_s and not suspects(model):  # else the next loss stops it
-                    save(position)
+                if time.monotonic() - saved > hooks.save_every_s and not suspects(model):  # else the next loss stops it
+                    hooks.save(position)
                     saved = time.monotonic()
-            numbers = _close_epoch(position, optimizer)
-            after_epoch(numbers)
-            position.history.append(numbers)
-            save(position)
+            epoch = hooks.after_epoch(_close_epoch(position, optimizer, terms))
+            position.history = (*position.history, epoch)
+            hooks.save(position)
     return position
 
 
@@ -118,7 +136,7 @@ def _updates(
     stage: Stage,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
-    objective: Objective,
+    terms: Sequence[LossTerm],
     position: Position,
     steps: int,
 ) -> Iterator[None]:
@@ -127,7 +145,7 @@ def _updates(
     if stage.freeze_batchnorm is not None and position.epoch >= stage.freeze_batchnorm:
         freeze_batchnorm_(model)
     size = stage.batches_per_update(position.epoch)
-    steps -= steps % size  # an update is a whole virtual batch
+    steps -= steps % size  # an update takes all its mini-batches
     since_check = 0
     tally = _Tally(model, position, stage)
     stream = batches.epoch(position.epoch, position.step)
@@ -135,10 +153,10 @@ def _updates(
         update = list(islice(stream, size))
         if len(update) < size:
             break  # an epoch may end early, where batches could not be read
-        lr = stage.lr * stage.schedule(position.epoch + position.step / steps, stage.epochs)
+        lr = stage.lr_at(position.epoch + position.step / steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        closures = [_closure(model, optimizer, objective, part, tally) for part in _parts(update, stage)]
+        closures = [_closure(model, optimizer, terms, part, tally) for part in _parts(update, stage)]
         optimizer.step(closures if isinstance(optimizer, SharpnessAware) else closures[0])  # type: ignore[arg-type]
         position.step += size
         position.samples += sum(len(y) for _, y in update)
@@ -166,7 +184,7 @@ def _parts(update: list[Batch], stage: Stage) -> list[list[tuple[Batch, float]]]
 def _closure(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    objective: Objective,
+    terms: Sequence[LossTerm],
     part: list[tuple[Batch, float]],
     tally: _Tally,
 ) -> Callable[[], Tensor]:
@@ -179,11 +197,12 @@ def _closure(
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=part[0][0][0].device)
         for (x, y), share in part:
-            loss, logits = objective(model, x, y)
+            logits = model(x)
+            loss, values = weighted_sum(terms, model, x, y, logits)
             (loss * share).backward()
             total += loss.detach() * share
             if calls == 1:
-                tally.add(loss, logits, y)
+                tally.add(loss, values, logits, y)
         return total
 
     return closure
@@ -197,18 +216,20 @@ class _Tally:
         self.pending: list[Tensor] = []
         self.started = time.monotonic()
 
-    def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Note a mini-batch: summed loss, number of right labels (of pixels their share, per image)."""
+    def add(self, loss: Tensor, terms: list[Tensor], logits: Tensor, y: Tensor) -> None:
+        """Note a mini-batch: summed loss and terms, number of right labels (of pixels their share, per image)."""
         right = (logits.detach().argmax(1) == y).float()
         share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
-        self.pending.append(torch.stack([loss.detach(), share]) * len(y))
+        self.pending.append(torch.stack([part.detach() for part in (loss, share, *terms)]) * len(y))
 
     def settle(self, x: Tensor) -> None:
         """Bring the sums up to date. Raises TrainingError, with what inputs x show, where the loss is not finite."""
         position = self.position
         if self.pending:
-            loss, hits = torch.stack(self.pending).sum(0).double().tolist()
+            loss, hits, *terms = torch.stack(self.pending).sum(0).double().tolist()
             position.loss, position.hits = position.loss + loss, position.hits + hits
+            before = position.terms or (0.0,) * len(terms)
+            position.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
             self.pending = []
         position.seconds += time.monotonic() - self.started
         self.started = time.monotonic()
@@ -224,7 +245,7 @@ def failure(model: nn.Module, stage: Stage, x: Tensor, what: str) -> TrainingErr
     findings = examine(model, x)
     settings = [f"lr {stage.lr:g}"]
     settings += [f"rho {stage.sharpness.rho:g}"] if stage.sharpness is not None else []
-    settings += [f"lipschitz {stage.lipschitz:g}"] if stage.lipschitz else []
+    settings += [f"{term.name} {term.weight:g}" for term in stage.losses if term.name != "cross_entropy"]
     cause = explain(findings) if findings else f"{' or '.join(settings)} is too high"
     return TrainingError(f"stage {stage.name!r}: {what} ({', '.join(settings)}): {cause}", findings)
 
@@ -240,17 +261,18 @@ def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> N
     )
 
 
-def _close_epoch(position: Position, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The numbers of the finished epoch; the position moves to the next."""
+def _close_epoch(position: Position, optimizer: torch.optim.Optimizer, terms: Sequence[LossTerm]) -> EpochRecord:
+    """The record of the finished epoch; the position moves to the next."""
     n = max(position.samples, 1)
-    numbers = {
-        "epoch": position.epoch + 1,
-        "lr": optimizer.param_groups[0]["lr"],
-        "train_loss": position.loss / n,
-        "train_top1": 100 * position.hits / n,
-        "images_per_s": n / max(position.seconds, 1e-9),
-        "seconds": position.seconds,
-    }
-    position.epoch, position.step = position.epoch + 1, 0
+    epoch = EpochRecord(
+        epoch=position.epoch + 1,
+        lr=float(optimizer.param_groups[0]["lr"]),  # a schedule may give NumPy's
+        train_loss=position.loss / n,
+        train_top1=100 * position.hits / n,
+        losses={term.name: value / n for term, value in zip(terms, position.terms, strict=False)},
+        images_per_s=n / max(position.seconds, 1e-9),
+        seconds=position.seconds,
+    )
+    position.epoch, position.step, position.terms = position.epoch + 1, 0, ()
     position.loss, position.hits, position.samples, position.seconds = 0.0, 0.0, 0, 0.0
-    return numbers
+    return epoch

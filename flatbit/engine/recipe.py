@@ -1,25 +1,37 @@
-"""A recipe as data: a model, a data set, and the stages it goes through. The engine runs it."""
+"""A recipe as data: a model, a data set, and the stages it goes through. The engine plans it, then runs it."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from ..quant.policy import Policy
-from ..train.objective import Distillation, Objective, cross_entropy
-from ..train.optimizers import OPTIMIZERS, OptimizerName
+from ..reference import AVERAGE, START, From
+from ..train.losses import LossTerm
+from ..train.losses.labels import CrossEntropy
+from ..train.optimizers import SGD, Optimizer
 from ..train.schedules import Constant, Schedule
 from ..train.sharpness import Sharpness
 
 SMOKE_STEPS = 2
-AVERAGE = ".average"
+DESCENT = (
+    "optimizer", "lr", "weight_decay", "schedule", "accumulation", "freeze_batchnorm", "losses", "sharpness",
+    "fixed_weight_steps", "captures", "keep_captures", "evaluate_every", "max_steps",
+)  # fmt: skip
+"""What only training has: a stage without epochs leaves these out."""
+QUANTIZED = ("strict", "calibration_batches", "fixed_weight_steps")
+"""What only a stage with a policy has."""
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,23 +43,20 @@ class Stage:
         epochs: how long; 0 only calibrates and evaluates.
         policy: what is quantized; None trains in float.
         strict: refuse a model with layers that cannot be quantized; False leaves those float.
-        start: the earlier stage whose weights and batch norms it starts from, or ``NAME.average``, the
-            average of that stage's captures; None for the model as it is built (or the weights that the
-            run was given). From an average, a stage without a policy keeps the average's own grid, one
-            with a policy re-quantizes it: weights get new steps, activations keep theirs.
-        optimizer, lr, momentum, nesterov, weight_decay: of the optimizer; no decay on learned steps.
+        start: what it starts from. Of an earlier stage weights and batch norms; of its average, a stage
+            without a policy keeps the average's own grid, one with a policy re-quantizes it: weights get
+            new steps, activations keep theirs.
+        optimizer, lr, weight_decay: of the descent; no decay on learned steps.
         schedule: factor of lr as a function of progress.
         batch_size: of a mini-batch.
-        growth: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (FAQ's
-            virtual batch: gradients averaged, batch norm per mini-batch).
+        accumulation: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (gradient
+            accumulation: gradients averaged, batch norm per mini-batch).
         calibration_batches: for ``calibrate_``; None for what the method asks.
         freeze_batchnorm: so many epochs done, batch norms use their running statistics and keep them; None
             trains them throughout. The scores around the first such epoch are reported.
         reestimate_batches: training batches to re-estimate batch-norm statistics from at the end; 0
             keeps those of training.
-        objective: the loss.
-        distillation: from which teacher, and how much (KD); None for labels alone.
-        lipschitz: factor of HOL's Lipschitz term.
+        losses: the terms of the loss, each with its weight; labels alone unless told otherwise.
         sharpness: SAM, ASAM, SAQ or ASAQ around the optimizer; None for plain descent.
         fixed_weight_steps: learned steps and clips of weights stay as calibrated, so that captures share a grid.
         captures: numbers of finished epochs after which the model joins the stage's average (SQWA, SWA).
@@ -55,91 +64,151 @@ class Stage:
             always one. Nothing is chosen by them.
         keep_captures: also write each capture to a file of its own, ``stages/NAME@EPOCH.safetensors``.
         max_steps: per epoch; None for the whole epoch.
+
+    Raises:
+        ValueError: a value out of range, or one that cannot act: of training in a stage of 0 epochs, of
+            quantization in one without a policy, ``keep_captures`` without captures.
     """
 
     name: str
     epochs: int
     policy: Policy | None = None
     strict: bool = True
-    start: str | None = None
-    optimizer: OptimizerName = "sgd"
-    lr: float
-    momentum: float = 0.9
-    nesterov: bool = False
+    start: From = START
+    optimizer: Optimizer = field(default_factory=SGD)
+    lr: float | None = None
     weight_decay: float = 0.0
     schedule: Schedule = field(default_factory=Constant)
     batch_size: int = 128
-    growth: tuple[tuple[int, int], ...] = ()
+    accumulation: tuple[tuple[int, int], ...] = ()
     calibration_batches: int | None = None
     freeze_batchnorm: int | None = None
     reestimate_batches: int = 0
-    objective: Objective = cross_entropy
-    distillation: Distillation | None = None
-    lipschitz: float = 0.0
+    losses: tuple[LossTerm, ...] = (CrossEntropy(),)
     sharpness: Sharpness | None = None
     fixed_weight_steps: bool = False
     captures: tuple[int, ...] = ()
-    keep_captures: bool = False
     evaluate_every: int = 1
+    keep_captures: bool = False
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        self._check(
-            "name", bool(re.fullmatch(r"\w[\w.+-]*", self.name)), "letters, digits and . _ + -: it names a file"
-        )
+        named = isinstance(self.name, str) and bool(re.fullmatch(r"\w[\w.+-]*", self.name))
+        named = named and not self.name.endswith(AVERAGE)
+        self._check("name", named, f"letters, digits and . _ + -, not ending in {AVERAGE}: it names a file")
         self._check_types()
-        self._check("epochs", isinstance(self.epochs, int) and self.epochs >= 0, "0 or more")
-        self._check("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "1 or more")
-        whole = isinstance(self.evaluate_every, int) and self.evaluate_every >= 1
-        self._check("evaluate_every", whole, "1 or more")
-        self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
-        self._check("lr", _is_number(self.lr) and self.lr >= 0, "0 or more")
-        self._check("momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "0 or more, below 1")
-        self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
-        self._check("lipschitz", _is_number(self.lipschitz) and self.lipschitz >= 0, "0 or more")
-        within = all(isinstance(epoch, int) and 1 <= epoch <= self.epochs for epoch in self.captures)
+        self._check_numbers()
+        within = all(_is_whole(epoch) and 1 <= epoch <= self.epochs for epoch in self.captures)
         once = len({*self.captures}) == len(self.captures)
         self._check("captures", within and once, f"numbers of finished epochs, 1 to {self.epochs}, each once")
-        freezes = self.freeze_batchnorm is None or 0 <= self.freeze_batchnorm <= self.epochs
-        self._check("freeze_batchnorm", freezes, f"an epoch from 0 to {self.epochs}, or None")
-        self._check("reestimate_batches", self.reestimate_batches >= 0, "0 or more")
-        self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "1 or more, or None")
-        grows = all(epoch >= 0 and n >= 1 for epoch, n in self.growth)
-        self._check("growth", grows, "pairs of an epoch and a number of mini-batches, 1 or more")
+        self._check("losses", bool(self.losses), "at least one term")
+        names = [term.name for term in self.losses]
+        self._check("losses", len({*names}) == len(names), "terms of different names")
+        self._check_that_all_act()
 
     def _check_types(self) -> None:
         """Raise ValueError for a part that is no object of its class, such as the name of one."""
-        for name, kind in (("policy", Policy), ("sharpness", Sharpness), ("distillation", Distillation)):
+        kinds: dict[str, tuple[type, str]] = {
+            "start": (From, "a From, such as From.stage('float')"),
+            "optimizer": (Optimizer, "an Optimizer, as SGD()"),
+            "schedule": (Schedule, "a Schedule, as Cosine()"),
+            "captures": (tuple, "a tuple of numbers of epochs"),
+            "losses": (tuple, "a tuple of loss terms, as (CrossEntropy(),)"),
+            "strict": (bool, "True or False"),
+            "fixed_weight_steps": (bool, "True or False"),
+            "keep_captures": (bool, "True or False"),
+        }
+        for name, (kind, expected) in kinds.items():
+            self._check(name, isinstance(getattr(self, name), kind), expected)
+        for name, kind in (("policy", Policy), ("sharpness", Sharpness)):
             value = getattr(self, name)
             self._check(name, value is None or isinstance(value, kind), f"a {kind.__name__}, or None")
-        self._check("schedule", isinstance(self.schedule, Schedule), "a Schedule, as Cosine()")
-        self._check("captures", isinstance(self.captures, tuple), "a tuple of numbers of epochs")
-        pairs = isinstance(self.growth, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.growth)
-        self._check("growth", pairs, "a tuple of pairs (epoch, number of mini-batches)")
-        whole = self.freeze_batchnorm is None or isinstance(self.freeze_batchnorm, int)
-        self._check("freeze_batchnorm", whole, "a number of epochs, or None")
+        terms = all(isinstance(term, LossTerm) for term in self.losses)
+        self._check("losses", terms, "loss terms, as CrossEntropy()")
+        pairs = isinstance(self.accumulation, tuple)
+        pairs = pairs and all(isinstance(p, tuple) and len(p) == 2 for p in self.accumulation)
+        self._check("accumulation", pairs, "a tuple of pairs (epoch, number of mini-batches)")
+
+    def _check_numbers(self) -> None:
+        """Raise ValueError for a number out of its range."""
+        least = {"epochs": 0, "batch_size": 1, "evaluate_every": 1, "reestimate_batches": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            self._check(name, _is_whole(value) and value >= low, f"{low} or more")
+        self._check("lr", self.lr is None or (_is_number(self.lr) and self.lr >= 0), "0 or more")
+        self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
+        freezes = self.freeze_batchnorm is None or (
+            _is_whole(self.freeze_batchnorm) and 0 <= self.freeze_batchnorm <= self.epochs
+        )
+        self._check("freeze_batchnorm", freezes, f"an epoch from 0 to {self.epochs}, or None")
+        for name in ("max_steps", "calibration_batches"):
+            value = getattr(self, name)
+            self._check(name, value is None or (_is_whole(value) and value >= 1), "1 or more, or None")
+        grows = all(_is_whole(epoch) and epoch >= 0 and _is_whole(n) and n >= 1 for epoch, n in self.accumulation)
+        self._check("accumulation", grows, "pairs of an epoch and a number of mini-batches, 1 or more")
+
+    def _check_that_all_act(self) -> None:
+        """Raise ValueError for a setting that could not act."""
+        if self.epochs:
+            self._check("lr", self.lr is not None, f"a number: {self.epochs} epochs train")
+        else:
+            self._check_left_out(DESCENT, "epochs=0 trains nothing")
+        if self.policy is None:
+            self._check_left_out(QUANTIZED, "without a policy nothing is quantized")
+        if not self.captures:
+            self._check_left_out(("keep_captures",), "there are no captures")
+
+    def _check_left_out(self, names: tuple[str, ...], why: str) -> None:
+        usual = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
+        for name in names:
+            if getattr(self, name) != usual[name]:
+                raise ValueError(f"stage {self.name!r}: {name}={getattr(self, name)!r} cannot act: {why}: leave it out")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
             raise ValueError(f"stage {self.name!r}: {name}={getattr(self, name)!r}: expected {expected}")
 
     def batches_per_update(self, epoch: int) -> int:
-        """n of ``growth`` at an epoch: how many mini-batches make one update."""
-        return max((n for start, n in self.growth if epoch >= start), default=1)
+        """n of ``accumulation`` at an epoch: how many mini-batches make one update."""
+        return max((n for first, n in self.accumulation if epoch >= first), default=1)
+
+    def updates(self, steps: int) -> int:
+        """How many updates the stage makes where an epoch has so many mini-batches."""
+        steps = min(steps, self.max_steps or steps)
+        return sum(steps // self.batches_per_update(epoch) for epoch in range(self.epochs))
+
+    def looks(self) -> set[int]:
+        """The epochs after which it looks at the test set: the last, captures, and those around freezing among them."""
+        every = range(self.evaluate_every, self.epochs + 1, self.evaluate_every)
+        frozen = () if self.freeze_batchnorm is None else (self.freeze_batchnorm, self.freeze_batchnorm + 1)
+        return {epoch for epoch in (*every, *frozen, *self.captures, self.epochs) if 1 <= epoch <= self.epochs}
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate after ``epoch`` epochs, a fraction inside one."""
+        return (self.lr or 0.0) * self.schedule(epoch, self.epochs)
+
+    def references(self) -> tuple[From, ...]:
+        """The networks that the stage needs: what it starts from, then its teachers."""
+        return (self.start, *(source for term in self.losses for source in term.teachers()))
 
     def smoke(self) -> Stage:
-        """The same stage cut to two updates; captures, growth and freezing fall on its one epoch."""
-        largest = max((n for _, n in self.growth), default=1)
-        return replace(
+        """The same stage cut to two updates; captures, accumulation and freezing fall on its one epoch."""
+        cut = replace(
             self,
-            growth=((0, largest),) if self.growth else (),
-            epochs=min(self.epochs, 1),
+            batch_size=min(self.batch_size, 32),
+            calibration_batches=None if self.policy is None else 1,
+            reestimate_batches=min(self.reestimate_batches, 2),
+        )
+        if not self.epochs:
+            return cut
+        largest = max((n for _, n in self.accumulation), default=1)
+        return replace(
+            cut,
+            accumulation=((0, largest),) if self.accumulation else (),
+            epochs=1,
             captures=(1,) if self.captures else (),
             freeze_batchnorm=None if self.freeze_batchnorm is None else 0,
             max_steps=SMOKE_STEPS * largest,
-            batch_size=min(self.batch_size, 32),
-            calibration_batches=1,
-            reestimate_batches=min(self.reestimate_batches, 2),
         )
 
 
@@ -152,8 +221,12 @@ class Recipe:
         model: a name for ``flatbit.models.build``, or ``package.module:function``.
         model_arguments: its arguments; ``num_classes`` and ``in_channels`` follow the data.
         data: a name for ``flatbit.data.load``.
+        data_arguments: its arguments.
         stages: in order; a stage may start from any earlier one.
-        parameters: what the recipe was called with, for the record.
+        settings: what the stages were made with, for the record.
+
+    Raises:
+        ValueError: no stage, two of one name, or one that starts or learns from a stage that is not before it.
     """
 
     name: str
@@ -162,22 +235,28 @@ class Recipe:
     data: str
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError(f"recipe {self.name!r} has no stages: give it at least one")
-        seen: set[str] = set()
+        seen: set[From] = set()
         for stage in self.stages:
-            if stage.name in seen:
+            if From.stage(stage.name) in seen:
                 raise ValueError(f"recipe {self.name!r}: two stages are called {stage.name!r}")
-            if stage.start is not None and stage.start not in seen:
-                raise ValueError(
-                    f"recipe {self.name!r}: stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage"
-                )
-            seen.add(stage.name)
+            for source in stage.references():
+                if source.kind == "stage" and source not in seen:
+                    raise ValueError(
+                        f"recipe {self.name!r}: stage {stage.name!r} needs {source}, which no earlier stage leaves: "
+                        f"there are {', '.join(map(str, sorted(seen, key=str))) or 'none'}"
+                    )
+            seen.add(From.stage(stage.name))
             if stage.captures:
-                seen.add(f"{stage.name}{AVERAGE}")
+                seen.add(From.stage(stage.name, average=True))
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises KeyError where there is none."""
+        return {stage.name: stage for stage in self.stages}[name]
 
     def smoke(self) -> Recipe:
         """The same recipe, every stage cut to two updates: does it run, not what does it reach."""

@@ -1,15 +1,15 @@
-"""One stage of a run: quantize, calibrate, train, capture, re-estimate, evaluate; files and numbers of it."""
+"""One stage of a run: prepare, train, measure, keep."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batches, Data
+from ..device import device_of
 from ..files import save
 from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.health import constant_output, suspects
@@ -17,16 +17,17 @@ from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
 from ..quant.cost import cost
 from ..quant.layers import has_quantized_layers, quantizers_of
-from ..train.averaging import freeze_weight_steps_, requantize_
+from ..reference import AVERAGE
+from ..train.averaging import QuantizedAverage, freeze_weight_steps_, requantize_
 from ..train.batchnorm import reestimate_batchnorm_
-from ..train.objective import objective_of
+from ..train.losses import LossTerm
 from ..train.optimizers import make_optimizer
 from ..train.sharpness import SharpnessAware
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
-from .checks import average_for
-from .loop import Position, failure, train
-from .recipe import AVERAGE, Stage
-from .start import TEST_BATCH
+from .fit import TEST_BATCH
+from .loop import Hooks, Position, failure, train
+from .recipe import Stage
+from .record import BatchNormChange, EpochRecord, StageRecord, Totals
 
 FEW_STEPS = 16
 """So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
@@ -36,73 +37,61 @@ DIVERGED, GUESSING = 20.0, 2.0
 """An epoch's mean loss above 20 times that of the stage's first update (or of guessing, about 2) is no training."""
 
 
-def train_stage(
-    model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int, teacher: nn.Module | None = None
-) -> dict[str, Any]:
-    """Take a model through a stage, in place; go on from the run's checkpoint where it is of this stage.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work:
+    """A stage in progress: its settings, and what it works with.
 
-    Leaves ``stages/NAME.safetensors``, with captures also ``stages/NAME.average.safetensors``.
+    Attributes:
+        stage: its settings.
+        model: quantized and calibrated as the stage wants it, on its device.
+        losses: the stage's terms, with the networks that they ask.
+        batches, test: of the training and test split.
+        optimizer: plain or sharpness-aware.
+        average: what captures go into; None where the stage takes none.
+        position: where training stands.
+        out: the run's folder.
+    """
+
+    stage: Stage
+    model: nn.Module
+    losses: tuple[LossTerm, ...]
+    batches: Batches
+    test: Batches
+    optimizer: torch.optim.Optimizer
+    average: QuantizedAverage | None
+    position: Position
+    out: Path
+
+
+def prepare(
+    model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int, losses: tuple[LossTerm, ...] | None = None
+) -> Work:
+    """Quantize and calibrate a stage's model, in place; go on from the run's checkpoint where it is of this stage.
 
     Args:
-        model: float, or an average that the stage re-quantizes or keeps.
+        model: what the stage starts from, on its device.
+        losses: the stage's terms with the networks that they ask; None where they ask none.
         out: the run's folder.
-        teacher: for the stage's distillation.
-
-    Returns:
-        The stage's entry of the record. Raises TrainingError where it diverges or collapses.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     batches = data.train_batches(stage.batch_size, seed=seed, device=device)
-    test = data.test_batches(TEST_BATCH[data.task], device=device)
     quantize_for_(model, stage, batches)
-    optimizer = _optimizer(model, stage)
-    average = average_for(model, stage)
-    position = Position()
-    kept = load_checkpoint(out / "checkpoint")
-    if kept is not None and kept["position"].pop("stage") == stage.name:
-        position = Position(**kept["position"])
-        restore_checkpoint_(kept, model, optimizer, average)
-
-    seen: dict[int, Metrics] = {}
-
-    def score(numbers: dict[str, Any]) -> None:
-        epoch = numbers["epoch"]
-        _check_alive(model, stage, next(iter(test))[0], numbers, position)
-        if epoch % stage.evaluate_every and epoch not in (stage.epochs, *stage.captures, *_around(stage)):
-            return
-        metrics = seen[epoch] = evaluate(model, test, description=f"{stage.name}, epoch {epoch}")
-        metric, value = metrics.score
-        numbers |= {"test_top1": metrics.top1, "test_loss": metrics.loss, f"test_{metric}": value}
-        if average is not None and epoch in stage.captures:
-            average.add()
-            numbers["capture"] = average.count
-            if stage.keep_captures:
-                save(model, out / "stages" / f"{stage.name}@{epoch}.safetensors")
-
-    def save_now(position: Position) -> None:
-        save_checkpoint(out / "checkpoint", model, optimizer, position.as_dict() | {"stage": stage.name}, average)
-
-    if teacher is not None:
-        _check_teacher(teacher, stage, batches)
-    objective = objective_of(
-        stage.objective, distillation=stage.distillation, teacher=teacher, lipschitz=stage.lipschitz
+    work = Work(
+        stage=stage,
+        model=model,
+        losses=stage.losses if losses is None else losses,
+        batches=batches,
+        test=data.test_batches(TEST_BATCH[data.task], device=device),
+        optimizer=optimizer_of(model, stage),
+        average=QuantizedAverage(model) if stage.captures else None,
+        position=Position(),
+        out=out,
     )
-    history = train(
-        model, stage, batches, optimizer, objective=objective, position=position, after_epoch=score, save=save_now
-    ).history
-    if isinstance(optimizer, SharpnessAware):
-        optimizer.close()
-    last = seen.get(stage.epochs) or evaluate(model, test, description=f"{stage.name}, last")
-    changes = _frozen(stage, history, last.score[0])
-    if stage.reestimate_batches:
-        last, change = _reestimated(model, stage, batches, test, last)
-        changes.append(change)
-    entry = _entry(model, data, last, history) | {"batchnorm": changes}
-    save(model, out / "stages" / f"{stage.name}.safetensors")
-    if average is not None:
-        average.apply_(model)
-        save(model, out / "stages" / f"{stage.name}{AVERAGE}.safetensors")
-    return entry
+    kept = load_checkpoint(out / "checkpoint")
+    if kept is None or kept["stage"] != stage.name:
+        return work
+    restore_checkpoint_(kept, model, work.optimizer, work.average)
+    return replace(work, position=Position.from_dict(kept["position"]))
 
 
 def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
@@ -121,86 +110,121 @@ def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
         freeze_weight_steps_(model)
 
 
-def _optimizer(model: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-    base = make_optimizer(
-        model,
-        stage.optimizer,
-        lr=stage.lr,
-        weight_decay=stage.weight_decay,
-        momentum=stage.momentum,
-        nesterov=stage.nesterov,
-    )
+def optimizer_of(model: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    """The stage's optimizer, with sharpness around it where it has some."""
+    base = make_optimizer(model, stage.optimizer, lr=stage.lr or 0.0, weight_decay=stage.weight_decay)
     if stage.sharpness is None:
         return base
-    settings = asdict(stage.sharpness)
-    del settings["shard"]  # the loop's part: it gives a closure per shard
-    return SharpnessAware(base, model, **settings)
+    flat = stage.sharpness  # its shard is the loop's part: a closure for each
+    return SharpnessAware(
+        base, model, flat.method, flat.rho, eta=flat.eta, perturb=flat.perturb, batchnorm=flat.batchnorm
+    )
 
 
-@torch.no_grad()
-def _check_teacher(teacher: nn.Module, stage: Stage, batches: Batches) -> None:
-    """Raise ValueError where the teacher cannot read the stage's images."""
-    x, _ = next(iter(batches))
-    try:
-        teacher(x[:2])
-    except RuntimeError as error:
-        raise ValueError(
-            f"stage {stage.name!r}: its teacher {type(teacher).__name__} cannot read images of shape "
-            f"{tuple(x.shape[1:])}: {str(error).partition(chr(10))[0]}"
-        ) from error
+def descend(work: Work) -> Metrics | None:
+    """Train, look at the test set, capture; the position holds the history.
+
+    Returns what the last epoch scored, where this process trained it. Raises TrainingError.
+    """
+    seen: dict[int, Metrics] = {}
+
+    def save_now(position: Position) -> None:
+        save_checkpoint(work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.average)
+
+    hooks = Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now)
+    train(work.model, work.stage, work.batches, work.optimizer, losses=work.losses, position=work.position, hooks=hooks)
+    if isinstance(work.optimizer, SharpnessAware):
+        work.optimizer.close()
+    return seen.get(work.stage.epochs)
 
 
-def _check_alive(model: nn.Module, stage: Stage, x: Tensor, numbers: dict[str, Any], position: Position) -> None:
-    """Raise TrainingError where an epoch left weights not finite, a huge loss, or one answer for all images x.
+def after_epoch(work: Work, epoch: EpochRecord, seen: dict[int, Metrics]) -> EpochRecord:
+    """Check that the net is alive, score it (into ``seen``) where the stage wants that, capture it.
+
+    Raises TrainingError.
+    """
+    stage, number = work.stage, epoch.epoch
+    _check_alive(work, epoch)
+    if number not in stage.looks():
+        return epoch
+    metrics = seen[number] = evaluate(work.model, work.test, description=f"{stage.name}, epoch {number}")
+    epoch = replace(epoch, test_top1=metrics.top1, test_loss=metrics.loss, test_miou=metrics.miou)
+    if work.average is None or number not in stage.captures:
+        return epoch
+    work.average.add()
+    if stage.keep_captures:
+        save(work.model, work.out / "stages" / f"{stage.name}@{number}.safetensors")
+    return replace(epoch, capture=work.average.count)
+
+
+def _check_alive(work: Work, epoch: EpochRecord) -> None:
+    """Raise TrainingError where an epoch left weights not finite, a huge loss, or one answer for all images.
 
     A net may pass through the last, at few bits, and come back: it has a tenth of the stage's epochs, and until
     the stage's end at most.
     """
-    epoch, loss, first_loss = numbers["epoch"], numbers["train_loss"], position.first_loss or 0.0
+    model, stage, position = work.model, work.stage, work.position
+    number, loss, first_loss = epoch.epoch, epoch.train_loss, position.first_loss or 0.0
+    x = _first_images(work.test)
     if found := suspects(model):
-        raise failure(model, stage, x, f"after epoch {epoch} {found[0].layer} is not finite")
+        raise failure(model, stage, x, f"after epoch {number} {found[0].layer} is not finite")
     if stage.max_steps is not None and stage.max_steps <= FEW_STEPS:
         return
     position.stuck = position.stuck + 1 if constant_output(model, x) else 0
-    if position.stuck and (position.stuck >= max(PATIENCE, stage.epochs // 10) or epoch == stage.epochs):
-        raise failure(model, stage, x, f"after epoch {epoch} the net still gives every image the same answer")
+    if position.stuck and (position.stuck >= max(PATIENCE, stage.epochs // 10) or number == stage.epochs):
+        raise failure(model, stage, x, f"after epoch {number} the net still gives every image the same answer")
     if loss > DIVERGED * max(first_loss, GUESSING):
-        raise failure(model, stage, x, f"in epoch {epoch} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
+        raise failure(model, stage, x, f"in epoch {number} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
 
 
-def _reestimated(
-    model: nn.Module, stage: Stage, batches: Batches, test: Batches, before: Metrics
-) -> tuple[Metrics, dict[str, Any]]:
-    """The metrics after re-estimating batch-norm statistics, in place, and what that changed."""
-    used = reestimate_batchnorm_(model, batches, stage.reestimate_batches)
-    after = evaluate(model, test, description=f"{stage.name}, statistics re-estimated")
-    scores = {"before": before.score[1], "after": after.score[1]}
-    return after, {"step": f"re-estimated from {used} batches"} | scores
+def _first_images(batches: Batches) -> Tensor:
+    return next(iter(batches))[0]
 
 
-def _around(stage: Stage) -> tuple[int, ...]:
-    """The epochs before and after batch norms are frozen."""
-    epoch = stage.freeze_batchnorm
-    return () if epoch is None else (epoch, epoch + 1)
+def measure(work: Work, last: Metrics | None) -> StageRecord:
+    """The record of a trained net: scored, and again where the stage re-estimates its batch-norm statistics.
+
+    Args:
+        work: trained.
+        last: what its last epoch scored; None to score it here.
+    """
+    stage, history = work.stage, work.position.history
+    last = last or evaluate(work.model, work.test, description=f"{stage.name}, last")
+    changes = _frozen(stage, history, last.score[0])
+    if stage.reestimate_batches:
+        before = last
+        used = reestimate_batchnorm_(work.model, work.batches, stage.reestimate_batches)
+        last = evaluate(work.model, work.test, description=f"{stage.name}, statistics re-estimated")
+        step = f"re-estimated from {used} batches"
+        changes.append(BatchNormChange(step=step, before=before.score[1], after=last.score[1]))
+    metric = last.score[0]
+    scores = [score for epoch in history if (score := epoch.score(metric)) is not None]
+    return StageRecord(
+        metric=metric,
+        test=last,
+        best_test=max(scores, default=None),
+        cost=Totals.of(cost(work.model, tuple(_first_images(work.test).shape[1:]))),
+        seconds=sum(epoch.seconds for epoch in history),
+        epochs=history,
+        batchnorm=tuple(changes),
+    )
 
 
-def _frozen(stage: Stage, history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+def _frozen(stage: Stage, history: tuple[EpochRecord, ...], metric: str) -> list[BatchNormChange]:
     """The score before and after the first epoch with frozen batch norms."""
     epoch = stage.freeze_batchnorm
     if epoch is None or not 0 < epoch < len(history):
         return []
-    before, after = (numbers[f"test_{metric}"] for numbers in history[epoch - 1 : epoch + 1])
-    return [{"step": f"frozen, epoch {epoch + 1} trained so", "before": before, "after": after}]
+    before, after = (found.score(metric) for found in history[epoch - 1 : epoch + 1])
+    assert before is not None
+    assert after is not None
+    return [BatchNormChange(step=f"frozen, epoch {epoch + 1} trained so", before=before, after=after)]
 
 
-def _entry(model: nn.Module, data: Data, last: Metrics, history: list[dict[str, Any]]) -> dict[str, Any]:
-    costs = cost(model, data.image_shape)
-    metric, _ = last.score
-    return {
-        "metric": metric,
-        "test": last.as_dict(),
-        "best_test": max((n[f"test_{metric}"] for n in history if f"test_{metric}" in n), default=None),
-        "cost": {name: getattr(costs, name) for name in ("bitops", "macs", "params", "size_bytes")},
-        "seconds": sum(numbers["seconds"] for numbers in history),
-        "epochs": history,
-    }
+def keep(work: Work) -> None:
+    """Leave ``stages/NAME.safetensors``, and with captures ``stages/NAME.average.safetensors``."""
+    folder, name = work.out / "stages", work.stage.name
+    save(work.model, folder / f"{name}.safetensors")
+    if work.average is not None:
+        work.average.apply_(work.model)
+        save(work.model, folder / f"{name}{AVERAGE}.safetensors")

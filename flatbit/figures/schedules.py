@@ -1,4 +1,4 @@
-"""Pictures of schedules: the learning rate and the virtual batch of every stage of a recipe."""
+"""Pictures of schedules: the learning rate and the samples per update of every stage of a recipe."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..analysis.schedules import Curve
-from .style import (
-    COLORS,
-    GRID,
-    INK,
-    MUTED,
-    describe,
-    panels,
-)
+from .style import COLORS, MUTED, describe, finish, panels, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def schedule_figure(curves: Sequence[Curve], *, title: str) -> Figure:
-    """One panel per stage that trains: its learning rate over epochs, captures marked, and its virtual batch.
+    """One panel per stage that trains: its learning rate over epochs, captures marked, and its batch.
 
     A batch that grows has a curve of its own on the right axis; one that stays is said above its panel.
     Raises ValueError where no stage trains.
@@ -40,8 +33,7 @@ def schedule_figure(curves: Sequence[Curve], *, title: str) -> Figure:
         _rate(axes, curve)
         if len(curve.batches) > 1:
             _growing_batch(axes, curve)
-    figure.suptitle(shorten(title, 90), color=INK, fontsize=11, x=0.01, ha="left", fontweight="bold")
-    figure.tight_layout()
+    finish(figure, title)
     return figure
 
 
@@ -60,19 +52,18 @@ def _rate(axes: Axes, curve: Curve) -> None:
     describe(axes, f"{shorten(curve.stage)}{batch}", "epoch", "learning rate")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
-    axes.tick_params(which="minor", color=GRID)
     axes.yaxis.label.set_color(COLORS[0])
 
 
 def _growing_batch(axes: Axes, curve: Curve) -> None:
-    """The virtual batch on an axis of its own, one tick per size."""
+    """The samples of one update on an axis of their own, one tick per size."""
     right = axes.twinx()
     _steps(right, curve, curve.batch, COLORS[2])
     sizes = sorted({*curve.batches.values()})
     right.set_yscale("log", base=2)
     right.set_yticks(sizes, [str(size) for size in sizes])
     right.minorticks_off()
-    describe(right, "", "", "virtual batch")
+    describe(right, "", "", "samples per update")
     right.grid(visible=False)
     right.yaxis.label.set_color(COLORS[2])
 
@@ -80,9 +71,3 @@ def _growing_batch(axes: Axes, curve: Curve) -> None:
 def _steps(axes: Axes, curve: Curve, values: np.ndarray, color: str) -> None:
     times, heights = [*curve.epoch, curve.epochs], [*values, values[-1]]
     axes.plot(times, heights, color=color, linewidth=1.3, drawstyle="steps-post")
-
-
-def shorten(text: str, longest: int = 38) -> str:
-    """The text, its middle left out where it is too long for its place."""
-    half = (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import plain
+from ..device import device_of
 from ..modes import modes_kept
+from ..nonempty import nonempty
 from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.proof import Proof, prove
@@ -47,11 +49,8 @@ class Metrics:
         return ("top1", self.top1) if self.miou is None else ("miou", self.miou)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        numbers = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "num_samples": self.num_samples}
-        if self.miou is not None:
-            numbers["miou"] = self.miou
-        return numbers | {"convention": self.convention.as_dict(), "levels": self.proof.as_dict()}
+        """Plain values, for JSON; ``miou`` only where there is one."""
+        return plain.to_plain(self)
 
 
 @torch.no_grad()
@@ -70,11 +69,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
         ValueError: no batches, images or logits that are not finite, labels the model has no output for.
         QuantizationError: the model is not quantized as it states.
     """
-    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    device, stream = device_of(model), nonempty(batches, "evaluate")
     proof, scores = Proof(), Scores(type(model).__name__)
     with modes_kept(model):
         model.eval()
-        for index, (x, y) in enumerate(track(batches, description, total=_length(batches))):
+        for index, (x, y) in enumerate(track(stream, description, total=_length(batches))):
             x, y = x.to(device), y.to(device)
             if not bool(x.isfinite().all()):
                 raise ValueError(f"batch {index} has NaN or infinite values in its images: is the data sound?")
@@ -82,10 +81,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
                 proof = prove(model, x[:PROOF_SAMPLES])
             logits = model(x).float()
             scores.add(logits, y)
-    if scores.num_samples and not scores.count:
-        raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not scores.count:
-        raise ValueError("evaluate got no batches: the iterable is empty, or was used up before")
+        raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not math.isfinite(scores.loss):
         raise ValueError(f"the logits are NaN or infinite: a weight or a step of {type(model).__name__} is not finite")
     return Metrics(

@@ -16,6 +16,7 @@ from .resnet_cifar import initialize_
 
 # Each row: expansion t, channels c, blocks n, stride of the first s (Table 2 of the paper).
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STRIDES = (2, *(row[3] for row in ROWS))  # the stem's first
 ACTIVATIONS = {"relu6": nn.ReLU6, "relu": nn.ReLU}
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 Variant = Literal["standard", "hol", "saq"]
@@ -29,8 +30,7 @@ class MobileNetV2(nn.Module):
         in_channels: image channels.
         width: multiplies all channels, rounded to multiples of 8; the head only above 1.
         dropout: before the classifier.
-        stem_stride: of the first convolution.
-        strides: of the seven rows of blocks.
+        strides: of the first convolution, and of the seven rows of blocks.
         shortcut: ``identity`` where stride is 1 and widths agree; ``projection`` adds a 1x1
             convolution with BN where the stride is 1 and the width changes.
         expand_first: keep the 1x1 expansion also where it widens by 1, in the first block.
@@ -44,15 +44,14 @@ class MobileNetV2(nn.Module):
         in_channels: int = 3,
         width: float = 1.0,
         dropout: float = 0.2,
-        stem_stride: int = 2,
-        strides: Sequence[int] = tuple(row[3] for row in ROWS),
+        strides: Sequence[int] = STRIDES,
         shortcut: Literal["identity", "projection"] = "identity",
         expand_first: bool = False,
         activation: Literal["relu6", "relu"] = "relu6",
     ) -> None:
         super().__init__()
-        if len(strides) != len(ROWS):
-            raise ValueError(f"strides={list(strides)}: expected {len(ROWS)}, one per row of blocks")
+        if len(strides) != len(STRIDES):
+            raise ValueError(f"strides={list(strides)}: expected {len(STRIDES)}, the stem's and one per row of blocks")
         if width <= 0:
             raise ValueError(f"width={width}: expected a positive multiplier")
         if activation not in ACTIVATIONS:
@@ -61,8 +60,8 @@ class MobileNetV2(nn.Module):
             raise ValueError(f"shortcut={shortcut!r}: expected identity or projection")
         act = ACTIVATIONS[activation]
         in_width = rounded(STEM_CHANNELS * width)
-        layers: list[nn.Module] = [conv_bn(in_channels, in_width, 3, stem_stride, act=act)]
-        for (t, c, n, _), first_stride in zip(ROWS, strides, strict=True):
+        layers: list[nn.Module] = [conv_bn(in_channels, in_width, 3, strides[0], act=act)]
+        for (t, c, n, _), first_stride in zip(ROWS, strides[1:], strict=True):
             out_width = rounded(c * width)
             for index in range(n):
                 stride = first_stride if index == 0 else 1
@@ -165,15 +164,13 @@ def mobilenet_v2_cifar(
     ``saq``, all else as on ImageNet.
     """
     common = {"num_classes": num_classes, "in_channels": in_channels, "width": width, "dropout": dropout}
-    strides = (1, 1, 2, 2, 1, 2, 1)
+    strides = (1, 1, 1, 2, 2, 1, 2, 1)
     if variant == "saq":
-        return MobileNetV2(
-            **common, stem_stride=1, strides=strides, shortcut="projection", expand_first=True, activation="relu"
-        )
+        return MobileNetV2(**common, strides=strides, shortcut="projection", expand_first=True, activation="relu")
     if variant == "hol":
-        return MobileNetV2(**common, stem_stride=1)
+        return MobileNetV2(**common, strides=(1, *STRIDES[1:]))
     if variant == "standard":
-        return MobileNetV2(**common, stem_stride=1, strides=strides)
+        return MobileNetV2(**common, strides=strides)
     raise ValueError(f"variant={variant!r}: expected 'saq', 'hol' or 'standard'")
 
 

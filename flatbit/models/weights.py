@@ -1,4 +1,4 @@
-"""A stranger's checkpoint: read without running it, its names mapped to a model's, or refused with both lists.
+"""A third-party checkpoint: read without running it, its names mapped to a model's, or refused with both lists.
 
 Files come from other people's training code: a ``.pth`` whose dictionary is wrapped, whose keys carry
 prefixes, whose layers have other names. What is mapped by shape and order is only what can be mapped
@@ -65,7 +65,7 @@ class Matching:
 
 
 def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> Matching:
-    """Load somebody's float weights into a float model, in place.
+    """Load third-party float weights into a float model, in place.
 
     Args:
         model: of the same architecture; its names may differ.

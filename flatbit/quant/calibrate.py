@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..device import device_of
 from ..modes import modes_kept
+from ..nonempty import nonempty
 from ..progress import track
 from .convert import as_float
 from .layers import quantized_layers, quantizers_of
@@ -70,7 +72,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     counts = {q: num_batches or q.calibration_batches for q in watched}
     early = {q: n for q, n in counts.items() if not q.observes_quantized}
     late = {q: n for q, n in counts.items() if q.observes_quantized}
-    stream = (_input_of(batch).to(_device(model)) for batch in batches)
+    device = device_of(model)
+    stream = (_input_of(batch).to(device) for batch in nonempty(batches, "calibration"))
     held = list(islice(stream, max(early.values(), default=0)))  # both passes start with these
     seen = [len(x) for x in held]
     with _restored(model):
@@ -80,8 +83,6 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
         if late:
             rest = islice(stream, max(0, max(late.values()) - len(held)))
             seen = _observe_(model, late, chain(held, rest), "calibrating with all quantizers active")
-    if not seen:
-        raise ValueError("calibration got no batches: the iterable is empty, or was used up before")
     for quantizer in watched:
         if not quantizer.calibrated:
             raise ValueError(_nothing_seen(quantizer, len(seen)))
@@ -155,10 +156,6 @@ def _input_of(batch: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise ValueError(f"calibration expects batches of tensors (x, ...) or x, got {type(x).__name__}")
     return x
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(chain(model.parameters(), model.buffers())).device
 
 
 def _is_float(model: nn.Module) -> bool:

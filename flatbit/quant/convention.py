@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -36,23 +35,16 @@ class Convention:
     batch_norm: str
     bias: str
 
-    def as_dict(self) -> dict[str, str]:
-        """The fields as plain strings, for JSON."""
-        return asdict(self)
+    def in_words(self) -> str:
+        """All but the policy and the inner layers, in a sentence."""
+        edges = {"first": self.first, "last": self.last, "shortcut": self.shortcut, "image": self.image}
+        parts = [f"{label} {stated}" for label, stated in edges.items()]
+        parts += ["weights float" if self.weight_step == "none" else f"weight step per {self.weight_step}"]
+        parts += ["activations float" if self.activations == "none" else f"activations at the {self.activations}"]
+        return ", ".join([*parts, f"batch norm {self.batch_norm}", f"bias {self.bias}"])
 
     def __str__(self) -> str:
-        if self.policy == "float":
-            return "float"
-        return f"{self.policy}: {self.inner}, {in_words(self.as_dict())}"
-
-
-def in_words(stated: Mapping[str, str]) -> str:
-    """All but the policy and the inner layers of a convention, as ``as_dict`` gives it, in a sentence."""
-    weight, place = stated["weight_step"], stated["activations"]
-    parts = [f"{label} {stated[label]}" for label in ("first", "last", "shortcut", "image")]
-    parts += ["weights float" if weight == "none" else f"weight step per {weight}"]
-    parts += ["activations float" if place == "none" else f"activations at the {place}"]
-    return ", ".join([*parts, f"batch norm {stated['batch_norm']}", f"bias {stated['bias']}"])
+        return "float" if self.policy == "float" else f"{self.policy}: {self.inner}, {self.in_words()}"
 
 
 def convention(model: nn.Module) -> Convention:

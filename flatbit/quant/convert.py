@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..registry import nearest
-from .coverage import Coverage, coverage
+from .coverage import Coverage, coverage_of
 from .layers import (
     FLOAT_CLASS,
     SLOTS,
@@ -48,7 +48,7 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
     _check_model(model)
     specs, refused = planned(model, policy, strict=strict)
     apply_specs_(model, specs)
-    return coverage(model, refused)
+    return coverage_of(model, refused)
 
 
 def planned(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
@@ -97,7 +97,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
 
 
 def restore_(model: nn.Module) -> None:
-    """Make a quantized model float again, in place: classes back, quantizers gone, weights as trained."""
+    """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained."""
     for _, layer in list(quantized_layers(model)):
         for slot in SLOTS:
             layer._modules.pop(slot, None)

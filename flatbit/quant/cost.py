@@ -18,6 +18,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..device import device_of
 from ..modes import modes_kept
 from ..text import as_text
 from .convert import as_float
@@ -112,11 +113,12 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         macs[module] = macs.get(module, 0) + _macs(module, args[0], output)
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if _is_product(m)]
-    reference = next(chain(model.parameters(), filter(torch.is_floating_point, model.buffers())), torch.empty(0))
+    tensors = chain(model.parameters(), filter(torch.is_floating_point, model.buffers()))
+    dtype = next((tensor.dtype for tensor in tensors), torch.float32)
     try:
         with torch.no_grad(), modes_kept(model), as_float(model):
             model.eval()
-            model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
+            model(torch.zeros(1, *input_shape, device=device_of(model), dtype=dtype))
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} does not take one image of shape {input_shape}: {error}") from error
     finally:

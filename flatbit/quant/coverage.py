@@ -79,7 +79,7 @@ class Coverage:
         return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
 
 
-def coverage(model: nn.Module, refused: dict[str, str] | None = None) -> Coverage:
+def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Coverage:
     """The coverage of a model as it stands: modules with weights, and those with quantizers.
 
     Args:

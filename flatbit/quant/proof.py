@@ -8,6 +8,7 @@ result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .. import plain
 from .edges import RunOrder
 from .layers import (
     FLOAT_BITS,
@@ -51,6 +53,17 @@ class Proof:
     def as_dict(self) -> dict[str, list[int]]:
         """``{quantizer: [used, allowed]}``, for JSON."""
         return {name: [levels.used, levels.allowed] for name, levels in self.levels.items()}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, list[int]]) -> Proof:
+        """Read ``as_dict``. Raises ValueError."""
+        try:
+            return cls(levels={name: Levels(used=used, allowed=allowed) for name, (used, allowed) in found.items()})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{found!r:.60}: expected levels as {{quantizer: [used, allowed]}}") from error
+
+
+plain.add_codec(Proof, Proof.as_dict, Proof.from_dict)
 
 
 @torch.no_grad()

@@ -139,6 +139,10 @@ class Quantizer(nn.Module, ABC):
         """Bits of a stored code. The ``bits`` buffer, except where a method learns them (DQ)."""
         return int(self.bits)
 
+    def width(self) -> Tensor:
+        """``bit_width()`` as a float tensor of shape (); a method that learns its bits gives it a gradient (DQ)."""
+        return self.bits.float()
+
     @property
     def num_steps(self) -> int:
         """How many steps the grid has: one, or one per output channel."""

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..engine.recipe import Recipe, Stage
 from ..quant.policy import FLOAT_BITS, Policy
 from ..quant.presets import policy
-from ..train.objective import Distillation
+from ..reference import From
+from ..train.losses.teacher import Distillation, taught
 from ..train.schedules import Cosine
 from ..train.sharpness import Sharpness
-from . import RECIPES, check_choice
-from .float_net import float_stage
-from .saq import Flatness
-from .sqwa import averaged_stages
+from . import RECIPES, Registration, Stages, stage_of
+from .float_net import Pretraining, float_stages
+from .sqwa import Averaging, averaged_stages
 
 KEEPS_ITS_STEP = ("uniq", "saq", "lsq", "sqwa", "sqwa-all")
 
 
-def crossed(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
+    """How the quantized net is trained before any averaging: SGD 0.9 with a cosine to 0; lengths and rates are ours.
+
+    Attributes:
+        epochs, lr, weight_decay, batch_size: of it.
+        begin: what is quantized first: the ``float`` net or, for a 1-bit net, a ``2-bit`` one that started from it.
+    """
+
+    epochs: int = 200
+    lr: float = 0.01
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    begin: Literal["float", "2-bit"] = "float"
+
+
+def crossed_stages(
     *,
-    name: str = "crossed",
-    model: str = "preresnet20",
-    data: str = "digits",
-    model_arguments: Mapping[str, Any] | None = None,
-    float_schedule: str = "saq-cifar",
-    float_epochs: int | None = None,
     weights: int = 2,
     activations: int = 2,
     grid: str = "uniq",
-    sharpness: Flatness = "saq",
-    rho: float = 0.1,
-    averaging: Literal["sqwa", "none"] = "sqwa",
-    teacher: str = "float",
-    temperature: float = 4.0,
-    teacher_weight: float = 0.9,
-    begin: Literal["float", "2-bit"] = "float",
-    epochs: int = 200,
-    lr: float = 0.01,
-    weight_decay: float = 1e-4,
-    batch_size: int = 128,
-    retrain_epochs: int = 40,
-    retrain_lr: float = 1e-2,
-    retrain_lowest: float = 1e-4,
-    num_captures: int = 7,
-    tune_epochs: int = 4,
-) -> Recipe:
+    pretraining: Pretraining | None = Pretraining(schedule="saq-cifar"),
+    sharpness: Sharpness | None = Sharpness(method="saq", rho=0.1),
+    averaging: Averaging | None = Averaging(epochs=40),
+    distillation: Distillation | None = Distillation(teacher=From.stage("float")),
+    training: Descent = Descent(),
+) -> Stages:
     """UNIQ's grid, SAQ's descent, SQWA's averaging and distillation from the float net: no paper has tried it.
 
     Stages: ``float``; ``2-bit`` if asked for; ``quantized`` (sharpness, distillation, cosine); then
@@ -58,67 +55,69 @@ def crossed(
 
     Args:
         grid: a policy: uniq, saq, lsq; sqwa leaves activations to PACT. Without averaging any other too.
-        sharpness, rho: of the ``quantized`` stage; ``none`` for plain SGD.
-        averaging: ``none`` ends with the ``quantized`` stage.
-        teacher: of all stages that train: an earlier stage, or the path of a run or file; ``none`` for labels alone.
-        begin: what is quantized first: the ``float`` net or, for a 1-bit net, a ``2-bit`` one that started from it.
-        retrain_epochs, retrain_lr, retrain_lowest, num_captures, tune_epochs: of the averaging (``sqwa``).
+        pretraining: of the float net; None measures the one that the run is given.
+        sharpness: of the ``quantized`` stage; None for plain SGD.
+        averaging: as ``sqwa`` has it; None ends with the ``quantized`` stage.
+        distillation: of all stages that train quantized nets; None for labels alone.
+        training: of the ``quantized`` stage, and of ``2-bit``.
 
     Raises:
         ValueError: a grid that is not known to keep its step, with averaging; a 2-bit start of more bits.
     """
-    check_choice("averaging", averaging, ("sqwa", "none"))
-    check_choice("begin", begin, ("float", "2-bit"))
-    check_choice("sharpness", sharpness, ("none", "sam", "asam", "saq", "asaq"))
-    if averaging == "sqwa" and grid not in KEEPS_ITS_STEP:
+    if averaging is not None and grid not in KEEPS_ITS_STEP:
         raise ValueError(
-            f"grid={grid!r} with averaging='sqwa': captures must share one grid: "
-            f"take {', '.join(KEEPS_ITS_STEP)}, or averaging=none"
+            f"grid={grid!r} with averaging: captures must share one grid: take {', '.join(KEEPS_ITS_STEP)}, or "
+            "averaging=none"
         )
-    if begin == "2-bit" and 1 not in (weights, activations):
-        raise ValueError(f"begin='2-bit' with W{weights}/A{activations}: it is the start of 1-bit nets: begin=float")
     common: dict[str, Any] = {
-        "epochs": epochs,
-        "lr": lr,
+        "epochs": training.epochs,
+        "lr": training.lr,
         "schedule": Cosine(),
-        "weight_decay": weight_decay,
-        "batch_size": batch_size,
-        "sharpness": None if sharpness == "none" else Sharpness(method=sharpness, rho=rho),
-        "distillation": None
-        if teacher == "none"
-        else Distillation(teacher=teacher, temperature=temperature, weight=teacher_weight),
+        "weight_decay": training.weight_decay,
+        "batch_size": training.batch_size,
+        "sharpness": sharpness,
+        "losses": taught(distillation),
     }
-    stages = [float_stage(float_schedule, float_epochs)]
-    if begin == "2-bit":
-        two = _rules(grid, 2 if weights < FLOAT_BITS else weights, 2 if activations < FLOAT_BITS else activations)
-        stages.append(Stage(name="2-bit", policy=two, start="float", **common))
-    rules = _rules(grid, weights, activations)
-    stages.append(Stage(name="quantized", policy=rules, start=stages[-1].name, **common))
-    if averaging == "sqwa":
-        stages += averaged_stages(
-            rules,
-            "quantized",
-            epochs=retrain_epochs,
-            lr=retrain_lr,
-            lowest=retrain_lowest,
-            num_captures=num_captures,
-            tune_epochs=tune_epochs,
-            batch_size=batch_size,
-            distillation=common["distillation"],
-        )
-    return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=tuple(stages))
+    stages = list(float_stages(pretraining))
+    if training.begin == "2-bit":
+        begin = From.stage(stages[-1].name)
+        stages.append(stage_of(name="2-bit", policy=_two_bit(grid, weights, activations), start=begin, **common))
+    chosen = _policy(grid, weights, activations)
+    stages.append(stage_of(name="quantized", policy=chosen, start=From.stage(stages[-1].name), **common))
+    if averaging is not None:
+        stages += averaged_stages(chosen, From.stage("quantized"), averaging, distillation)
+    return tuple(stages)
 
 
-def _rules(grid: str, weights: int, activations: int) -> Policy:
+def _policy(grid: str, weights: int, activations: int) -> Policy:
     """A policy; SQWA's, which has no activations, with PACT's."""
     method = "pact" if grid.startswith("sqwa") and activations < FLOAT_BITS else None
     return policy(grid, weights=weights, activations=activations, activation_method=method)
 
 
-RECIPES.add("crossed", crossed)
+def _two_bit(grid: str, weights: int, activations: int) -> Policy:
+    """The same at 2 bits. Raises ValueError unless something has 1 bit."""
+    if 1 not in (weights, activations):
+        raise ValueError(
+            f"training.begin=2-bit with W{weights}/A{activations}: it is the start of 1-bit nets: training.begin=float"
+        )
+    return _policy(grid, *(2 if bits < FLOAT_BITS else bits for bits in (weights, activations)))
+
+
+RECIPES.add("crossed", Registration(stages=crossed_stages, model="preresnet20", data="digits"))
 RECIPES.add(
     "crossed-preresnet20-cifar100",
-    partial(crossed, name="crossed-preresnet20-cifar100", data="cifar100", model_arguments={"variant": "saq"}),
+    Registration(stages=crossed_stages, model="preresnet20", model_arguments={"variant": "saq"}, data="cifar100"),
 )
-_digits = partial(crossed, model="preresnet8", data="digits", float_schedule="digits", epochs=20, batch_size=64)
-RECIPES.add("crossed-preresnet8-digits", partial(_digits, name="crossed-preresnet8-digits"))
+RECIPES.add(
+    "crossed-preresnet8-digits",
+    Registration(
+        stages=crossed_stages,
+        model="preresnet8",
+        data="digits",
+        settings={
+            "pretraining.schedule": "digits", "training.epochs": 20, "training.batch_size": 64,
+            "averaging.batch_size": 64,
+        },
+    ),
+)  # fmt: skip

@@ -2,70 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..engine.recipe import Recipe, Stage
-from ..quant.policy import FLOAT_BITS
+from ..engine.recipe import Stage
+from ..quant.policy import FLOAT_BITS, Policy
 from ..quant.presets import policy
-from ..train.objective import Distillation
+from ..reference import From
+from ..train.losses.teacher import Distillation, taught
 from ..train.schedules import Cosine
-from . import RECIPES, check_choice
+from . import RECIPES, Registration, Stages
 
 STATISTICS_BATCHES = 50
-TEACHER_WEIGHT = {"mixed": 0.9, "only": 1.0}
 
 
-def finetune(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layers:
+    """Which layers are quantized where.
+
+    Attributes:
+        placement: of activations: at the layers' ``input``, or at the activations' ``output``; None for the paper's.
+        first, last: the layers that read the image and that give the logits, where they are not those defined first
+            and last.
+        leave_float: layers to leave in float, by name or wildcard.
+        strict: refuse a model with layers that cannot be quantized, or leave those float.
+    """
+
+    placement: Literal["input", "output"] | None = None
+    first: str | None = None
+    last: str | None = None
+    leave_float: tuple[str, ...] = ()
+    strict: bool = True
+
+    def policy(self, name: str, weights: int, activations: int) -> Policy:
+        """A policy that keeps to this. Raises ValueError for a placement of activations that are float."""
+        if self.placement is not None and activations >= FLOAT_BITS:
+            raise ValueError(f"layers.placement={self.placement} cannot act: activations are float: leave it out")
+        made = policy(name, weights=weights, activations=activations, placement=self.placement)
+        made = made.edges(first=self.first, last=self.last)
+        for pattern in self.leave_float:
+            made = made.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
+    """How the net is fine-tuned: SGD 0.9 with a cosine to 0, decay 1e-4.
+
+    Attributes:
+        epochs: 0 only calibrates.
+        lr, batch_size: of it.
+    """
+
+    epochs: int = 5
+    lr: float = 0.01
+    batch_size: int = 128
+
+
+def finetuned(
     *,
-    model: str,
-    data: str = "digits",
-    data_arguments: Mapping[str, Any] | None = None,
-    model_arguments: Mapping[str, Any] | None = None,
-    method: str = "uniq",
+    policy: str = "uniq",
     weights: int = 4,
     activations: int = 4,
-    epochs: int = 5,
-    lr: float = 0.01,
-    batch_size: int = 128,
-    placement: Literal["input", "output"] | None = None,
-    first: str | None = None,
-    last: str | None = None,
-    leave_float: Sequence[str] = (),
-    strict: bool = True,
-    distill: Literal["none", "mixed", "only"] = "none",
-) -> Recipe:
+    layers: Layers = Layers(),
+    training: Descent = Descent(),
+    distillation: Distillation | None = None,
+) -> Stages:
     """Measure a model in float, calibrate it, fine-tune it with SGD and a cosine to 0.
 
     Nobody's published recipe: a sound default for a network that has one. Stages: ``float`` (measured,
     not trained), ``calibrated`` (steps from data, batch-norm statistics re-estimated), ``fine-tuned``.
 
     Args:
-        distill: learn from the float net's answers: ``mixed`` with the labels (nine parts to one), or
-            ``only``, which needs no labels; temperature 4. ``none`` learns from labels alone.
+        policy: a name of ``flatbit list policies``.
+        layers: which of them, where.
+        training: of the last stage; 0 epochs only calibrate.
+        distillation: learn from a teacher, as from the float net, ``distillation.teacher=stage:float``, with the
+            labels or, at weight 1, without them; None learns from labels alone.
+
+    Raises:
+        ValueError: a teacher where nothing is trained.
     """
-    check_choice("distill", distill, ("none", *TEACHER_WEIGHT))
-    rules = policy(method, weights=weights, activations=activations, placement=placement).edges(first=first, last=last)
-    for pattern in leave_float:
-        rules = rules.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
-    common = {"policy": rules, "start": "float", "lr": lr, "batch_size": batch_size, "strict": strict}
-    stages = [
-        Stage(name="float", epochs=0, lr=lr),
-        Stage(name="calibrated", epochs=0, reestimate_batches=STATISTICS_BATCHES, **common),
-    ]
-    if epochs:
-        taught = Distillation(teacher="float", weight=TEACHER_WEIGHT[distill]) if distill != "none" else None
-        stages.append(
-            Stage(name="fine-tuned", epochs=epochs, schedule=Cosine(), weight_decay=1e-4, distillation=taught, **common)
-        )
-    return Recipe(
-        name="finetune",
-        model=model,
-        model_arguments=dict(model_arguments or {}),
-        data=data,
-        data_arguments=dict(data_arguments or {}),
-        stages=tuple(stages),
+    common: dict[str, Any] = {
+        "policy": layers.policy(policy, weights, activations),
+        "start": From.stage("float"),
+        "batch_size": training.batch_size,
+        "strict": layers.strict,
+    }
+    measured = Stage(name="float", epochs=0)
+    calibrated = Stage(name="calibrated", epochs=0, reestimate_batches=STATISTICS_BATCHES, **common)
+    if not training.epochs:
+        if distillation is not None:
+            raise ValueError("distillation cannot act: training.epochs=0 only calibrates")
+        return measured, calibrated
+    tuned = Stage(
+        name="fine-tuned",
+        epochs=training.epochs,
+        lr=training.lr,
+        schedule=Cosine(),
+        weight_decay=1e-4,
+        losses=taught(distillation),
+        **common,
     )
+    return measured, calibrated, tuned
 
 
-RECIPES.add("finetune", finetune)
+RECIPES.add("finetune", Registration(stages=finetuned, model="resnet20", data="digits"))

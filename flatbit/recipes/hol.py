@@ -2,85 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from ..engine.recipe import Recipe, Stage
+from ..engine.recipe import Stage
 from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
-from ..train.schedules import Cyclic, Steps
-from . import RECIPES, check_choice
-from .float_net import float_stage
+from ..reference import From
+from ..train.losses.labels import CrossEntropy
+from ..train.losses.orthogonality import Lipschitz
+from ..train.schedules import Cyclic, MultiStep
+from . import RECIPES, Registration, Stages, stage_of
+from .float_net import Pretraining, float_stages
 
-Descent = Literal["plain", "lipschitz", "clr", "lipschitz+clr"]
 Quantized = Literal["each", "weights", "activations", "both"]
 CYCLES, PARTS = 5, 8
 LAST_MINIMUM = (CYCLES - 1) * PARTS + PARTS // 2 + 1  # parts up to the end of the last one at the bottom
-LIPSCHITZ = 1e-4
 
 
-def hol(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CyclicRate:
+    """CLR: fine-tuning after retraining, five cycles of eight equal parts, from lr to a hundredth of it and back.
+
+    Attributes:
+        epochs: of the five cycles; the stage ends where the last minimum does, at epoch 37 of 40.
+        lr: the highest.
+    """
+
+    epochs: int = 40
+    lr: float = 1e-3
+
+    @property
+    def ends(self) -> int:
+        """After which epoch the last minimum ends."""
+        return max(1, LAST_MINIMUM * self.epochs // (PARTS * CYCLES))
+
+    @property
+    def schedule(self) -> Cyclic:
+        """The factor of lr."""
+        return Cyclic(0.01, half=PARTS // 2, part=self.ends / LAST_MINIMUM)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retraining:
+    """How each quantized net is retrained; CIFAR-10's settings by default.
+
+    Attributes:
+        epochs, lr, weight_decay, batch_size: of SGD 0.9.
+        milestones: where the rate falls x0.1, as shares of the epochs.
+    """
+
+    epochs: int = 100
+    lr: float = 0.01
+    milestones: tuple[float, ...] = (0.5, 0.8)
+    weight_decay: float = 0.0
+    batch_size: int = 128
+
+
+def hol_stages(
     *,
-    name: str = "hol",
-    model: str = "resnet20",
-    data: str = "digits",
-    model_arguments: Mapping[str, Any] | None = None,
-    float_schedule: str = "hol-cifar",
-    float_epochs: int | None = None,
     weights: int = 2,
     activations: int = 2,
-    quantized: Quantized | Sequence[Quantized] = "each",
+    quantized: Quantized | tuple[Quantized, ...] = "each",
     convention: Literal["hol", "hol-imagenet"] = "hol",
-    descent: Descent = "plain",
-    lipschitz: float = LIPSCHITZ,
-    epochs: int = 100,
-    lr: float = 0.01,
-    milestones: Sequence[float] = (0.5, 0.8),
-    weight_decay: float = 0.0,
-    batch_size: int = 128,
-    clr_epochs: int = 40,
-    clr_lr: float = 1e-3,
-) -> Recipe:
+    pretraining: Pretraining | None = Pretraining(schedule="hol-cifar"),
+    training: Retraining = Retraining(),
+    lipschitz: Lipschitz | None = None,
+    clr: CyclicRate | None = None,
+) -> Stages:
     """Retraining of HOL, and its two smoothers (CIFAR-10's settings are the default; Tables 4 and 5, Figures 6 to 8).
 
     SGD 0.9, 100 epochs, lr 0.01 x0.1 at 50 and 80, batch 128, no decay; edges float, PACT at each
-    ReLU's output and on residual tensors. Any width, depth and kind of block: by ``model`` and
-    ``model_arguments``.
+    ReLU's output and on residual tensors. Any width, depth and kind of block: by the model's arguments.
 
     Args:
         quantized: ``weights`` alone, ``activations`` alone, ``both``, or ``each`` of the three, from one
             float net; or a list of these.
         convention: ``hol-imagenet`` keeps residual tensors at 8 bits and has four-level weights.
-        descent: ``plain``; ``lipschitz`` adds the Lipschitz term times ``lipschitz``; ``clr`` fine-tunes
-            with a cyclic rate after retraining (a stage ``NAME-clr``); ``lipschitz+clr`` both, the
-            term in both stages.
-        milestones: where the rate falls, as shares of the epochs.
-        clr_epochs, clr_lr: five cycles of eight equal parts, from ``clr_lr`` to a hundredth of it and
-            back; the stage ends where the last minimum does, at epoch 37 of 40.
+        pretraining: of the float net; None measures the one that the run is given.
+        training: of each quantized net.
+        lipschitz: add the Lipschitz term, in all stages of quantized nets; ``on`` for HOL's weight.
+        clr: fine-tune with a cyclic rate after retraining (a stage ``NAME-clr``); ``on`` for HOL's.
     """
-    places = tuple(round(share * epochs) for share in milestones)
-    stages = [float_stage(float_schedule, float_epochs)]
+    places = tuple(round(share * training.epochs) for share in training.milestones)
+    stages = list(float_stages(pretraining))
+    begin = From.stage(stages[-1].name)
     for w, a in pairs(weights, activations, quantized):
-        retrain = Stage(
+        retrain = stage_of(
             name=f"hol-w{w}a{a}",
-            epochs=epochs,
+            epochs=training.epochs,
             policy=policy(convention, weights=w, activations=a),
-            start="float",
-            lr=lr,
-            schedule=Steps(places),
-            weight_decay=weight_decay,
-            batch_size=batch_size,
+            start=begin,
+            lr=training.lr,
+            schedule=MultiStep(places),
+            weight_decay=training.weight_decay,
+            batch_size=training.batch_size,
         )
-        stages += smoothed(retrain, descent, lipschitz=lipschitz, clr_epochs=clr_epochs, clr_lr=clr_lr)
-    return Recipe(name=name, model=model, model_arguments=dict(model_arguments or {}), data=data, stages=tuple(stages))
+        stages += smoothed(retrain, lipschitz, clr)
+    return tuple(stages)
 
 
-def pairs(weights: int, activations: int, quantized: Quantized | Sequence[Quantized]) -> list[tuple[int, int]]:
+def pairs(weights: int, activations: int, quantized: Quantized | tuple[Quantized, ...]) -> list[tuple[int, int]]:
     """The bits (W, A) of each net to make; what is float already makes none.
 
-    Raises ValueError for an unknown choice, or where nothing is quantized.
+    Raises ValueError where nothing is quantized.
     """
     made = {
         "weights": [(weights, FLOAT_BITS)],
@@ -89,8 +114,6 @@ def pairs(weights: int, activations: int, quantized: Quantized | Sequence[Quanti
     }
     made["each"] = [pair for pairs in made.values() for pair in pairs]
     choices = [quantized] if isinstance(quantized, str) else list(quantized)
-    for choice in choices:
-        check_choice("quantized", choice, ("each", "weights", "activations", "both"))
     chosen = dict.fromkeys(pair for choice in choices for pair in made[choice])
     found = [pair for pair in chosen if pair != (FLOAT_BITS, FLOAT_BITS)]
     if not found:
@@ -98,43 +121,51 @@ def pairs(weights: int, activations: int, quantized: Quantized | Sequence[Quanti
     return found
 
 
-def smoothed(retrain: Stage, descent: Descent, *, lipschitz: float, clr_epochs: int, clr_lr: float) -> list[Stage]:
-    """A retraining stage with the Lipschitz term, and the cyclic fine-tuning after it, where ``descent`` has them."""
-    check_choice("descent", descent, ("plain", "lipschitz", "clr", "lipschitz+clr"))
-    if "lipschitz" in descent:
-        retrain = replace(retrain, lipschitz=lipschitz)
-    if "clr" not in descent:
+def smoothed(retrain: Stage, lipschitz: Lipschitz | None, clr: CyclicRate | None) -> list[Stage]:
+    """A retraining stage with the Lipschitz term, and the cyclic fine-tuning after it, where there are any."""
+    if lipschitz is not None:
+        retrain = replace(retrain, losses=(CrossEntropy(), lipschitz))
+    if clr is None:
         return [retrain]
-    ends = max(1, LAST_MINIMUM * clr_epochs // (PARTS * CYCLES))
-    curve = Cyclic(0.01, half=PARTS // 2, part=ends / LAST_MINIMUM)
-    return [
+    cycles = replace(
         retrain,
-        replace(retrain, name=f"{retrain.name}-clr", start=retrain.name, epochs=ends, lr=clr_lr, schedule=curve),
-    ]
+        name=f"{retrain.name}-clr",
+        start=From.stage(retrain.name),
+        epochs=clr.ends,
+        lr=clr.lr,
+        schedule=clr.schedule,
+    )
+    return [retrain, cycles]
 
 
-RECIPES.add("hol", hol)
+RECIPES.add("hol", Registration(stages=hol_stages, model="resnet20", data="digits"))
 RECIPES.add(
-    "hol-resnet20-cifar10", partial(hol, name="hol-resnet20-cifar10", data="cifar10", model_arguments={"shortcut": "B"})
+    "hol-resnet20-cifar10",
+    Registration(stages=hol_stages, model="resnet20", model_arguments={"shortcut": "B"}, data="cifar10"),
 )
 RECIPES.add(
     "hol-preresnet34-imagenet",
-    partial(
-        hol,
-        name="hol-preresnet34-imagenet",
+    Registration(
+        stages=hol_stages,
         model="preresnet34",
         data="imagenet",
-        float_schedule="imagenet",
-        quantized="both",
-        convention="hol-imagenet",
-        epochs=90,
-        lr=0.04,
-        milestones=(1 / 3, 2 / 3),
-        weight_decay=1e-4,
-        batch_size=512,
+        settings={
+            "pretraining.schedule": "imagenet", "quantized": "both", "convention": "hol-imagenet",
+            "training.epochs": 90, "training.lr": 0.04, "training.milestones": (1 / 3, 2 / 3),
+            "training.weight_decay": 1e-4, "training.batch_size": 512,
+        },
     ),
-)
-_digits = partial(hol, model="preresnet8", model_arguments={"variant": "hol"}, data="digits", float_schedule="digits")
+)  # fmt: skip
 RECIPES.add(
-    "hol-preresnet8-digits", partial(_digits, name="hol-preresnet8-digits", epochs=20, batch_size=64, clr_epochs=8)
-)
+    "hol-preresnet8-digits",
+    Registration(
+        stages=hol_stages,
+        model="preresnet8",
+        model_arguments={"variant": "hol"},
+        data="digits",
+        settings={
+            "pretraining.schedule": "digits", "training.epochs": 20, "training.batch_size": 64, "clr": "none",
+            "clr.epochs": 8,
+        },
+    ),
+)  # fmt: skip

@@ -2,79 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from ..engine.recipe import Recipe, Stage
 from ..quant.policy import FLOAT_BITS, Rule
 from ..quant.presets import policy
+from ..reference import From
+from ..train.optimizers import Adam
 from ..train.schedules import Cosine
-from . import RECIPES, check_choice
-from .float_net import float_stage
+from . import RECIPES, Registration, Stages, stage_of
+from .float_net import Pretraining, float_stages
 from .hol import Quantized, pairs
 
 READS_SUMS = tuple(Rule(layer, {"input_bits": FLOAT_BITS}, optional=True) for layer in ("hidden.[1-9]*.linear", "last"))
 """What reads residual sums that are not quantized again (Figure 3) counts as reading float."""
 
 
-def hol_spirals(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
+    """How each quantized net is retrained: Adam with a cosine and without decay. The paper does not say.
+
+    Attributes:
+        epochs, lr, batch_size: a tenth of this rate leaves the nets about 10 points lower (``records``).
+    """
+
+    epochs: int = 100
+    lr: float = 2e-3
+    batch_size: int = 500
+
+
+def spiral_stages(
     *,
-    name: str = "hol-fcdnn-spirals",
-    model: str = "fcdnn",
-    data: str = "spirals",
-    model_arguments: Mapping[str, Any] | None = None,
-    width: int = 128,
-    depth: int = 4,
-    block: Literal["plain", "residual"] = "plain",
-    residual: Literal["float", "quantized"] = "float",
-    float_schedule: str = "spirals",
-    float_epochs: int | None = None,
     weights: int = 2,
     activations: int = 2,
-    quantized: Quantized | Sequence[Quantized] = "each",
-    epochs: int = 100,
-    lr: float = 2e-3,
-    batch_size: int = 500,
-) -> Recipe:
+    quantized: Quantized | tuple[Quantized, ...] = "each",
+    sums: Literal["float", "quantized"] | None = None,
+    pretraining: Pretraining | None = Pretraining(schedule="spirals"),
+    training: Descent = Descent(),
+) -> Stages:
     """HOL's fully connected nets on two spirals (section 3; Figures 1 to 3, 9 and 10).
 
     All weight matrices quantized, PACT at each ReLU's output, the two coordinates and the logits float.
-    The paper does not say how it trains: here Adam at batch 500, from 2e-3 with a cosine and without
-    decay, the float net 300 epochs, each quantized one 100 (a tenth of the rate leaves these about 10
-    points lower: ``records``).
+    Width, depth (hidden layers; weight matrices, the first and the last among them) and the kind of block are
+    the model's: ``--model-arg width=256``. The paper does not say how it trains: here Adam at batch 500, from
+    2e-3 with a cosine, the float net 300 epochs, each quantized one 100.
 
     Args:
-        width, depth: of hidden layers; weight matrices, the first and the last among them.
-        block: ``residual`` is Figure 3's net, ``h + phi(W h)`` halved.
-        residual: ``quantized`` quantizes those sums again (Figure 10).
         quantized: ``weights`` alone, ``activations`` alone, ``both``, ``each`` of the three, or a list.
-        model_arguments: further arguments of the model; they win over width, depth and block.
+        sums: of residual nets, Figure 3's ``h + phi(W h)`` halved: left ``float``, or ``quantized`` again (Figure
+            10); None for plain nets, which have none.
+        pretraining: of the float net; None measures the one that the run is given.
+        training: of each quantized net.
     """
-    check_choice("residual", residual, ("float", "quantized"))
-    if residual == "quantized" and block != "residual":
-        raise ValueError(f"residual='quantized' with block={block!r}: a plain net has no sums: block=residual")
-    stages = [float_stage(float_schedule, float_epochs)]
+    stages = list(float_stages(pretraining))
+    begin = From.stage(stages[-1].name)
     for w, a in pairs(weights, activations, quantized):
-        rules = policy("hol-synthetic", weights=w, activations=a)
-        if residual == "quantized":
-            rules = rules.override("*.residual", here=True)
-        elif block == "residual":
-            rules = replace(rules, rules=(*rules.rules, *READS_SUMS))
+        chosen = policy("hol-synthetic", weights=w, activations=a)
+        if sums == "quantized":
+            chosen = chosen.override("*.residual", here=True)
+        elif sums == "float":
+            chosen = replace(chosen, rules=(*chosen.rules, *READS_SUMS))
         stages.append(
-            Stage(
+            stage_of(
                 name=f"hol-w{w}a{a}",
-                epochs=epochs,
-                policy=rules,
-                start="float",
-                optimizer="adam",
-                lr=lr,
+                epochs=training.epochs,
+                policy=chosen,
+                start=begin,
+                optimizer=Adam(),
+                lr=training.lr,
                 schedule=Cosine(),
-                batch_size=batch_size,
+                batch_size=training.batch_size,
             )
         )
-    arguments = {"width": width, "depth": depth, "block": block} | dict(model_arguments or {})
-    return Recipe(name=name, model=model, model_arguments=arguments, data=data, stages=tuple(stages))
+    return tuple(stages)
 
 
-RECIPES.add("hol-fcdnn-spirals", hol_spirals)
+_PLAIN = {"width": 128, "depth": 4}
+RECIPES.add(
+    "hol-fcdnn-spirals",
+    Registration(stages=spiral_stages, model="fcdnn", model_arguments=_PLAIN, data="spirals"),
+)
+RECIPES.add(
+    "hol-fcdnn_residual-spirals",
+    Registration(
+        stages=spiral_stages,
+        model="fcdnn",
+        model_arguments=_PLAIN | {"block": "residual"},
+        data="spirals",
+        settings={"sums": "float"},
+    ),
+)

@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from ..engine.run import Run
+from .. import plain
+from ..engine.record import Run, StageRecord
 from ..metrics.scores import LABELS
-from ..quant.convention import in_words
+from ..quant.convention import Convention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class StageSummary:
     """One stage over all seeds; accuracies in percent of the last epoch.
 
     Attributes:
@@ -51,24 +52,24 @@ class Row:
         return f"{self.score:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
 
 
-def summarize(runs: Sequence[Run]) -> list[Row]:
+def summarize(runs: Sequence[Run]) -> list[StageSummary]:
     """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
-    recipes = {str(run.record["recipe"]) for run in runs}
+    recipes = {str(plain.to_plain(run.record.recipe)) for run in runs}
     if len(recipes) > 1:
-        names = sorted({run.record["recipe"]["name"] for run in runs})
+        names = sorted({run.record.recipe.name for run in runs})
         raise ValueError(f"runs of different recipes or settings cannot be averaged: {', '.join(names)}")
-    stages = [name for name in runs[0].record["stages"] if all(name in run.record["stages"] for run in runs)]
+    stages = [name for name in runs[0].record.stages if all(name in run.record.stages for run in runs)]
     if not stages:
         raise ValueError("no stage is finished in every run: go on with them first (--resume)")
-    rows: list[Row] = []
+    rows: list[StageSummary] = []
     for name in stages:
-        rows.append(_row(name, [run.record["stages"][name] for run in runs], rows))
+        rows.append(_row(name, [run.record.stages[name] for run in runs], rows))
     return rows
 
 
-def table_of(rows: Sequence[Row], title: str) -> Table:
+def table_of(rows: Sequence[StageSummary], title: str) -> Table:
     """The rows as a table for a terminal."""
     n = max(row.num_seeds for row in rows)
     spread = f", mean ± std over {n} seeds" if n > 1 else ""
@@ -90,46 +91,38 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     return table
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[StageSummary]) -> list[dict[str, Any]]:
     """The rows as plain values."""
     return [asdict(row) for row in rows]
 
 
-def _row(name: str, entries: list[dict[str, Any]], earlier: list[Row]) -> Row:
-    metric = entries[0]["metric"]
-    scores = [entry["test"][metric] for entry in entries]
-    best = [entry["best_test"] for entry in entries if entry["best_test"] is not None]
-    convention = entries[0]["test"]["convention"]
+def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> StageSummary:
+    first, scores = entries[0], [entry.score for entry in entries]
+    best = [entry.best_test for entry in entries if entry.best_test is not None]
+    convention = first.test.convention
     reference = next((row.score for row in earlier if row.method == "float"), None)
-    is_float = convention["policy"] == "float"
+    is_float = convention.policy == "float"
     score = statistics.mean(scores)
-    return Row(
+    return StageSummary(
         stage=name,
-        method=convention["policy"],
-        bits="W32/A32" if is_float else convention["inner"],
-        metric=metric,
+        method=convention.policy,
+        bits="W32/A32" if is_float else convention.inner,
+        metric=first.metric,
         score=score,
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
         best=statistics.mean(best) if best else None,
         loss=None if reference is None else reference - score,
         num_seeds=len(scores),
-        size_bytes=entries[0]["cost"]["size_bytes"],
-        bitops=entries[0]["cost"]["bitops"],
-        seconds=statistics.mean(entry["seconds"] for entry in entries),
-        convention=_sentence(convention),
-        edges=_edges(convention),
+        size_bytes=first.cost.size_bytes,
+        bitops=first.cost.bitops,
+        seconds=statistics.mean(entry.seconds for entry in entries),
+        convention="float" if is_float else convention.in_words(),
+        edges="" if is_float else _edges(convention),
     )
 
 
-def _sentence(convention: dict[str, str]) -> str:
-    return "float" if convention["policy"] == "float" else in_words(convention)
-
-
-def _edges(convention: dict[str, str]) -> str:
+def _edges(convention: Convention) -> str:
     """First / last / shortcut, and batch norm where it is not float."""
-    if convention["policy"] == "float":
-        return ""
-    bits = " ".join(
-        f"{role} {convention[role]}" for role in ("first", "last", "shortcut") if convention[role] != "none"
-    )
-    return bits + ("" if convention["batch_norm"] == "float" else f" BN {convention['batch_norm']}")
+    edges = {"first": convention.first, "last": convention.last, "shortcut": convention.shortcut}
+    bits = " ".join(f"{role} {stated}" for role, stated in edges.items() if stated != "none")
+    return bits + ("" if convention.batch_norm == "float" else f" BN {convention.batch_norm}")

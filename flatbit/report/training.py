@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from ..engine.recipe import Stage
+from ..engine.record import RunRecord
+from ..reference import START, From
+from ..train.losses.labels import CrossEntropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +18,7 @@ class Training:
         stage, start: its name, and what it started from.
         epochs: how many.
         descent: optimizer, rate, schedule, batch, decay.
-        besides: sharpness, teacher, Lipschitz term, fixed steps, captures with their scores, batch-norm steps.
+        besides: sharpness, loss terms and teachers, fixed steps, captures with their scores, batch-norm steps.
     """
 
     stage: str
@@ -24,41 +28,48 @@ class Training:
     besides: str
 
 
-def trainings(record: dict[str, Any]) -> list[Training]:
+def trainings(record: RunRecord) -> list[Training]:
     """How every finished stage of a run was trained."""
-    stages = record["recipe"]["stages"]
-    return [_training(stage, record["stages"][stage["name"]]) for stage in stages if stage["name"] in record["stages"]]
+    return [_training(stage, record) for stage in record.finished()]
 
 
-def _training(stage: dict[str, Any], entry: dict[str, Any]) -> Training:
-    decay = f", decay {stage['weight_decay']:g}" if stage["weight_decay"] else ""
-    growth = ", ".join(f"x{n} from epoch {epoch}" for epoch, n in stage.get("growth") or [])
-    batch = f"batch {stage['batch_size']}" + (f" ({growth})" if growth else "")
-    descent = f"{stage['optimizer'].upper()}, lr {stage['lr']:g}, {stage['schedule']}, {batch}{decay}"
+def _training(stage: Stage, record: RunRecord) -> Training:
     return Training(
-        stage=stage["name"],
-        start=stage["start"] or "as built, or the weights given",
-        epochs=stage["epochs"],
-        descent=descent if stage["epochs"] else "not trained",
-        besides="; ".join(_besides(stage, entry)),
+        stage=stage.name,
+        start=_source(stage.start, record),
+        epochs=stage.epochs,
+        descent=_descent(stage) if stage.epochs else "not trained",
+        besides="; ".join(_besides(stage, record)),
     )
 
 
-def _besides(stage: dict[str, Any], entry: dict[str, Any]) -> list[str]:
-    said = []
-    if sharpness := stage.get("sharpness"):
-        said.append(f"{sharpness['method'].upper()}, rho {sharpness['rho']:g}")
-    if taught := stage.get("distillation"):
-        said.append(f"teacher {taught['teacher']}, T {taught['temperature']:g}, weight {taught['weight']:g}")
-    if stage.get("lipschitz"):
-        said.append(f"Lipschitz term {stage['lipschitz']:g}")
-    if stage.get("fixed_weight_steps"):
+def _source(source: From, record: RunRecord) -> str:
+    """Where a network comes from, in words."""
+    if source == START:
+        return "as built" if record.checkpoint is None else f"checkpoint {record.checkpoint.file}"
+    return f"average of {source.name}" if source.average else source.name
+
+
+def _descent(stage: Stage) -> str:
+    decay = f", decay {stage.weight_decay:g}" if stage.weight_decay else ""
+    grows = ", ".join(f"x{n} from epoch {epoch}" for epoch, n in stage.accumulation)
+    batch = f"batch {stage.batch_size}" + (f" ({grows})" if grows else "")
+    return f"{stage.optimizer}, lr {stage.lr:g}, {stage.schedule}, {batch}{decay}"
+
+
+def _besides(stage: Stage, record: RunRecord) -> list[str]:
+    entry, said = record.stages[stage.name], []
+    if (flat := stage.sharpness) is not None:
+        said.append(f"{flat.method.upper()}, rho {flat.rho:g}")
+    if stage.losses != (CrossEntropy(),):
+        terms = [f"{term.weight:g} {term.name}" for term in stage.losses]
+        teachers = [f"teacher {_source(source, record)}" for term in stage.losses for source in term.teachers()]
+        said.append(", ".join([f"loss {' + '.join(terms)}", *teachers]))
+    if stage.fixed_weight_steps:
         said.append("steps of weights fixed")
-    captures = [epoch for epoch in entry["epochs"] if "capture" in epoch]
+    captures = [epoch for epoch in entry.epochs if epoch.capture is not None]
     if captures:
-        key = f"test_{entry['metric']}"
-        listed = ", ".join(f"{epoch['epoch']} ({epoch[key]:.2f} %)" for epoch in captures)
+        listed = ", ".join(f"{epoch.epoch} ({epoch.score(entry.metric):.2f} %)" for epoch in captures)
         said.append(f"captured after epochs {listed}")
-    changes = entry.get("batchnorm") or []
-    said += [f"batch norm {c['step']}: {c['before']:.2f} to {c['after']:.2f} %" for c in changes]
+    said += [f"batch norm {c.step}: {c.before:.2f} to {c.after:.2f} %" for c in entry.batchnorm]
     return said

@@ -1,13 +1,17 @@
 """Training: parts that work in anybody's loop: schedules, losses, sharpness, averaging, the life of batch norms."""
 
-from . import batchnorm, schedules
+from . import batchnorm, losses, optimizers, schedules
 from .averaging import QuantizedAverage, freeze_weight_steps_
 from .batchnorm import freeze_batchnorm_, reestimate_batchnorm_
-from .objective import Distillation, cross_entropy, distill, lipschitz
+from .losses.labels import CrossEntropy, cross_entropy
+from .losses.orthogonality import Lipschitz, lipschitz
+from .losses.teacher import Distillation, distill
 from .sharpness import Sharpness, SharpnessAware
 
 __all__ = [
+    "CrossEntropy",
     "Distillation",
+    "Lipschitz",
     "QuantizedAverage",
     "Sharpness",
     "SharpnessAware",
@@ -17,6 +21,8 @@ __all__ = [
     "freeze_batchnorm_",
     "freeze_weight_steps_",
     "lipschitz",
+    "losses",
+    "optimizers",
     "reestimate_batchnorm_",
     "schedules",
 ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..device import device_of
 from ..quant.calibrate import start_weights_
 from ..quant.convert import apply_specs_, make_quantizer, planned, restore_
 from ..quant.grid import Grid
@@ -119,7 +120,7 @@ class QuantizedAverage:
         """Go on from the captures of a ``state_dict``. Raises ValueError where they are another model's."""
         if state["count"]:
             _check_shapes(state, self.model)
-        device = next(chain(self.model.parameters(), self.model.buffers())).device
+        device = device_of(self.model)
         self.count = state["count"]
         self._codes, self._sums, self._latest = (
             {name: tensor.to(device) for name, tensor in state[key].items()} for key in ("codes", "sums", "latest")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..modes import modes_kept
+from ..nonempty import nonempty
 
 
 @torch.no_grad()
@@ -34,10 +35,7 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
-    stream = islice(batches, num_batches)
-    first = next(stream, None)
-    if first is None:
-        raise ValueError("batch norm was given no batches to re-estimate from: the iterable is empty")
+    stream = nonempty(islice(batches, num_batches), "reestimate_batchnorm_")
     momenta = {norm: norm.momentum for norm in norms}
     count = 0
     try:
@@ -47,7 +45,7 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
                 norm.reset_running_stats()
                 norm.train()
                 norm.momentum = None  # cumulative average
-            for x, *_ in chain([first], stream):
+            for x, *_ in stream:
                 model(x)
                 count += 1
     finally:

@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import nn
 
+from .. import plain
 from ..quant.layers import quantizers_of
+from ..registry import Registry
 
-OptimizerName = Literal["sgd", "adam"]
-OPTIMIZERS = get_args(OptimizerName)
+
+class Optimizer(ABC):
+    """An optimizer's settings, frozen; abstract. One of yours is registered with ``OPTIMIZERS.add(name, Class)``."""
+
+    @abstractmethod
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """The optimizer over parameter groups, which carry their weight decay."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SGD(Optimizer):
+    """SGD with momentum. Raises ValueError for a momentum outside [0, 1), or Nesterov's without one."""
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.momentum, int | float) and not isinstance(self.momentum, bool)
+        if not number or not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum!r}: expected 0 or more, below 1")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True with momentum=0 cannot act: give it a momentum, or leave it out")
+
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adam(Optimizer):
+    """Adam with PyTorch's betas and epsilon."""
+
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(groups, lr=lr)
+
+
+OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", __name__)
+plain.add_family(Optimizer, OPTIMIZERS)
+OPTIMIZERS.add("sgd", SGD)
+OPTIMIZERS.add("adam", Adam)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -26,18 +69,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(
-    model: nn.Module,
-    name: OptimizerName,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    nesterov: bool = False,
+    model: nn.Module, optimizer: Optimizer, *, lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """SGD with momentum or Adam over a model's parameter groups. Raises ValueError for other names."""
-    groups = parameter_groups(model, weight_decay)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-    if name == "adam":
-        return torch.optim.Adam(groups, lr=lr)
-    raise ValueError(f"optimizer {name!r}: expected 'sgd' or 'adam'")
+    """The optimizer over a model's parameter groups."""
+    return optimizer.make(parameter_groups(model, weight_decay), lr)

@@ -84,3 +84,8 @@ def ascent(gradients: list[Tensor], scales: list[Tensor] | None, rho: float) -> 
     norm = torch.nn.utils.get_total_norm(scaled)
     steps = scaled if scales is None else torch._foreach_mul(scaled, scales)
     return [torch.where(norm.isfinite(), step, 0.0) for step in torch._foreach_mul(steps, rho / (norm + 1e-12))]
+
+
+def carried(model: nn.Module) -> list[Quantizer | Tensor | None]:
+    """Every quantizer and its leaf."""
+    return [part for m in model.modules() if isinstance(m, Quantizer) for part in (m, m.perturbation)]

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
+from .. import plain
+from ..registry import Registry
+
 
 class Schedule(ABC):
-    """A factor of the base learning rate as a function of progress; abstract."""
+    """A factor of the base learning rate as a function of progress; abstract.
+
+    A schedule of yours is a frozen dataclass, registered with ``SCHEDULES.add(name, Class)``.
+    """
 
     @abstractmethod
     def __call__(self, epoch: float, epochs: int) -> float:
@@ -35,19 +41,19 @@ class Constant(Schedule):
 @final
 @dataclass(frozen=True, slots=True)
 class Linear(Schedule):
-    """From the factor ``first`` to ``last`` in a straight line, at every update: a warm-up inside a ``Sequence``."""
+    """From the factor ``first`` to ``last`` in a straight line, at every update: a warm-up inside a ``Join``."""
 
     first: float
     last: float = 1.0
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        return self.first + (self.last - self.first) * min(epoch / epochs, 1.0)
+        return self.first + (self.last - self.first) * min(epoch / max(epochs, 1), 1.0)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Steps(Schedule):
-    """Times ``factor`` at each milestone epoch: ``Steps((75, 125))`` (SQWA, SAQ, FAQ's CIFAR runs)."""
+class MultiStep(Schedule):
+    """Times ``factor`` at each milestone epoch: ``MultiStep((75, 125))`` (SQWA, SAQ, FAQ's CIFAR runs)."""
 
     milestones: tuple[int, ...]
     factor: float = 0.1
@@ -90,6 +96,8 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.warmup, int) or self.warmup < 0:
             raise ValueError(f"warmup={self.warmup!r}: expected a number of epochs, 0 or more")
+        if not self.warmup and self.warmup_factor != 1:
+            raise ValueError(f"warmup_factor={self.warmup_factor} cannot act: there is no warmup: leave it out")
 
     def __call__(self, epoch: float, epochs: int) -> float:
         t = math.floor(epoch) - self.warmup
@@ -106,7 +114,7 @@ class Polynomial(Schedule):
     power: float = 0.9
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        return (1 - min(epoch / epochs, 1.0)) ** self.power
+        return (1 - min(epoch / max(epochs, 1), 1.0)) ** self.power
 
 
 @final
@@ -154,11 +162,11 @@ class Cyclic(Schedule):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Sequence(Schedule):
-    """One schedule after another: ``Sequence(((0, Steps((75, 125))), (126, Constant(0.1))))``.
+class Join(Schedule):
+    """One schedule after another: ``Join(((0, MultiStep((75, 125))), (126, Constant(0.1))))``.
 
     Each part counts its own epochs from its start and takes those up to the next part (the last one: to
-    the end of the stage) for the whole. A warm-up: ``Sequence(((0, Linear(0.01)), (5, Cosine())))``.
+    the end of the stage) for the whole. A warm-up: ``Join(((0, Linear(0.01)), (5, Cosine())))``.
 
     Args:
         parts: (first epoch, schedule), the first at 0 and each later than the one before.
@@ -167,18 +175,33 @@ class Sequence(Schedule):
     parts: tuple[tuple[int, Schedule], ...]
 
     def __post_init__(self) -> None:
-        starts = [start for start, _ in self.parts]
-        ascending = all(start < later for start, later in pairwise(starts))
-        if starts[:1] != [0] or not ascending or not all(isinstance(start, int) for start in starts):
-            raise ValueError(f"Sequence: parts start at epochs {starts}: expected 0 first, then later whole ones")
-        for start, part in self.parts:
+        firsts = [first for first, _ in self.parts]
+        ascending = all(first < later for first, later in pairwise(firsts))
+        if firsts[:1] != [0] or not ascending or not all(isinstance(first, int) for first in firsts):
+            raise ValueError(f"Join: parts begin at epochs {firsts}: expected 0 first, then later whole ones")
+        for first, part in self.parts:
             if not isinstance(part, Schedule):
                 raise ValueError(
-                    f"Sequence: the part from epoch {start} is {part!r}: expected a schedule, such as Constant(0.1)"
+                    f"Join: the part from epoch {first} is {part!r}: expected a schedule, such as Constant(0.1)"
                 )
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        index = sum(epoch >= start for start, _ in self.parts) - 1
-        start, part = self.parts[index]
+        index = sum(epoch >= first for first, _ in self.parts) - 1
+        first, part = self.parts[index]
         end = self.parts[index + 1][0] if index + 1 < len(self.parts) else epochs
-        return part(epoch - start, end - start)
+        return part(epoch - first, end - first)
+
+
+SCHEDULES: Registry[type[Schedule]] = Registry("schedule", __name__)
+plain.add_family(Schedule, SCHEDULES)
+for _name, _kind in {
+    "constant": Constant,
+    "linear": Linear,
+    "multistep": MultiStep,
+    "exponential": Exponential,
+    "cosine": Cosine,
+    "polynomial": Polynomial,
+    "cyclic": Cyclic,
+    "join": Join,
+}.items():
+    SCHEDULES.add(_name, _kind)

@@ -20,11 +20,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from ..quant.layers import quantizers_of
-from ..quant.quantizer import Quantizer
-from .perturbed import ascent, attach_leaves_, perturbed_set, weights_of
+from .perturbed import ascent, attach_leaves_, carried, perturbed_set, weights_of
 
 SharpnessMethod = Literal["sam", "asam", "saq", "asaq"]
 SHARPNESS_METHODS = get_args(SharpnessMethod)
+ETA = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Sharpness:
         method: ``sam`` and ``asam`` perturb the latent parameters before quantization, ``saq`` and
             ``asaq`` the quantized weights after it; the a's scale the perturbation by each value's size.
         rho: radius of the perturbation, in the global l2 norm.
-        eta: added to the sizes (ASAM, ASAQ).
+        eta: added to the sizes; of ASAM and ASAQ alone, None for the papers' 0.01.
         perturb: ``authors`` also moves batch norms, clips of activations and biases, as SAQ's code does;
             ``weights_only`` is what its text says.
         batchnorm: ``freeze`` keeps the running statistics of the first pass; ``update`` lets the
@@ -46,7 +46,7 @@ class Sharpness:
 
     method: SharpnessMethod
     rho: float
-    eta: float = 0.01
+    eta: float | None = None
     perturb: Literal["authors", "weights_only"] = "authors"
     batchnorm: Literal["freeze", "update"] = "freeze"
     shard: int | None = None
@@ -56,12 +56,19 @@ class Sharpness:
             raise ValueError(f"sharpness method {self.method!r}: expected one of {', '.join(SHARPNESS_METHODS)}")
         for name in ("rho", "eta"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            if (name, value) != ("eta", None) and (not isinstance(value, int | float) or not 0 <= value < math.inf):
                 raise ValueError(f"sharpness {name}={value!r}: expected a number of 0 or more")
+        if self.eta is not None and not self.adaptive:
+            raise ValueError(f"sharpness eta={self.eta} cannot act: {self.method} does not scale; asam and asaq do")
         if self.perturb not in ("authors", "weights_only") or self.batchnorm not in ("freeze", "update"):
             raise ValueError(f"{self}: expected perturb authors or weights_only, and batchnorm freeze or update")
-        if self.shard is not None and self.shard < 1:
+        if self.shard is not None and (type(self.shard) is not int or self.shard < 1):
             raise ValueError(f"shard={self.shard}: expected 1 sample or more, or None")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the perturbation is scaled by each value's size."""
+        return self.method in ("asam", "asaq")
 
 
 class SharpnessAware(torch.optim.Optimizer):
@@ -117,7 +124,7 @@ class SharpnessAware(torch.optim.Optimizer):
         method: SharpnessMethod = "saq",
         rho: float = 0.4,
         *,
-        eta: float = 0.01,
+        eta: float | None = None,
         perturb: Literal["authors", "weights_only"] = "authors",
         batchnorm: Literal["freeze", "update"] = "freeze",
     ) -> None:
@@ -132,7 +139,7 @@ class SharpnessAware(torch.optim.Optimizer):
         members = perturbed_set(model, leaves)
         members = weights_of(model, members) if perturb == "weights_only" else members
         self.model, self.members, self._leaves = model, members, leaves
-        self._quantizers = _carried(model)
+        self._quantizers = carried(model)
         self._kept: tuple[list[Tensor], list[Tensor]] | None = None
         self.__setstate__({"base": base})  # what Optimizer needs, without groups of its own
 
@@ -188,8 +195,8 @@ class SharpnessAware(torch.optim.Optimizer):
         if not moved:
             raise RuntimeError("ascend() found no gradients: call loss.backward() before it")
         settings = self.settings
-        adaptive = settings.method in ("asam", "asaq")
-        scales = [m.scale(settings.eta) for m in moved] if adaptive else None
+        eta = ETA if settings.eta is None else settings.eta
+        scales = [m.scale(eta) for m in moved] if settings.adaptive else None
         steps = ascent([m.tensor.grad for m in moved if m.tensor.grad is not None], scales, settings.rho)
         tensors = [m.tensor for m in moved]
         kept = tensors + (_statistics(self.model) if settings.batchnorm == "freeze" else [])
@@ -257,16 +264,11 @@ class SharpnessAware(torch.optim.Optimizer):
             leaf.tensor.grad = None
 
     def _check_quantizers(self) -> None:
-        if [*map(id, _carried(self.model))] != [*map(id, self._quantizers)]:
+        if [*map(id, carried(self.model))] != [*map(id, self._quantizers)]:
             raise RuntimeError(
                 "the model's quantizers are not those that SharpnessAware was made with: quantize_, restore_, close() "
                 "or a second SharpnessAware came in between. Make the optimizers anew"
             )
-
-
-def _carried(model: nn.Module) -> list[Quantizer | Tensor | None]:
-    """Every quantizer and its leaf."""
-    return [part for m in model.modules() if isinstance(m, Quantizer) for part in (m, m.perturbation)]
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

@@ -135,6 +135,9 @@ def test_the_model_is_left_as_it_was():
 def test_it_says_that_it_did_not_converge():
     found = hessian(Quadratic((1.0, 0.999, 0.9)), label_0(), max_iterations=2, tolerance=1e-9)
     assert (found.iterations, found.converged) == (2, False)
+    assert len(found.estimates) == 2
+    assert found.estimates[-1] == found.eigenvalue
+    assert "estimates" not in repr(found)
 
 
 def test_a_compiled_model_is_differentiated_in_plain_python():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -56,8 +58,12 @@ def test_training_mode_is_left_as_it_was():
 
 
 def test_what_is_no_plane_is_refused():
-    with pytest.raises(ValueError, match=r"'digits' has inputs of shape \(1, 8, 8\): expected points \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"'digits' has inputs of shape \(1, 8, 8\): expected points \(2,\) of the data set"
+    ):
         decision_map(Oracle(), fb.data.load("digits"))
+    with pytest.raises(ValueError, match="'mine' has inputs"):  # its regions are unknown
+        decision_map(Oracle(), replace(DATA, name="mine"))
     with pytest.raises(ValueError, match="points=1: expected 2 or more"):
         decision_map(Oracle(), DATA, points=1)
 

@@ -10,9 +10,9 @@ from flatbit.train.schedules import (
     Cosine,
     Cyclic,
     Exponential,
+    Join,
+    MultiStep,
     Polynomial,
-    Sequence,
-    Steps,
 )
 
 
@@ -23,7 +23,8 @@ def curve(**settings):
 
 
 def test_one_curve_per_stage_in_order():
-    stages = tuple(Stage(name=name, epochs=epochs, lr=0.1) for name, epochs in (("float", 2), ("direct", 0), ("w2", 3)))
+    lengths = (("float", 2, 0.1), ("direct", 0, None), ("w2", 3, 0.1))
+    stages = tuple(Stage(name=name, epochs=epochs, lr=lr) for name, epochs, lr in lengths)
     curves = schedule_curves(Recipe(name="mine", model="resnet8", data="digits", stages=stages))
     assert [(c.stage, c.epochs, len(c.lr) > 0) for c in curves] == [
         ("float", 2, True), ("direct", 0, False), ("w2", 3, True),
@@ -39,28 +40,30 @@ def test_every_whole_epoch_is_a_point_and_the_end_is_none(epochs):
     assert (np.diff(points) > 0).all()
 
 
-@given(st.integers(1, 300), st.sampled_from([Steps((2, 5)), Cosine(), Polynomial(), Cyclic(0.01), Exponential(0.9)]))
+@given(
+    st.integers(1, 300), st.sampled_from([MultiStep((2, 5)), Cosine(), Polynomial(), Cyclic(0.01), Exponential(0.9)])
+)
 def test_the_rate_is_that_of_the_training_loop(epochs, schedule):
     made = curve(epochs=epochs, lr=0.3, schedule=schedule)
     assert made.lr.tolist() == [0.3 * schedule(t, epochs) for t in made.epoch.tolist()]
 
 
 def test_steps_by_hand():
-    made = curve(schedule=Steps((4,)))
+    made = curve(schedule=MultiStep((4,)))
     assert made.lr[made.epoch < 4] == pytest.approx(0.1)
     assert made.lr[made.epoch >= 4] == pytest.approx(0.01)
 
 
 def test_batches_of_faqs_doubling():
     """Spec 3.5: 256 -> 512 at 55, 1024 at 150, 2048 at 160; 105.6 epochs' worth of updates of 256."""
-    made = curve(epochs=165, batch_size=256, growth=((55, 2), (150, 4), (160, 8)))
+    made = curve(epochs=165, batch_size=256, accumulation=((55, 2), (150, 4), (160, 8)))
     assert made.batches == {0: 256, 55: 512, 150: 1024, 160: 2048}
     assert 165 * (256 / made.batch).mean() == pytest.approx(105.6, abs=0.05)
 
 
 def test_a_batch_that_stays_is_one_entry_and_no_epochs_are_none():
     assert curve(batch_size=32).batches == {0: 32}
-    assert curve(epochs=0).batches == {}
+    assert curve(epochs=0, lr=None).batches == {}
 
 
 def test_captures_of_sqwa_are_at_the_lowest_rate():
@@ -80,14 +83,14 @@ def test_the_rate_of_a_capture_is_that_before_the_next_epoch():
     [
         (Constant(), False),
         (Constant(0.0), False),
-        (Steps((5,)), False),  # ten times only
-        (Steps((5, 8)), True),
+        (MultiStep((5,)), False),  # ten times only
+        (MultiStep((5, 8)), True),
         (Cyclic(0.01), True),
         (Cyclic(0.1), False),
         (Exponential(0.5), True),
         (Cosine(), False),  # near 0 at its end only
         (Polynomial(), False),
-        (Sequence(((0, Steps((2, 4))), (6, Constant(0.0)))), False),
+        (Join(((0, MultiStep((2, 4))), (6, Constant(0.0)))), False),
     ],
 )
 def test_a_logarithmic_axis_where_the_rate_lives_on_one(schedule, wide):
@@ -95,4 +98,4 @@ def test_a_logarithmic_axis_where_the_rate_lives_on_one(schedule, wide):
 
 
 def test_without_epochs_no_axis_is_wide():
-    assert not curve(epochs=0).is_wide
+    assert not curve(epochs=0, lr=None).is_wide

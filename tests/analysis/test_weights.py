@@ -14,17 +14,19 @@ def quantized(method, bits=3, **options):
 
 
 def by_layer(model, **settings):
-    return {histogram.layer: histogram for histogram in weight_histograms(model, **settings)}
+    return {histogram.layer: histogram for histogram in weight_histograms(model, **settings).layers}
 
 
 @pytest.mark.parametrize("method", ["sqwa-all", "saq", "uniq", "faq", "lsq", "lsq_plus", "dorefa", "dq"])
 def test_every_weight_is_counted_once(method):
-    for histogram in weight_histograms(quantized(method)):
+    for histogram in weight_histograms(quantized(method)).layers:
         weight = quantized(method).get_submodule(histogram.layer).weight
         assert histogram.counts.sum() == weight.numel()
         assert histogram.occupancy.sum() == pytest.approx(1)
         assert len(histogram.occupancy) == len(histogram.levels)
         assert (np.diff(histogram.levels) > 0).all()
+        assert histogram.num_levels == len(histogram.levels)
+        assert histogram.levels_used == np.count_nonzero(histogram.occupancy)
 
 
 def test_histogram_and_occupancy_of_uniq_by_hand():
@@ -70,7 +72,7 @@ def test_one_step_per_channel_is_shown_in_units_of_the_step():
 
 
 def test_layers_come_in_order_and_only_those_with_quantized_weights():
-    names = [h.layer for h in weight_histograms(quantized("sqwa"))]
+    names = [h.layer for h in weight_histograms(quantized("sqwa")).layers]
     model = fb.models.build("preresnet8")
     edges = {"conv1", "fc"}  # float in SQWA
     convolutions = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
@@ -79,7 +81,7 @@ def test_layers_come_in_order_and_only_those_with_quantized_weights():
 
 
 def test_a_float_model_has_none():
-    assert weight_histograms(fb.models.build("preresnet8")) == ()
+    assert weight_histograms(fb.models.build("preresnet8")).layers == ()
 
 
 def test_the_model_is_as_before():

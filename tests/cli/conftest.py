@@ -6,11 +6,18 @@ from itertools import count
 from unittest import mock
 
 import pytest
+import torch
 
 from flatbit.cli import main
 
 Result = namedtuple("Result", "status out err")
 COUNT = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Before the first module's fixtures train anything: threads that wait for each other take ten times as long."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,29 +4,60 @@ import pytest
 import torch
 from rich.table import Table
 
-from flatbit.cli.console import parse_settings, say, show, usable
+from flatbit.cli.console import check_rename, data_arguments, parse_names, parse_settings, say, show, usable
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("2", 2), ("0.5", 0.5), ("true", True), ("null", None), ('{"a": [1]}', {"a": [1]}), ("resnet20", "resnet20"),
-        ('"2"', "2"), ("a=b", "a=b"), ("", ""), ("mine:net", "mine:net"),
+        ('"2"', "2"), ("a=b", "a=b"), ("", ""), ("mine:net", "mine:net"), ("1e-3", 0.001),
+        (".5", 0.5), ("-.5E-1", -0.05), ("3.", 3.0), (".", "."), ("1.2.3", "1.2.3"), ("v.5", "v.5"), ("02", "02"),
+        ("none", "none"),
     ],
 )  # fmt: skip
 def test_settings_are_json_or_text(text, value):
-    assert parse_settings([f"name={text}"]) == {"name": value}
+    parsed = parse_settings([f"name={text}"])
+    assert parsed == {"name": value}
+    assert type(parsed["name"]) is type(value)
 
 
-def test_settings_gather_and_the_last_wins():
-    assert parse_settings(["a=1", "b=x", "a=2"]) == {"a": 2, "b": "x"}
+def test_settings_gather_in_order():
     assert parse_settings([]) == {}
+    assert list(parse_settings(["b.c=x", "a=1", "b.a=2"]).items()) == [("b.c", "x"), ("a", 1), ("b.a", 2)]
+
+
+def test_a_setting_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match=r"--set a comes twice, '1' and '2': one of them cannot act"):
+        parse_settings(["a=1", "b=x", "a=2"])
+    with pytest.raises(ValueError, match=r"--data-arg a comes twice"):
+        parse_settings(["a=1", "a=1"], "--data-arg")
 
 
 @pytest.mark.parametrize("setting", ["weights", "=2", ""])
 def test_a_setting_without_name_or_value_is_refused(setting):
-    with pytest.raises(ValueError, match=f"--set '{setting}': expected NAME=VALUE"):
+    with pytest.raises(ValueError, match=f"--set '{setting}': expected NAME=VALUE, such as weights=2"):
         parse_settings([setting])
+
+
+def test_names_of_layers_stay_text():
+    assert parse_names(["0=1", "a.true=true", "x=1e3"]) == {"0": "1", "a.true": "true", "x": "1e3"}
+    with pytest.raises(ValueError, match="--rename 'a': expected OLD=NEW"):
+        parse_names(["a"])
+
+
+def test_renaming_needs_a_checkpoint(tmp_path):
+    check_rename([], None)
+    check_rename(["a=b"], tmp_path)
+    with pytest.raises(ValueError, match="--rename without --checkpoint cannot act"):
+        check_rename(["a=b"], None)
+
+
+def test_data_arguments_have_two_sources():
+    assert data_arguments(["size=32"], False) == {"size": 32}
+    assert data_arguments(["size=32"], True) == {"size": 32, "skip_bad": True}
+    with pytest.raises(ValueError, match="--data-arg 'size': expected NAME=VALUE"):
+        data_arguments(["size"], False)
 
 
 def table():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import flatbit as fb
-from flatbit.cli.network import open_network
+from flatbit.cli.network import Opened, open_network
 
 
 @pytest.fixture
@@ -14,10 +14,10 @@ def file(tmp_path):
     return str(path)
 
 
-def test_a_name_with_settings_and_a_strangers_weights(tmp_path, capsys):
+def test_a_name_with_arguments_and_a_third_party_checkpoint(tmp_path, capsys):
     model = fb.models.build("resnet8", first_width=2)
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
-    opened = open_network("resnet8", {"first_width": 2}, weights=tmp_path / "w.pth")
+    opened = open_network("resnet8", {"first_width": 2}, checkpoint=tmp_path / "w.pth")
     assert torch.equal(opened.network.fc.weight, model.fc.weight)
     assert opened.data is None
     assert "w.pth: mapped by name, without 'state_dict', 'module.'" in capsys.readouterr().err
@@ -27,9 +27,9 @@ def test_a_file_of_ours(file):
     assert open_network(file, {}).network.conv1.out_channels == 2
 
 
-@pytest.mark.parametrize("given", [{"settings": {"width": 2}}, {"settings": {}, "weights": "w.pth"}])
-def test_a_file_takes_no_settings_and_no_weights(file, given):
-    with pytest.raises(ValueError, match="have no meaning"):
+@pytest.mark.parametrize("given", [{"arguments": {"width": 2}}, {"arguments": {}, "checkpoint": "w.pth"}])
+def test_a_file_takes_no_arguments_and_no_checkpoint(file, given):
+    with pytest.raises(ValueError, match="--model-arg and --checkpoint have no meaning for it"):
         open_network(file, **given)
 
 
@@ -41,3 +41,42 @@ def test_a_stage_is_of_a_run(file):
 def test_a_path_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no such file or folder"):
         open_network(str(tmp_path / "gone.pt"), {})
+
+
+def test_layers_of_other_names_are_renamed(tmp_path):
+    model = fb.models.build("resnet8", first_width=2)
+    other = {k.replace("layers.", "stages."): v for k, v in model.state_dict().items()}
+    torch.save(other, tmp_path / "w.pth")
+    given = {"checkpoint": tmp_path / "w.pth", "rename": {"stages": "layers"}}
+    opened = open_network("resnet8", {"first_width": 2}, **given)
+    assert torch.equal(opened.network.layers[1][0].conv1.weight, model.layers[1][0].conv1.weight)
+
+
+def opened(in_channels=1, **facts):
+    return Opened(name="run", network=fb.models.build("resnet8", in_channels=in_channels), **facts)
+
+
+def test_data_are_the_runs_own_with_its_arguments_unless_others_are_named():
+    run = opened(data="spirals", data_arguments={"seed": 3})
+    own, same = run.load_data(arguments={}), run.load_data("spirals", arguments={})
+    assert torch.equal(own.train.images, fb.data.load("spirals", seed=3).train.images)
+    assert torch.equal(own.train.images, same.train.images)
+    assert torch.equal(run.load_data(arguments={"seed": 4}).train.images, fb.data.load("spirals", seed=4).train.images)
+    assert run.load_data("digits", arguments={}).name == "digits"  # which takes no seed
+
+
+def test_grey_images_are_repeated_to_the_networks_channels():
+    assert opened(3, data="digits").load_data(arguments={}).image_shape[0] == 3
+    assert opened(1, data="digits").load_data(arguments={}).image_shape[0] == 1
+
+
+def test_data_have_to_come_from_somewhere_and_are_imported_on_trust_only():
+    with pytest.raises(ValueError, match="--data is not given: which test set"):
+        opened().load_data(arguments={})
+    run = opened(data="tests.engine.cases:shades")
+    with pytest.raises(
+        ValueError, match=r"run wants to import its data from 'tests\.engine\.cases:shades': --trust it"
+    ):
+        run.load_data(arguments={})
+    assert run.load_data(arguments={}, trust=True).name == "shades"
+    assert run.load_data("tests.engine.cases:shades", arguments={}).name == "shades"

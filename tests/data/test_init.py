@@ -1,7 +1,9 @@
 import pytest
+from PIL import Image
 
 from flatbit.data import DATASETS, Data, load, user_data
-from flatbit.data.sets.digits import digits
+from flatbit.data.sets.digits import load_digits
+from flatbit.data.stream import default_workers
 
 
 @pytest.fixture
@@ -10,9 +12,11 @@ def own_sets(tmp_path, monkeypatch, request):
     name = "own_sets_" + "".join(c if c.isalnum() else "_" for c in request.node.name)
     tmp_path.joinpath(f"{name}.py").write_text(
         "from dataclasses import replace\n"
-        "from flatbit.data.sets.digits import digits\n"
+        "from flatbit.data.sets.digits import load_digits\n"
         "def files(*, root, size=3):\n"
-        "    return replace(digits(), name=f'{root}/{size}')\n"
+        "    return replace(load_digits(), name=f'{root}/{size}')\n"
+        "def reads(workers=1):\n"
+        "    return replace(load_digits(), name=f'read by {workers}')\n"
         "def wrong():\n"
         "    return [1, 2]\n"
     )
@@ -22,7 +26,7 @@ def own_sets(tmp_path, monkeypatch, request):
 
 def test_digits_are_the_embedded_set():
     assert "digits" in DATASETS.names()
-    assert load("digits").test.labels.equal(digits().test.labels)
+    assert load("digits").test.labels.equal(load_digits().test.labels)
 
 
 def test_a_set_without_files_needs_no_root(tmp_path):
@@ -53,6 +57,23 @@ def test_unknown_argument_of_the_users_function_suggests_the_nearest(own_sets):
 def test_missing_argument_is_named(own_sets):
     with pytest.raises(ValueError, match=r"missing a required argument: 'root' \(the folder that holds its files\)"):
         load(f"{own_sets}:files")
+
+
+def test_workers_are_given_to_sets_that_are_read_and_to_functions_that_take_them(own_sets, tmp_path):
+    folder = tmp_path / "images"
+    for split in ("train", "val"):
+        (folder / split / "one").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / split / "one" / "a.png")
+    data = load("image_folder", folder, workers=3)
+    assert data.workers == 3
+    assert data.with_workers(0).workers == 0
+    assert load("image_folder", folder).workers == default_workers()
+    assert load(f"{own_sets}:reads", workers=5).name == "read by 5"
+
+
+def test_workers_that_nobody_needs_are_refused():
+    with pytest.raises(ValueError, match="workers=2: data set 'digits' is not read by worker processes"):
+        load("digits", workers=2)
 
 
 def test_what_is_no_data_is_refused(own_sets):

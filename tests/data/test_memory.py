@@ -13,18 +13,9 @@ from flatbit.data.batches import VOID, Data
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
 
+from .cases import numbered
+
 SMALL = st.integers(0, 2**31)
-
-
-def numbered(train, test=5, **settings):
-    """A set whose image i is filled with the value i, so that a batch says which samples it holds."""
-
-    def split(n):
-        pixels = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1).expand(n, 1, 4, 4)
-        return Images(images=pixels.contiguous(), labels=torch.arange(n))
-
-    facts = {"mean": (0.0,), "std": (1 / 255,)} | settings  # x is the pixel value itself
-    return MemoryData(name="numbered", num_classes=256, train=split(train), test=split(test), **facts)
 
 
 def ids(batches, epoch=0, start=0):

@@ -11,24 +11,7 @@ from flatbit.data.samples import (
     stack,
 )
 
-
-class Numbered(Samples):
-    """Sample i is filled with i; what is in ``bad`` cannot be read."""
-
-    def __init__(self, n, bad=()):
-        self.n, self.bad = n, bad
-
-    def __len__(self):
-        return self.n
-
-    def name(self, index):
-        return f"file {index}"
-
-    def read(self, index, stream):
-        if index in self.bad:
-            raise OSError("damaged")
-        noise = torch.rand(1, generator=stream) if stream else torch.zeros(1)
-        return torch.full((1, 2, 2), float(index)) + noise, torch.tensor(index)
+from .cases import Numbered
 
 
 def test_a_part_holds_its_samples_in_order():

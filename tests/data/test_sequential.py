@@ -4,7 +4,7 @@ import torch
 from flatbit.data.sequential import Sequential, SequentialBatches
 from flatbit.data.stream import StreamData
 
-from .test_samples import Numbered
+from .cases import Numbered
 
 
 def pairs(number, item):

@@ -9,7 +9,8 @@ from flatbit.data.augment import Augment
 from flatbit.data.batches import Data
 from flatbit.data.stream import StreamData, default_workers
 
-from .test_samples import Numbered
+from .cases import Numbered
+from .cases import numbered as in_memory
 
 FORKING = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 
@@ -46,8 +47,6 @@ def test_an_epoch_sees_every_sample_once_but_the_dropped_tail():
 
 
 def test_order_is_that_of_sets_in_memory():
-    from .test_memory import numbered as in_memory
-
     assert labels(numbered().train_batches(4, seed=7), 2) == labels(in_memory(23).train_batches(4, seed=7), 2)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from flatbit.data import user_data
+from flatbit.data import About, user_data
 from flatbit.data.augment import Augment
 from flatbit.data.batches import VOID
 
@@ -110,7 +110,7 @@ def test_segmentation():
     masks[:, 0] = VOID
     source = TensorDataset(images, masks)
     for form in (source, DataLoader(source, batch_size=2)):
-        data = user_data(form, source, num_classes=4, task="segmentation")
+        data = user_data(form, source, num_classes=4, about=About(task="segmentation"))
         assert data.task == "segmentation"
         x, y = next(iter(data.test_batches(5)))
         assert torch.equal(x, images)
@@ -120,10 +120,10 @@ def test_segmentation():
             TensorDataset(images, masks % 2),
             TensorDataset(images, torch.full_like(masks, 3)),
             num_classes=3,
-            task="segmentation",
+            about=About(task="segmentation"),
         )
     with pytest.raises(ValueError, match=r"train\[0\]: the mask is \(4, 5\), its image \(3, 4, 6\)"):
-        user_data(TensorDataset(images, masks[:, :, :5]), source, num_classes=4, task="segmentation")
+        user_data(TensorDataset(images, masks[:, :, :5]), source, num_classes=4, about=About(task="segmentation"))
 
 
 def test_whole_batches_are_augmented_where_asked():
@@ -147,7 +147,7 @@ class Noisy(Dataset):
 @FORKING
 def test_random_transforms_of_a_dataset_follow_from_seed_epoch_and_index():
     def data(workers):
-        return user_data(Noisy(), Noisy(), num_classes=12, workers=workers)
+        return user_data(Noisy(), Noisy(), num_classes=12).with_workers(workers)
 
     torch.manual_seed(0)
     random.seed(0)
@@ -278,8 +278,7 @@ def test_what_is_no_split_is_refused(source, message):
     ("arguments", "message"),
     [
         ({"num_classes": 0}, "num_classes=0"),
-        ({"num_classes": 3, "class_names": ["a"]}, "class_names has 1 names for num_classes=3"),
-        ({"num_classes": 3, "task": "detection"}, "task='detection': expected one of classification, segmentation"),
+        ({"num_classes": 3, "about": About(class_names=["a"])}, "class_names has 1 names for num_classes=3"),
         ({"num_classes": 3, "mean": [1], "std": [1, 2]}, "one of each per channel"),
         ({"num_classes": 3, "mean": [1], "std": [1]}, "inputs have 3 channels, mean and std are of 1"),
     ],
@@ -287,6 +286,14 @@ def test_what_is_no_split_is_refused(source, message):
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         user_data(dataset(), dataset(), **arguments)
+
+
+def test_what_is_about_the_set_is_kept_or_refused():
+    about = About(name="pets", class_names=["cat", "dog", "eel"])
+    data = user_data(dataset(), dataset(), num_classes=3, about=about)
+    assert (data.name, data.task, data.class_names) == ("pets", "classification", ("cat", "dog", "eel"))
+    with pytest.raises(ValueError, match="task='detection': expected one of classification, segmentation"):
+        About(task="detection")
 
 
 def test_other_shapes_in_the_two_splits_are_refused():
@@ -308,7 +315,7 @@ def test_values_that_are_not_finite_are_named(value):
         user_data([(x[None], torch.zeros(1).long()) for x in (good[0], torch.as_tensor(bad[0]))], [good], num_classes=3)
 
 
-@pytest.mark.parametrize("arguments", [{"mean": 0.5}, {"std": [float("nan")] * 3}, {"workers": -1}])
+@pytest.mark.parametrize("arguments", [{"mean": 0.5}, {"std": [float("nan")] * 3}])
 def test_arguments_that_make_no_sense_are_refused(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
         user_data(dataset(), dataset(), num_classes=3, **arguments)

@@ -5,13 +5,21 @@ import pytest
 import torch
 from torch import nn
 
+import flatbit as fb
 from flatbit.engine.checkpoint import NAME, load_checkpoint, restore_checkpoint_, save_checkpoint
+from flatbit.engine.loop import Position
+from flatbit.engine.record import EpochRecord
+from flatbit.train.averaging import QuantizedAverage
 
 
 def training():
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def saved(folder, epoch=0, stage="float"):
+    save_checkpoint(folder, *training(), Position(epoch=epoch), stage)
 
 
 def step(model, optimizer, seed):
@@ -30,7 +38,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, kind):
     model, optimizer = start()
     for seed in range(3):
         step(model, optimizer, seed)
-    save_checkpoint(tmp_path, model, optimizer, {"epoch": 1})
+    save_checkpoint(tmp_path, model, optimizer, Position(epoch=1), "float")
     for seed in range(3, 6):
         step(model, optimizer, seed)
 
@@ -44,10 +52,37 @@ def test_going_on_equals_never_having_stopped(tmp_path, kind):
         assert torch.equal(fresh.state_dict()[key], value), key
 
 
-def test_position_comes_back_as_it_was(tmp_path):
-    position = {"stage": "float", "epoch": 3, "loss": 0.1 + 0.2, "history": [{"lr": 1e-7, "test_top1": 98.25}]}
-    save_checkpoint(tmp_path / "new" / "folder", *training(), position)
-    assert load_checkpoint(tmp_path / "new" / "folder")["position"] == position
+def test_position_and_stage_come_back_as_they_were(tmp_path):
+    epoch = EpochRecord(
+        epoch=1, lr=1e-7, train_loss=0.1 + 0.2, train_top1=1.0, losses={"a": 0.1}, images_per_s=3.0, seconds=2.0,
+        test_top1=98.25,
+    )  # fmt: skip
+    position = Position(epoch=3, loss=0.1 + 0.2, terms=(0.1, 0.2), first_loss=2.5, history=(epoch,))
+    save_checkpoint(tmp_path / "new" / "folder", *training(), position, "w2a2")
+    kept = load_checkpoint(tmp_path / "new" / "folder")
+    assert Position.from_dict(kept["position"]) == position
+    assert kept["stage"] == "w2a2"
+
+
+def test_captures_come_back(tmp_path):
+    def capturing(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        fb.quantize_(model, fb.policy("sqwa-all", weights=2))
+        fb.calibrate_(model, [])
+        return model, QuantizedAverage(model)
+
+    model, average = capturing(0)
+    average.add()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    save_checkpoint(tmp_path, model, sgd, Position(), "retrain", average)
+    fresh, again = capturing(1)
+    restore_checkpoint_(load_checkpoint(tmp_path), fresh, torch.optim.SGD(fresh.parameters(), lr=0.1), again)
+    assert again.count == 1
+    for made, captures in ((model, average), (fresh, again)):
+        captures.add()
+        captures.apply_(made)
+    assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -57,13 +92,13 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_the_last_one_replaces_those_before(tmp_path):
     for epoch in range(3):
-        save_checkpoint(tmp_path, *training(), {"epoch": epoch})
-    assert load_checkpoint(tmp_path)["position"] == {"epoch": 2}
+        saved(tmp_path, epoch)
+    assert load_checkpoint(tmp_path)["position"]["epoch"] == 2
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
 
 def test_dying_while_saving_leaves_the_last_one(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, *training(), {"epoch": 1})
+    saved(tmp_path, 1)
 
     def dies(content, path):
         path.write_bytes(b"half")
@@ -71,9 +106,9 @@ def test_dying_while_saving_leaves_the_last_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, *training(), {"epoch": 2})
+        saved(tmp_path, 2)
     monkeypatch.undo()
-    assert load_checkpoint(tmp_path)["position"] == {"epoch": 1}
+    assert load_checkpoint(tmp_path)["position"]["epoch"] == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -117,7 +152,7 @@ def test_nothing_in_a_checkpoint_executes(tmp_path, write):
 
 
 def test_a_checkpoint_of_another_model_does_not_load(tmp_path):
-    save_checkpoint(tmp_path, *training(), {})
+    saved(tmp_path)
     other = nn.Linear(4, 2)
     with pytest.raises(RuntimeError, match="Missing key"):
         restore_checkpoint_(load_checkpoint(tmp_path), other, torch.optim.SGD(other.parameters(), lr=0.1))
@@ -127,7 +162,7 @@ def test_a_checkpoint_of_another_model_does_not_load(tmp_path):
 def test_dropout_on_a_device_goes_on_from_the_checkpoint(tmp_path, device):
     dropout, x = nn.Dropout(0.5), torch.ones(100, device=device)
     dropout(x)
-    save_checkpoint(tmp_path, *training(), {})
+    saved(tmp_path)
     expected = dropout(x)
     torch.manual_seed(99)
     restore_checkpoint_(load_checkpoint(tmp_path), *training())

@@ -1,7 +1,7 @@
 import numpy as np
 
 from flatbit.analysis.decision import DecisionMap
-from flatbit.figures.decision import decision_panels
+from flatbit.figures.decision import decision_panel, decision_panels
 
 
 def some_map(answers, truth):
@@ -22,3 +22,10 @@ def test_a_row_may_lack_a_column():
     drawn = decision_panels({"a": {"float": one, "w2": one}, "b": {"w2": one}}, title="maps")
     shown = [axes.get_title() for axes in drawn.axes]
     assert shown == ["float  100.0 %", "w2  100.0 %", "", "w2  100.0 %"]
+
+
+def test_a_map_alone_says_what_its_colours_mean():
+    drawn = decision_panel(some_map([[0, 1]], [[0, 0]]), title="a map")
+    (axes,) = drawn.axes
+    assert (drawn.get_suptitle(), axes.get_title()) == ("a map", "right  50.0 %")
+    assert drawn.texts[-1].get_text() == "Pale: right, or in no region. Dark: wrong."

@@ -2,7 +2,7 @@ import pytest
 
 from flatbit.analysis.schedules import schedule_curves
 from flatbit.engine.recipe import Recipe, Stage
-from flatbit.figures.schedules import schedule_figure, shorten
+from flatbit.figures.schedules import schedule_figure
 from flatbit.train.schedules import Cosine, Cyclic
 
 
@@ -15,7 +15,7 @@ CYCLES = Stage(name="retrain", epochs=12, lr=0.01, schedule=Cyclic(0.01), captur
 
 
 def test_schedule_has_one_panel_per_stage_that_trains():
-    drawn = schedule(Stage(name="float", epochs=3, lr=0.1), Stage(name="direct", epochs=0, lr=0.1), CYCLES)
+    drawn = schedule(Stage(name="float", epochs=3, lr=0.1), Stage(name="direct", epochs=0), CYCLES)
     titles = [axes.get_title(loc="left") for axes in drawn.axes]
     assert titles == ["float, batch 128", "retrain, batch 64"]
     assert (drawn.axes[0].get_xlabel(), drawn.axes[0].get_ylabel()) == ("epoch", "learning rate")
@@ -39,20 +39,19 @@ def test_a_rate_that_needs_no_logarithm_starts_at_zero():
 
 
 def test_a_batch_that_grows_has_an_axis_of_its_own():
-    rate, batch = schedule(Stage(name="faq", epochs=9, lr=0.1, batch_size=256, growth=((3, 2), (7, 8)))).axes
+    rate, batch = schedule(Stage(name="faq", epochs=9, lr=0.1, batch_size=256, accumulation=((3, 2), (7, 8)))).axes
     assert rate.get_title(loc="left") == "faq"
     assert sorted({*batch.lines[0].get_ydata()}) == [256, 512, 2048]
     assert [tick.get_text() for tick in batch.get_yticklabels()] == ["256", "512", "2048"]
-    assert batch.get_ylabel() == "virtual batch"
+    assert batch.get_ylabel() == "samples per update"
 
 
 def test_a_schedule_of_nothing():
     with pytest.raises(ValueError, match="mine: schedule: nothing to draw: expected a stage with epochs"):
-        schedule(Stage(name="direct", epochs=0, lr=0.1))
+        schedule(Stage(name="direct", epochs=0))
 
 
 def test_long_names_lose_their_middle():
     long = "a-very-long-stage-name-for-quantization-w2a2-number-11"
     (axes,) = schedule(Stage(name=long, epochs=2, lr=0.1)).axes
     assert axes.get_title(loc="left") == "a-very-long-stage-…ion-w2a2-number-11, batch 128"
-    assert shorten("retrain") == "retrain"

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import flatbit as fb
+from flatbit import plain
+from flatbit.metrics.evaluation import Metrics
 from flatbit.quant import as_float
 
 LOGITS = nn.Identity()  # a model whose input is its logits
@@ -148,10 +151,26 @@ def test_a_float_model_has_nothing_to_prove():
 
 def test_as_dict_is_plain():
     metrics = fb.evaluate(quantized(), [batch()])
-    plain = json.loads(json.dumps(metrics.as_dict()))
-    assert (plain["top1"], plain["loss"], plain["num_samples"]) == (metrics.top1, metrics.loss, 16)
-    assert plain["convention"]["policy"] == "uniq"
-    assert plain["levels"]["fc.weight_quantizer"] == [metrics.proof.levels["fc.weight_quantizer"].used, 256]
+    written = json.loads(json.dumps(metrics.as_dict()))
+    assert (written["top1"], written["loss"], written["num_samples"]) == (metrics.top1, metrics.loss, 16)
+    assert written["convention"] == asdict(metrics.convention)
+    assert written["proof"]["fc.weight_quantizer"] == [metrics.proof.levels["fc.weight_quantizer"].used, 256]
+    assert "miou" not in written
+
+
+@pytest.mark.parametrize("miou", [None, 12.5])
+def test_as_dict_is_read_back_equal(miou):
+    for model, data in ((quantized(), batch()), (LOGITS, scores())):
+        metrics = replace(fb.evaluate(model, [data]), miou=miou)
+        written = json.loads(json.dumps(metrics.as_dict()))
+        assert plain.from_plain(Metrics, written) == metrics
+
+
+def test_a_proof_that_is_none_is_refused():
+    written = fb.evaluate(LOGITS, [scores()]).as_dict()
+    for wrong in (3, [1], {"fc": 3}, {"fc": [1, 2, 3]}, {"fc": None}):
+        with pytest.raises(ValueError, match=r"^proof=.*: expected levels as \{quantizer: \[used, allowed\]\}"):
+            plain.from_plain(Metrics, written | {"proof": wrong})
 
 
 def bypass(model):

@@ -45,7 +45,7 @@ def test_bitops_with_float_edges_on_the_searched_head():
     ],
 )
 def test_rejected_readings_of_the_cifar_net(without, bits, millions):
-    saq = {"stem_stride": 1, "strides": (1, 1, 2, 2, 1, 2, 1), "shortcut": "projection", "expand_first": True}
+    saq = {"strides": (1, 1, 1, 2, 2, 1, 2, 1), "shortcut": "projection", "expand_first": True}
     model = build("mobilenet_v2", num_classes=100, activation="relu", **saq | without)
     if bits < 32:
         fb.quantize_(model, fb.policy("saq", weights=bits, activations=bits))
@@ -89,7 +89,7 @@ def test_rounding_of_widths(channels, expected):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("mobilenet_v2", {"strides": [1, 2]}, "expected 7"),
+        ("mobilenet_v2", {"strides": [1, 2]}, "expected 8"),
         ("mobilenet_v2", {"width": 0}, "positive"),
         ("mobilenet_v2", {"activation": "gelu"}, "expected relu6 or relu"),
         ("mobilenet_v2", {"shortcut": "Projection"}, "expected identity or projection"),

@@ -1,4 +1,4 @@
-"""A stranger's checkpoint: what maps does so exactly, what does not is refused, and nothing in a file runs."""
+"""A third-party checkpoint: what maps does so exactly, what does not is refused, and nothing in a file runs."""
 
 import collections
 import pickle
@@ -11,7 +11,7 @@ from torch import nn
 from flatbit.models import build, load_weights_, read_checkpoint
 
 
-class Stranger(nn.Module):
+class ThirdParty(nn.Module):
     """Someone's ResNet-8 with option A: other names, the same layers in the same order."""
 
     def __init__(self):
@@ -28,9 +28,9 @@ class Stranger(nn.Module):
 
 
 @pytest.fixture
-def stranger():
+def third_party():
     torch.manual_seed(1)
-    model = Stranger()
+    model = ThirdParty()
     model(torch.randn(8, 3, 16, 16))  # statistics that are not the initial ones
     return model.eval()
 
@@ -46,11 +46,11 @@ def same(a, b):
     return torch.equal(a(x), b(x))
 
 
-def test_other_names_map_by_order(stranger, ours, tmp_path):
-    torch.save(stranger.state_dict(), tmp_path / "s.pth")
-    assert not same(stranger, ours)
+def test_other_names_map_by_order(third_party, ours, tmp_path):
+    torch.save(third_party.state_dict(), tmp_path / "s.pth")
+    assert not same(third_party, ours)
     matching = load_weights_(ours, tmp_path / "s.pth")
-    assert same(stranger, ours)
+    assert same(third_party, ours)
     assert matching.how == "order"
     assert ("stem.0", "conv1", "weight 4x3x3x3") in matching.layers
     assert "by shape and order" in str(matching)
@@ -59,13 +59,13 @@ def test_other_names_map_by_order(stranger, ours, tmp_path):
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "net"])
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_wrappers_and_prefixes_come_off(stranger, ours, tmp_path, wrapper, prefix):
-    state = {prefix + key: value for key, value in stranger.state_dict().items()}
+def test_wrappers_and_prefixes_come_off(third_party, ours, tmp_path, wrapper, prefix):
+    state = {prefix + key: value for key, value in third_party.state_dict().items()}
     torch.save({"epoch": 3, wrapper: collections.OrderedDict(state), "best": 91.7}, tmp_path / "s.tar")
     matching = load_weights_(ours, tmp_path / "s.tar")
     assert matching.removed[0] == wrapper
     assert "".join(matching.removed[1:]) == prefix
-    assert same(stranger, ours)
+    assert same(third_party, ours)
 
 
 def test_safetensors_and_own_names(ours, tmp_path):
@@ -75,12 +75,12 @@ def test_safetensors_and_own_names(ours, tmp_path):
     assert same(other, ours)
 
 
-def test_without_counters_and_in_half_precision(stranger, ours, tmp_path):
-    state = {k: v.half() for k, v in stranger.state_dict().items() if "num_batches" not in k}
+def test_without_counters_and_in_half_precision(third_party, ours, tmp_path):
+    state = {k: v.half() for k, v in third_party.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "s.pth")
     assert load_weights_(ours, tmp_path / "s.pth").ignored == ()
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
-    torch.testing.assert_close(ours.fc.weight, stranger.linear.weight, atol=1e-3, rtol=0)
+    torch.testing.assert_close(ours.fc.weight, third_party.linear.weight, atol=1e-3, rtol=0)
 
 
 def test_layers_out_of_order_map_where_they_are_unique(tmp_path):
@@ -190,11 +190,11 @@ def shuffled_names(state):
     return {name: state[name].contiguous() for name in sorted(state)}
 
 
-def test_safetensors_of_other_names_map_by_their_numbers(stranger, ours, tmp_path):
-    save_file(shuffled_names(stranger.state_dict()), tmp_path / "s.safetensors")
-    assert not same(stranger, ours)
+def test_safetensors_of_other_names_map_by_their_numbers(third_party, ours, tmp_path):
+    save_file(shuffled_names(third_party.state_dict()), tmp_path / "s.safetensors")
+    assert not same(third_party, ours)
     assert load_weights_(ours, tmp_path / "s.safetensors").how == "order"
-    assert same(stranger, ours)
+    assert same(third_party, ours)
 
 
 def test_ten_comes_after_two_in_safetensors(tmp_path):
@@ -231,10 +231,10 @@ def test_a_prefix_that_is_the_models_own_stays(tmp_path, name, own):
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
-def test_tensors_beside_the_wrapper_do_not_hide_it(stranger, ours, tmp_path):
-    torch.save({"best_prec1": torch.tensor(91.0), "state_dict": stranger.state_dict()}, tmp_path / "s.pth")
+def test_tensors_beside_the_wrapper_do_not_hide_it(third_party, ours, tmp_path):
+    torch.save({"best_prec1": torch.tensor(91.0), "state_dict": third_party.state_dict()}, tmp_path / "s.pth")
     assert load_weights_(ours, tmp_path / "s.pth").removed == ("state_dict",)
-    assert same(stranger, ours)
+    assert same(third_party, ours)
 
 
 def test_auxiliary_heads_that_the_model_has_not_are_left_out_and_listed(tmp_path):
@@ -312,8 +312,8 @@ def test_auxiliary_heads_are_known_behind_a_prefix_too(tmp_path):
     assert load_weights_(model, tmp_path / "s.pth").ignored == ("AuxLogits.fc.weight",)
 
 
-def test_other_sets_of_weights_in_the_file_are_named(stranger, ours, tmp_path):
-    torch.save({"model": stranger.state_dict(), "ema": stranger.state_dict(), "epoch": 3}, tmp_path / "s.pth")
+def test_other_sets_of_weights_in_the_file_are_named(third_party, ours, tmp_path):
+    torch.save({"model": third_party.state_dict(), "ema": third_party.state_dict(), "epoch": 3}, tmp_path / "s.pth")
     matching = load_weights_(ours, tmp_path / "s.pth")
     assert "ema" in matching.ignored
     assert "Left out: ema" in str(matching)

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from flatbit import models
+from flatbit.plain import to_plain
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
@@ -69,7 +70,7 @@ def test_float_model():
 
 
 def test_is_plain_data():
-    assert json.loads(json.dumps(of("uniq", 2, 2).as_dict()))["inner"] == "W2/A2"
+    assert json.loads(json.dumps(to_plain(of("uniq", 2, 2))))["inner"] == "W2/A2"
 
 
 @pytest.mark.parametrize("words", ["uniq: W2/A2", "first W8/A8", "image 8 bit", "batch norm float"])

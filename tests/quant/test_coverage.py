@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from flatbit.quant.convert import quantize_
-from flatbit.quant.coverage import coverage
+from flatbit.quant.coverage import coverage_of
 from flatbit.quant.presets import policy
 
 
@@ -28,14 +28,14 @@ def test_prints_a_table_and_the_convention(net):
 
 def test_can_be_asked_again_of_the_model(net):
     first = quantize_(net, policy("faq", weights=4, activations=4))
-    assert coverage(net) == first
+    assert coverage_of(net) == first
 
 
 def test_a_float_model_is_all_float(small):
-    report = coverage(small)
+    report = coverage_of(small)
     assert not report.quantized
     assert report.fraction == 0
-    assert coverage(nn.ReLU()).fraction == 0
+    assert coverage_of(nn.ReLU()).fraction == 0
 
 
 def test_channel_steps_are_told(net):
@@ -59,8 +59,8 @@ def test_reparametrized_weights_are_counted():
 def test_what_was_refused_shows_when_asked_again():
     model = nn.ModuleDict({"attend": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8), "last": nn.Linear(8, 2)})
     first = quantize_(model, policy("uniq", weights=2, activations=2), strict=False)
-    assert coverage(model) == first
-    assert coverage(model).refused
+    assert coverage_of(model) == first
+    assert coverage_of(model).refused
 
 
 class Scales(nn.Module):

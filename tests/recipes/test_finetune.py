@@ -1,53 +1,83 @@
 import pytest
 
-from flatbit.recipes.finetune import finetune
+from flatbit.recipes import Network
+from flatbit.reference import From
+from flatbit.train.losses.labels import CrossEntropy
+from flatbit.train.losses.teacher import Distillation
+
+from .cases import last, made, starts, term
 
 
 def test_three_stages_measured_calibrated_fine_tuned():
-    made = finetune(model="mine:net", data="mine:set", model_arguments={"a": 1}, weights=2, activations=3)
-    assert (made.model, made.data, made.model_arguments) == ("mine:net", "mine:set", {"a": 1})
-    assert [(s.name, s.epochs, s.start) for s in made.stages] == [
-        ("float", 0, None), ("calibrated", 0, "float"), ("fine-tuned", 5, "float"),
-    ]  # fmt: skip
-    reference, calibrated, tuned = made.stages
+    network = Network(model="mine:net", arguments={"a": 1})
+    recipe = made("finetune", network=network, data="mine:set", weights=2, activations=3)
+    assert (recipe.model, recipe.data, recipe.model_arguments) == ("mine:net", "mine:set", {"a": 1})
+    assert starts(recipe) == [("float", "start"), ("calibrated", "stage:float"), ("fine-tuned", "stage:float")]
+    assert [stage.epochs for stage in recipe.stages] == [0, 0, 5]
+    reference, calibrated, tuned = recipe.stages
     assert reference.policy is None
     assert calibrated.policy == tuned.policy
     assert (tuned.policy.name, tuned.policy.base.weights, tuned.policy.base.activations) == ("uniq", 2, 3)
 
 
 def test_only_the_calibrated_model_has_its_batch_norms_reestimated():
-    _, calibrated, tuned = finetune(model="resnet20").stages
+    _, calibrated, tuned = made("finetune").stages
     assert calibrated.reestimate_batches > 0
     assert tuned.reestimate_batches == 0
 
 
 def test_no_epochs_is_calibration_only():
-    assert [stage.name for stage in finetune(model="resnet20", epochs=0).stages] == ["float", "calibrated"]
+    assert [stage.name for stage in made("finetune", {"training.epochs": 0}).stages] == ["float", "calibrated"]
 
 
 def test_the_rate_falls_to_nothing():
-    tuned = finetune(model="resnet20", epochs=10, lr=0.2).stages[-1]
-    assert tuned.lr * tuned.schedule(0, 10) == 0.2
-    assert tuned.lr * tuned.schedule(5, 10) == pytest.approx(0.1)
-    assert tuned.lr * tuned.schedule(10, 10) == pytest.approx(0)
+    tuned = last("finetune", {"training.epochs": 10, "training.lr": 0.2})
+    assert [tuned.lr_at(epoch) for epoch in (0, 5, 10)] == pytest.approx([0.2, 0.1, 0])
 
 
 def test_settings_reach_the_stages():
-    stages = finetune(model="resnet20", method="faq", batch_size=32, placement="input", strict=False).stages[1:]
-    for stage in stages:
+    settings = {"training.batch_size": 32, "layers.placement": "input", "layers.strict": False}
+    for stage in made("finetune", settings, policy="faq").stages[1:]:
         assert (stage.batch_size, stage.strict) == (32, False)
         assert (stage.policy.name, stage.policy.placement) == ("faq", "input")
 
 
-def test_unknown_method_suggests_the_nearest():
-    with pytest.raises(ValueError, match="unknown policy 'unik': did you mean uniq"):
-        finetune(model="resnet20", method="unik")
+def test_layers_reach_the_policy():
+    settings = {"layers.first": "stem", "layers.last": "head", "layers.leave_float": ["aux.*"]}
+    policy = last("finetune", settings).policy
+    assert (policy.first, policy.last) == ("stem", "head")
+    (rule,) = (rule for rule in policy.rules if rule.pattern == "aux.*")
+    assert rule.changes["weights"] == rule.changes["activations"] == 32
 
 
-@pytest.mark.parametrize(("distill", "weight"), [("mixed", 0.9), ("only", 1.0)])
-def test_it_may_learn_from_the_float_net(distill, weight):
-    taught = finetune(model="resnet20", distill=distill).stages[-1].distillation
-    assert (taught.teacher, taught.weight, taught.temperature) == ("float", weight, 4.0)
-    assert finetune(model="resnet20").stages[-1].distillation is None
-    with pytest.raises(ValueError, match="distill='all': expected none or mixed or only"):
-        finetune(model="resnet20", distill="all")
+def test_unknown_policy_suggests_the_nearest():
+    with pytest.raises(ValueError, match="recipe 'finetune': unknown policy 'unik': did you mean uniq"):
+        made("finetune", policy="unik")
+
+
+@pytest.mark.parametrize(("weight", "labels"), [(0.9, 0.1), (1.0, None)])
+def test_it_may_learn_from_the_float_net(weight, labels):
+    tuned = last("finetune", {"distillation.teacher": "stage:float", "distillation.weight": weight})
+    taught = term(tuned, Distillation)
+    assert (taught.teacher, taught.weight, taught.temperature) == (From.stage("float"), weight, 4.0)
+    ce = term(tuned, CrossEntropy)
+    assert (ce and ce.weight) == (labels and pytest.approx(labels))
+    assert last("finetune").losses == (CrossEntropy(),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"distillation.teacher": "float"}, "distillation.teacher='float': expected start, stage:NAME"),
+        ({"distillation.teacher": "stage:flat"}, "stage 'fine-tuned' needs stage:flat, which no earlier stage leaves"),
+        ({"training.epochs": 0, "distillation": "on"}, "distillation cannot act: training.epochs=0 only calibrates"),
+        ({"training.epochs": 0, "training.lr": 0.1}, "training.lr=0.1 cannot act"),
+        (
+            {"activations": 32, "layers.placement": "output"},
+            "layers.placement=output cannot act: activations are float",
+        ),
+    ],
+)
+def test_what_cannot_act_or_be_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        made("finetune", settings)

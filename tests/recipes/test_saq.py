@@ -3,9 +3,11 @@ import math
 import pytest
 
 import flatbit as fb
-from flatbit.engine.run import run
-from flatbit.recipes import RECIPES
-from flatbit.recipes.saq import saq
+from flatbit.recipes import Network
+from flatbit.reference import From
+from flatbit.train.optimizers import SGD
+
+from .cases import NARROW, last, made, ran, rates
 
 TABLES_A_AND_B = [
     ("saq-preresnet20-cifar100", 2, 0.4), ("saq-preresnet20-cifar100", 3, 0.7), ("saq-preresnet20-cifar100", 4, 0.9),
@@ -15,27 +17,26 @@ TABLES_A_AND_B = [
 ]  # fmt: skip
 
 
-def last(name="saq", **settings):
-    return RECIPES.get(name)(**settings).stages[-1]
-
-
-def rates(stage):
-    return [stage.lr * stage.schedule(epoch, stage.epochs) for epoch in range(stage.epochs)]
-
-
 @pytest.mark.parametrize(("name", "bits", "rho"), TABLES_A_AND_B)
 def test_the_papers_rho(name, bits, rho):
     sharpness = last(name, weights=bits, activations=bits).sharpness
     assert (sharpness.method, sharpness.rho) == ("saq", rho)
 
 
+def test_rho_is_that_of_the_smaller_number_of_bits_and_can_be_given():
+    assert last("saq", weights=2, activations=8).sharpness.rho == 0.4
+    assert last("saq", weights=8, activations=3).sharpness.rho == 0.7
+    assert last("saq", {"sharpness.rho": 0.05}, weights=8, activations=8).sharpness.rho == 0.05
+
+
 def test_cifar_as_the_paper_has_it():
-    made = RECIPES.get("saq-preresnet20-cifar100")()
-    first, stage = made.stages
-    assert (made.data, first.epochs, stage.start, stage.epochs, stage.batch_size) == (
-        "cifar100", 200, "float", 200, 128,
+    recipe = made("saq-preresnet20-cifar100")
+    first, stage = recipe.stages
+    assert (recipe.data, first.epochs, stage.start, stage.epochs, stage.batch_size) == (
+        "cifar100", 200, From.stage("float"), 200, 128,
     )  # fmt: skip
-    assert (stage.momentum, stage.nesterov, stage.weight_decay, stage.policy.name) == (0.9, False, 1e-4, "saq")
+    assert stage.optimizer == SGD(momentum=0.9, nesterov=False)
+    assert (stage.weight_decay, stage.policy.name) == (1e-4, "saq")
     assert rates(stage) == pytest.approx([1e-2] * 80 + [1e-3] * 40 + [1e-4] * 80)
     assert stage.sharpness.shard is None
 
@@ -48,29 +49,37 @@ def test_imagenet_as_the_paper_has_it(net, epochs, decay):
 
 
 def test_bit_operations_of_table_1():
-    made = RECIPES.get("saq-preresnet20-cifar100")(weights=3, activations=3)
-    model = fb.models.build(made.model, **made.model_arguments, num_classes=100)
-    fb.quantize_(model, made.stages[-1].policy)
+    recipe = made("saq-preresnet20-cifar100", weights=3, activations=3)
+    model = fb.models.build(recipe.model, **recipe.model_arguments, num_classes=100)
+    fb.quantize_(model, recipe.stages[-1].policy)
     assert fb.cost(model, input_shape=(3, 32, 32)).bitops / 1e6 == pytest.approx(392.053, abs=0.001)
 
 
-@pytest.mark.parametrize("method", ["sam", "asam", "saq", "asaq"])
-def test_every_kind_of_sharpness_with_what_it_takes(method):
-    stage = last(sharpness=method, rho=0.25, eta=0.02, perturb="weights_only", batchnorm="update", shard=64)
-    made = stage.sharpness
-    assert (made.method, made.rho, made.eta, made.perturb, made.batchnorm, made.shard) == (
-        method, 0.25, 0.02, "weights_only", "update", 64,
+@pytest.mark.parametrize(("method", "eta"), [("sam", None), ("asam", 0.02), ("saq", None), ("asaq", 0.02)])
+def test_every_kind_of_sharpness_with_what_it_takes(method, eta):
+    settings = {
+        "sharpness.method": method, "sharpness.rho": 0.25, "sharpness.perturb": "weights_only",
+        "sharpness.batchnorm": "update", "sharpness.shard": 64,
+    } | ({} if eta is None else {"sharpness.eta": eta})  # fmt: skip
+    found = last("saq", settings).sharpness
+    assert (found.method, found.rho, found.eta, found.perturb, found.batchnorm, found.shard) == (
+        method, 0.25, eta, "weights_only", "update", 64,
     )  # fmt: skip
 
 
 def test_plain_descent_and_nesterov():
-    assert last(sharpness="none").sharpness is None
-    assert last(nesterov=True).nesterov
+    assert last("saq", sharpness="none").sharpness is None
+    assert last("saq", {"training.nesterov": True}).optimizer == SGD(nesterov=True)
+
+
+def test_sharpness_on_is_the_papers():
+    assert last("saq", sharpness="on") == last("saq")
+    assert last("saq-resnet18-imagenet", sharpness="on").sharpness.shard == 128
 
 
 def test_pact_in_saqs_convention():
     model = fb.models.build("preresnet20", variant="saq")
-    convention = fb.quantize_(model, last(method="pact", sharpness="none").policy).convention
+    convention = fb.quantize_(model, last("saq", method="pact", sharpness="none").policy).convention
     assert (convention.policy, convention.last, convention.inner) == ("pact", "W8/A8", "W4/A4")
     conv = model.layers[0][0].conv2
     assert (conv.spec.weight.method, conv.spec.input.method, conv.spec.input.options) == (
@@ -83,23 +92,35 @@ def test_pact_in_saqs_convention():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sharpness": "sam"}, "the paper prints no rho for sam of preresnet20 at 4 bits"),
-        ({"model": "resnet56"}, "the paper prints no rho for saq of resnet56"),
-        ({"weights": 8}, "only at 2, 3, 4: give rho="),
-        ({"sharpness": "flat"}, "expected none or sam or asam or saq or asaq"),
-        ({"schedule": "linear"}, "expected steps or cosine"),
+        ({"sharpness.method": "sam"}, "lacks rho: say what it is .*with sharpness.method=saq at 2, 3, 4 bits"),
+        ({"weights": 8, "activations": 8}, "of preresnet20 alone the paper prints sharpness.rho"),
+        ({"sharpness": "flat"}, "sharpness='flat': it is a part with settings of its own"),
+        ({"sharpness.method": "flat"}, "expected sam or asam or saq or asaq"),
+        ({"training.schedule": "linear"}, "expected steps or cosine"),
         ({"method": "uniq"}, "expected saq or pact"),
+        ({"sharpness": "none", "sharpness.rho": 3, "sharpness.shard": 4}, "sharpness.rho cannot act: leave it out too"),
+        ({"sharpness.eta": 0.02}, "sharpness eta=0.02 cannot act: saq does not scale"),
     ],
 )
-def test_what_is_not_known_is_refused(settings, words):
+def test_what_is_not_known_or_cannot_act_is_refused(settings, words):
     with pytest.raises(ValueError, match=words):
-        saq(**settings)
+        made("saq", settings)
 
 
-@pytest.mark.parametrize("settings", [{"sharpness": "asaq"}, {"sharpness": "sam", "shard": 16}, {"method": "pact"}])
+def test_the_papers_rho_is_that_of_its_network_alone():
+    with pytest.raises(ValueError, match=r"recipe 'saq': sharpness lacks rho.*of preresnet20 alone the paper prints"):
+        made("saq", network=Network(model="resnet56"))
+    assert last("saq", {"sharpness.rho": 0.3}, network=Network(model="resnet56")).sharpness.rho == 0.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sharpness.method": "asaq"}, {"sharpness.method": "sam", "sharpness.shard": 16}, {"method": "pact"}],
+)
 def test_the_variants_run(settings, tmp_path):
-    made = RECIPES.get("saq-preresnet8-digits")(model_arguments={"first_width": 4}, **settings)
-    (stage,) = (stage for stage in run(made, tmp_path, smoke=True).record["recipe"]["stages"] if stage["policy"])
-    told = {"sharpness": stage["sharpness"]["method"], "shard": stage["sharpness"]["shard"]}
-    told["method"] = stage["policy"]["base"]["activation_method"]
+    done = ran(made("saq-preresnet8-digits", settings, network=NARROW), tmp_path, smoke=True)
+    (stage,) = (stage for stage in done.record.recipe.stages if stage.policy)
+    told = {"sharpness.method": stage.sharpness.method, "sharpness.shard": stage.sharpness.shard}
+    told["method"] = stage.policy.base.activation_method
     assert {key: told[key] for key in settings} == settings
+    assert done.record.recipe.settings == settings

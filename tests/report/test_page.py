@@ -1,19 +1,25 @@
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
 import flatbit as fb
-from flatbit.data.sets.digits import digits
-from flatbit.engine.recipe import Recipe, Stage
-from flatbit.engine.run import Run, run
+from flatbit.data.sets.digits import load_digits
+from flatbit.engine import Recipe, Stage
+from flatbit.engine.record import Run
 from flatbit.recipes import RECIPES
+from flatbit.reference import From
 from flatbit.report.page import stage_model, write_page
 from flatbit.report.summary import summarize
 
+from ..engine.cases import ran
+from ..recipes.cases import scenes
+
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+SCENES = f"{scenes.__module__}:{scenes.__name__}"
 STAGES = ("float", "faq-w8a8", "faq-w4a4", "uniq-w4a4", "uniq-w2a2", "uniq-w1a1")
 
 
@@ -51,7 +57,8 @@ class Page(HTMLParser):
 def runs(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
-    return [run(RECIPES.get("quickstart")(), folder / f"seed{seed}", seed=seed, smoke=True) for seed in (0, 4)]
+    recipe = RECIPES.get("quickstart").recipe("quickstart", {})
+    return [ran(recipe, folder / f"seed{seed}", seed=seed, smoke=True) for seed in (0, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,7 @@ def test_every_stage_has_its_row_with_accuracy_cost_and_convention(page, runs):
 
 
 def test_two_seeds_are_averaged(page, runs):
-    tops = [made.record["stages"]["uniq-w2a2"]["test"]["top1"] for made in runs]
+    tops = [made.record.stages["uniq-w2a2"].test.top1 for made in runs]
     assert tops[0] != tops[1]
     row, told = (row for row in page.rows if row[0] == "uniq-w2a2")
     assert told[1] == "float"
@@ -117,32 +124,32 @@ def test_every_picture_is_there(page, text):
 
 def test_the_proof_lists_every_quantized_tensor(page, runs):
     counted = [row for row in page.rows if len(row) == 3 and row[0].endswith("_quantizer")]
-    levels = [entry["test"]["levels"] for entry in runs[0].record["stages"].values()]
-    expected = [[name, str(used), f"{allowed:,}"] for stage in levels for name, (used, allowed) in stage.items()]
+    proofs = [entry.test.proof.levels for entry in runs[0].record.stages.values()]
+    expected = [[name, str(n.used), f"{n.allowed:,}"] for levels in proofs for name, n in levels.items()]
     assert counted == expected
     assert len(expected) > 50
 
 
 def test_the_misread_counts_are_those_of_the_record(page, runs):
     words = " ".join(" ".join(page.words).split())
-    first, last = (runs[0].record["stages"][name]["test"]["top1"] for name in ("float", "uniq-w1a1"))
+    first, last = (runs[0].record.stages[name].test.top1 for name in ("float", "uniq-w1a1"))
     wrong = [round(450 * (1 - top1 / 100)) for top1 in (first, last)]
     assert f"float misreads {wrong[0]} and uniq-w1a1 {wrong[1]} of 450 test images (seed 0)" in words
 
 
 def test_versions_and_machine_are_named(text, runs):
-    environment = runs[0].record["environment"]
+    environment = runs[0].record.environment
     for key in ("torch", "python", "flatbit"):
-        assert str(environment[key]) in text
+        assert getattr(environment, key) in text
 
 
 def small(name="tiny", **settings):
-    stage = Stage(**{"name": "float", "epochs": 0, "lr": 0.1} | settings)
+    stage = Stage(**{"name": "float", "epochs": 0} | settings)
     return Recipe(name=name, model="preresnet8", model_arguments={"first_width": 2}, data="digits", stages=(stage,))
 
 
 def test_one_untrained_float_stage_still_gives_a_page(tmp_path):
-    done = run(small(), tmp_path / "run")
+    done = ran(small(), tmp_path / "run")
     text = write_page([done], tmp_path / "report.html").read_text(encoding="utf-8")
     words = " ".join(text.split())
     assert "1 seed (0)" in words
@@ -150,15 +157,37 @@ def test_one_untrained_float_stage_still_gives_a_page(tmp_path):
         assert f"<h2>{heading}</h2>" not in text
 
 
+def test_segmentation_shows_what_is_seen_by_its_score(tmp_path):
+    made = Recipe(
+        name="scenes", model="deeplab_mobilenet_v2", model_arguments={"width": 0.3}, data=SCENES,
+        stages=(Stage(name="float", epochs=0),),
+    )  # fmt: skip
+    text = write_page([ran(made, tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h2>What is seen</h2>" in text
+    assert "<h2>What is misread</h2>" not in text
+    assert "mIoU, %" in text
+
+
+def test_runs_with_captures_and_averages_say_so(tmp_path):
+    kept = {"name": "average", "epochs": 0, "start": From.stage("float", average=True), "reestimate_batches": 1}
+    made = small(epochs=2, lr=0.01, captures=(1, 2), max_steps=1)
+    made = replace(made, stages=(*made.stages, Stage(**kept)))
+    page = Page(write_page([ran(made, tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8"))
+    told = [row for row in page.rows if len(row) == 5]
+    assert [row[:3] for row in told[1:]] == [["float", "as built", "2"], ["average", "average of float", "0"]]
+    assert "captured after epochs 1 (" in told[1][4]
+    assert "batch norm re-estimated from 1 batches: " in told[2][4]
+
+
 def test_names_are_escaped(tmp_path):
-    done = run(small("<script>alert(1)</script>"), tmp_path / "run")
+    done = ran(small("<script>alert(1)</script>"), tmp_path / "run")
     text = write_page([done], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in text
     assert html.escape("<script>alert(1)</script>") in text
 
 
 def test_an_old_page_is_replaced(tmp_path):
-    done = run(small(), tmp_path / "run")
+    done = ran(small(), tmp_path / "run")
     path = tmp_path / "report.html"
     path.write_text("old")
     write_page([done], path)
@@ -166,19 +195,19 @@ def test_an_old_page_is_replaced(tmp_path):
 
 
 def test_runs_of_different_recipes_give_no_page(runs, tmp_path):
-    other = run(small(), tmp_path / "run")
+    other = ran(small(), tmp_path / "run")
     with pytest.raises(ValueError, match="different recipes"):
         write_page([runs[0], other], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 def test_an_unfinished_run_gives_no_page(runs, tmp_path):
-    unfinished = Run(folder=runs[0].folder, record=runs[0].record | {"stages": {}})
+    unfinished = Run(folder=runs[0].folder, record=replace(runs[0].record, stages={}))
     with pytest.raises(ValueError, match="no stage is finished"):
         write_page([unfinished], tmp_path / "report.html")
 
 
 def test_stage_model_is_the_model_of_that_stage(runs):
     model = stage_model(runs[1], "uniq-w2a2")
-    entry = runs[1].record["stages"]["uniq-w2a2"]["test"]
-    assert fb.evaluate(model, digits().test_batches()).top1 == entry["top1"]
+    entry = runs[1].record.stages["uniq-w2a2"].test
+    assert fb.evaluate(model, load_digits().test_batches()).top1 == entry.top1

@@ -1,42 +1,24 @@
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from flatbit.engine.run import Run
 from flatbit.report.summary import as_json, summarize, table_of
 
-FLOAT = {
-    "policy": "float", "first": "float", "last": "float", "shortcut": "float", "inner": "float", "image": "float",
-    "weight_step": "none", "activations": "none", "batch_norm": "float", "bias": "float",
-}  # fmt: skip
-UNIQ = FLOAT | {
-    "policy": "uniq", "first": "W8/A8", "last": "W8/A8", "shortcut": "W2/A2", "inner": "W2/A2", "image": "8 bit",
-    "weight_step": "tensor", "activations": "input",
-}  # fmt: skip
-FAQ = UNIQ | {"policy": "faq", "batch_norm": "fixed point", "shortcut": "none"}
-
-
-def entry(top1, convention, seconds=10.0, best=None, bitops=5_000_000):
-    return {
-        "test": {"top1": top1, "convention": convention},
-        "metric": "top1",
-        "best_test": best,
-        "cost": {"bitops": bitops, "size_bytes": 1234, "macs": 1, "params": 1},
-        "seconds": seconds,
-    }
-
-
-def made(seed=0, recipe="tiny", **stages):
-    record = {"recipe": {"name": recipe, "lr": 0.1}, "seed": seed, "stages": stages}
-    return Run(folder=Path("nowhere"), record=record)
+from .cases import FAQ, FLOAT, UNIQ, entry, made
 
 
 def two_seeds():
-    first = made(0, float=entry(98.0, FLOAT, 10.0, 98.5), w2=entry(96.0, UNIQ, 20.0, 97.0))
-    second = made(1, float=entry(99.0, FLOAT, 30.0, 99.5), w2=entry(95.0, UNIQ, 40.0, 95.0))
-    return [first, second]
+    first = {"float": entry(98.0, seconds=10.0, best=98.5), "w2": entry(96.0, UNIQ, seconds=20.0, best=97.0)}
+    second = {"float": entry(99.0, seconds=30.0, best=99.5), "w2": entry(95.0, UNIQ, seconds=40.0, best=95.0)}
+    return [made(**first), made(**second, seed=1)]
+
+
+def without(run, stage):
+    """The run before this stage was finished."""
+    kept = {name: entry for name, entry in run.record.stages.items() if name != stage}
+    return replace(run, record=replace(run.record, stages=kept))
 
 
 def test_seeds_are_averaged_with_their_standard_deviation():
@@ -99,7 +81,7 @@ def test_the_convention_is_spelled_out():
 
 def test_only_stages_that_every_run_finished():
     whole, cut = two_seeds()
-    del cut.record["stages"]["w2"]
+    cut = without(cut, "w2")
     assert [row.stage for row in summarize([whole, cut])] == ["float"]
     assert [row.stage for row in summarize([cut, whole])] == ["float"]
 
@@ -115,16 +97,25 @@ def test_no_runs_is_an_error():
 
 
 def test_different_recipes_are_not_averaged():
-    runs = [made(0, "mine", a=entry(1, FLOAT)), made(1, "yours", a=entry(1, FLOAT))]
+    runs = [made(name="mine", a=entry(1)), made(name="yours", a=entry(1), seed=1)]
     with pytest.raises(ValueError, match="different recipes or settings cannot be averaged: mine, yours"):
         summarize(runs)
 
 
 def test_different_settings_of_one_recipe_are_not_averaged():
     runs = two_seeds()
-    runs[1].record["recipe"]["lr"] = 0.2
+    recipe = runs[1].record.recipe
+    stages = (recipe.stages[0], replace(recipe.stages[1], lr=0.2))
+    runs[1] = replace(runs[1], record=replace(runs[1].record, recipe=replace(recipe, stages=stages)))
     with pytest.raises(ValueError, match="different recipes or settings"):
         summarize(runs)
+
+
+def test_a_run_of_segmentation_is_scored_by_miou():
+    runs = [made(a=entry(60.0, metric="miou"), b=entry(55.0, UNIQ, metric="miou"))]
+    reference, quantized = summarize(runs)
+    assert (reference.metric, reference.score, quantized.loss) == ("miou", 60.0, 5.0)
+    assert "mIoU %" in printed([reference, quantized])
 
 
 def printed(rows, width=160):

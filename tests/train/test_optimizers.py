@@ -1,8 +1,11 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 import flatbit as fb
-from flatbit.train.optimizers import make_optimizer, parameter_groups
+from flatbit import plain
+from flatbit.train.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, make_optimizer, parameter_groups
 
 X = torch.randn(8, 3, 8, 8)
 DECAY = {"saq": True, "pact": True, "uniq": False, "lsq": False, "lsq_plus": False, "dq": False}
@@ -60,7 +63,7 @@ def test_frozen_weights_are_left_out():
 def test_a_step_without_gradient_moves_weights_and_no_step():
     model = quantized("uniq")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = make_optimizer(model, "sgd", lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(model, SGD(), lr=0.1, weight_decay=0.5)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -70,7 +73,7 @@ def test_a_step_without_gradient_moves_weights_and_no_step():
 
 
 def test_sgd_has_the_settings_it_is_given():
-    optimizer = make_optimizer(fb.models.build("fcdnn"), "sgd", lr=0.3, weight_decay=0.1, momentum=0.8, nesterov=True)
+    optimizer = make_optimizer(fb.models.build("fcdnn"), SGD(momentum=0.8, nesterov=True), lr=0.3, weight_decay=0.1)
     assert isinstance(optimizer, torch.optim.SGD)
     settings = optimizer.param_groups[0]
     assert {k: settings[k] for k in ("lr", "weight_decay", "momentum", "nesterov")} == {
@@ -79,17 +82,54 @@ def test_sgd_has_the_settings_it_is_given():
 
 
 def test_momentum_is_nine_tenths_unless_said():
-    group = make_optimizer(fb.models.build("fcdnn"), "sgd", lr=0.1).param_groups[0]
+    group = make_optimizer(fb.models.build("fcdnn"), SGD(), lr=0.1).param_groups[0]
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, False, 0.0)
 
 
 def test_adam():
-    optimizer = make_optimizer(quantized("uniq"), "adam", lr=0.004, weight_decay=0.1)
+    optimizer = make_optimizer(quantized("uniq"), Adam(), lr=0.004, weight_decay=0.1)
     assert isinstance(optimizer, torch.optim.Adam)
     assert [group["lr"] for group in optimizer.param_groups] == [0.004, 0.004]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
-def test_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match="optimizer 'adamw': expected 'sgd' or 'adam'"):
-        make_optimizer(fb.models.build("fcdnn"), "adamw", lr=0.1)
+def test_learned_steps_of_both_optimizers_are_in_groups_of_their_own():
+    for optimizer in (SGD(), Adam()):
+        groups = make_optimizer(quantized("lsq"), optimizer, lr=0.1, weight_decay=0.2).param_groups
+        assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1, 1.0, 2, "0.9", None, True, float("nan")])
+def test_a_momentum_out_of_range_is_refused(momentum):
+    with pytest.raises(ValueError, match=r"momentum=.*: expected 0 or more, below 1"):
+        SGD(momentum=momentum)
+
+
+def test_nesterov_without_momentum_cannot_act():
+    with pytest.raises(ValueError, match="nesterov=True with momentum=0 cannot act: give it a momentum, or leave it"):
+        SGD(momentum=0, nesterov=True)
+    assert SGD(momentum=0) == SGD(momentum=0.0)
+
+
+def test_they_are_found_by_name_and_written_by_it():
+    assert OPTIMIZERS.names() == ["adam", "sgd"]
+    assert plain.from_plain(Optimizer, {"kind": "sgd", "momentum": 0.5}) == SGD(momentum=0.5)
+    assert plain.from_plain(Optimizer, "adam") == Adam()
+    with pytest.raises(ValueError, match=r"unknown optimizer 'adamw': did you mean adam\?"):
+        plain.from_plain(Optimizer, "adamw")
+
+
+@dataclass(frozen=True)
+class RMSProp(Optimizer):
+    """One of the user's own."""
+
+    alpha: float = 0.9
+
+    def make(self, groups, lr):
+        return torch.optim.RMSprop(groups, lr=lr, alpha=self.alpha)
+
+
+def test_one_of_ones_own_gets_the_groups():
+    made = make_optimizer(quantized("uniq"), RMSProp(alpha=0.7), lr=0.1, weight_decay=0.2)
+    assert isinstance(made, torch.optim.RMSprop)
+    assert [(group["alpha"], group["weight_decay"]) for group in made.param_groups] == [(0.7, 0.2), (0.7, 0.0)]

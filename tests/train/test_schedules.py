@@ -9,10 +9,10 @@ from flatbit.train.schedules import (
     Cosine,
     Cyclic,
     Exponential,
+    Join,
     Linear,
+    MultiStep,
     Polynomial,
-    Sequence,
-    Steps,
 )
 
 EPOCH = st.floats(0, 400, exclude_max=True)
@@ -37,12 +37,12 @@ def test_linear_warms_up_to_the_base_rate_and_stays_there():
 @pytest.mark.parametrize(
     ("epoch", "lr"), [(0, 0.1), (74.99, 0.1), (75, 0.01), (124.5, 0.01), (125, 0.001), (174, 0.001)]
 )
-def test_steps_of_sqwa(epoch, lr):
-    assert 0.1 * Steps((75, 125))(epoch, 175) == pytest.approx(lr)
+def test_multistep_of_sqwa(epoch, lr):
+    assert 0.1 * MultiStep((75, 125))(epoch, 175) == pytest.approx(lr)
 
 
-def test_steps_take_another_factor():
-    assert Steps((1, 2), factor=0.5)(2, 3) == 0.25
+def test_multistep_takes_another_factor():
+    assert MultiStep((1, 2), factor=0.5)(2, 3) == 0.25
 
 
 @pytest.mark.parametrize(("first", "decay", "last"), [(0.0015, 0.936, 1.04e-6), (0.1, 0.901, 1.05e-6)])
@@ -99,7 +99,7 @@ def test_a_run_shorter_than_the_warmup_stays_in_it(epochs):
 
 @given(EPOCH, st.integers(1, 30))
 def test_falling_schedules_never_rise(epoch, ahead):
-    for schedule in (Steps((30, 60, 90)), Exponential(0.936), Cosine()):
+    for schedule in (MultiStep((30, 60, 90)), Exponential(0.936), Cosine()):
         assert schedule(min(epoch + ahead, 400), 400) <= schedule(epoch, 400)
 
 
@@ -189,42 +189,58 @@ def test_cycles_by_length_that_are_none(wrong):
 
 def test_stage_one_of_sqwa_with_swa():
     """Spec 3.7: 175 epochs, constant lr 0.01 from epoch 126 on."""
-    schedule = Sequence(((0, Steps((75, 125))), (126, Constant(0.1))))
+    schedule = Join(((0, MultiStep((75, 125))), (126, Constant(0.1))))
     rates = [0.1 * schedule(epoch, 175) for epoch in (0, 74.9, 75, 124, 125, 125.99, 126, 150, 174)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.01, 0.01, 0.01])
 
 
 @given(EPOCH, st.integers(1, 399))
-def test_parts_of_a_sequence_count_their_own_epochs(epoch, start):
-    schedule = Sequence(((0, Exponential(0.9)), (start, Polynomial())))
+def test_joined_parts_count_their_own_epochs(epoch, start):
+    schedule = Join(((0, Exponential(0.9)), (start, Polynomial())))
     own = Exponential(0.9)(epoch, start) if epoch < start else Polynomial()(epoch - start, 400 - start)
     assert schedule(epoch, 400) == own
 
 
 @given(EPOCH, st.floats(0.01, 1))
-def test_the_warmup_of_uniq_is_a_sequence(epoch, factor):
-    schedule = Sequence(((0, Constant(factor)), (5, Cosine())))
+def test_the_warmup_of_uniq_can_be_joined(epoch, factor):
+    schedule = Join(((0, Constant(factor)), (5, Cosine())))
     assert schedule(epoch, 400) == pytest.approx(Cosine(warmup=5, warmup_factor=factor)(epoch, 400))
 
 
-def test_a_sequence_of_one_is_that_one_and_sequences_nest():
-    inner = Sequence(((0, Steps((3,))), (5, Constant(0.5))))
-    assert [Sequence(((0, inner),))(epoch, 9) for epoch in range(9)] == [inner(epoch, 9) for epoch in range(9)]
-    outer = Sequence(((0, Constant()), (2, inner)))
+def test_a_join_of_one_is_that_one_and_joins_nest():
+    inner = Join(((0, MultiStep((3,))), (5, Constant(0.5))))
+    assert [Join(((0, inner),))(epoch, 9) for epoch in range(9)] == [inner(epoch, 9) for epoch in range(9)]
+    outer = Join(((0, Constant()), (2, inner)))
     assert [outer(epoch + 2, 11) for epoch in range(9)] == [inner(epoch, 9) for epoch in range(9)]
 
 
 def test_a_run_that_ends_inside_the_warmup_stays_in_its_line():
-    schedule = Sequence(((0, Linear(0.0)), (10, Cosine())))
+    schedule = Join(((0, Linear(0.0)), (10, Cosine())))
     assert [schedule(epoch, 3) for epoch in range(3)] == pytest.approx([0.0, 0.1, 0.2])
 
 
 @pytest.mark.parametrize("starts", [(), (1,), (0, 5, 5), (0, 7, 6), (0, 1.5)])
 def test_parts_out_of_order(starts):
     with pytest.raises(ValueError, match="expected 0 first, then later whole ones"):
-        Sequence(tuple((start, Constant()) for start in starts))
+        Join(tuple((start, Constant()) for start in starts))
 
 
 def test_parts_that_are_no_schedules():
     with pytest.raises(ValueError, match=r"the part from epoch 3 is 0\.1: expected a schedule"):
-        Sequence(((0, Constant()), (3, 0.1)))
+        Join(((0, Constant()), (3, 0.1)))
+
+
+def test_a_part_that_begins_where_the_stage_ends_has_a_factor_there():
+    for last in (Linear(0.5), Polynomial(), Cosine(), Exponential(0.9)):
+        assert math.isfinite(Join(((0, Constant()), (5, last)))(5, 5))
+
+
+def test_a_warmup_factor_without_a_warmup_cannot_act():
+    with pytest.raises(ValueError, match=r"warmup_factor=0\.25 cannot act: there is no warmup: leave it out"):
+        Cosine(warmup_factor=0.25)
+
+
+@pytest.mark.parametrize("warmup", [-1, 1.5, "five"])
+def test_a_warmup_is_a_number_of_epochs(warmup):
+    with pytest.raises(ValueError, match=r"warmup=.*: expected a number of epochs, 0 or more"):
+        Cosine(warmup=warmup)

@@ -12,7 +12,7 @@ import flatbit as fb
 from flatbit.quant.convert import apply_specs_
 from flatbit.quant.policy import LayerSpec, TensorSpec
 from flatbit.train import Sharpness, SharpnessAware
-from flatbit.train.optimizers import make_optimizer
+from flatbit.train.optimizers import SGD, make_optimizer
 
 SAQ_2_BIT = LayerSpec(policy="saq", weight=TensorSpec(method="saq", bits=2))
 METHODS = pytest.mark.parametrize("method", ["sam", "asam", "saq", "asaq"])
@@ -72,7 +72,7 @@ def test_three_weights_by_hand(method):
     layer.weight_quantizer._set_("clip", torch.tensor(a, dtype=torch.float64))
     A = torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.0, -0.3], [0.1, -0.3, 3.0]], dtype=torch.float64)
     b = torch.tensor([0.4, -1.0, 0.2], dtype=torch.float64)
-    optimizer = SharpnessAware(sgd(layer, lr=0.0), layer, method, rho=0.5, eta=0.01)
+    optimizer = SharpnessAware(sgd(layer, lr=0.0), layer, method, rho=0.5)
 
     def closure():
         optimizer.zero_grad()
@@ -456,7 +456,7 @@ def test_any_optimizer_can_be_the_base(make):
 
 def test_groups_of_the_library_and_a_new_group():
     model, extra = mlp(), nn.Parameter(torch.ones(2))
-    optimizer = SharpnessAware(make_optimizer(model, "sgd", lr=0.1), model)
+    optimizer = SharpnessAware(make_optimizer(model, SGD(), lr=0.1), model)
     optimizer.add_param_group({"params": [extra]})
     assert optimizer.base.param_groups[-1]["params"] == [extra]
     assert "SharpnessAware" in repr(optimizer)
@@ -516,7 +516,11 @@ def test_a_step_without_a_closure(closure):
     [
         ({"method": "sum", "rho": 0.1}, "sharpness method 'sum': expected one of sam, asam, saq, asaq"),
         ({"method": "sam", "rho": -1}, "rho=-1: expected a number of 0 or more"),
-        ({"method": "sam", "rho": 1, "eta": float("nan")}, "eta=nan: expected a number of 0 or more"),
+        ({"method": "sam", "rho": None}, "rho=None: expected a number of 0 or more"),
+        ({"method": "asam", "rho": 1, "eta": float("nan")}, "eta=nan: expected a number of 0 or more"),
+        ({"method": "asaq", "rho": 1, "eta": -0.1}, "eta=-0.1: expected a number of 0 or more"),
+        ({"method": "sam", "rho": 1, "eta": 0.01}, "eta=0.01 cannot act: sam does not scale; asam and asaq do"),
+        ({"method": "saq", "rho": 1, "eta": 0.01}, "eta=0.01 cannot act: saq does not scale"),
         ({"method": "sam", "rho": 1, "perturb": "all"}, "perturb authors or weights_only"),
         ({"method": "sam", "rho": 1, "batchnorm": "off"}, "batchnorm freeze or update"),
     ],
@@ -529,6 +533,24 @@ def test_settings_out_of_range(settings, says):
         Sharpness(**settings)
 
 
-def test_a_shard_of_no_samples():
-    with pytest.raises(ValueError, match="shard=0: expected 1 sample or more, or None"):
-        Sharpness(method="saq", rho=0.1, shard=0)
+@pytest.mark.parametrize("shard", [0, -3, 1.5, "4", True])
+def test_a_shard_is_a_number_of_samples(shard):
+    with pytest.raises(ValueError, match=f"shard={shard}: expected 1 sample or more, or None"):
+        Sharpness(method="saq", rho=0.1, shard=shard)
+
+
+@pytest.mark.parametrize("method", ["asam", "asaq"])
+def test_eta_is_the_papers_unless_it_is_given(method):
+    x, y = data()
+    models = {}
+    for eta in (None, 0.01, 0.5):
+        model = models[eta] = mlp()
+        optimizer = SharpnessAware(sgd(model), model, method, rho=0.5, eta=eta)
+        optimizer.step(closure_of(model, optimizer, x, y))
+    assert states_equal(models[None], models[0.01])
+    assert not states_equal(models[None], models[0.5])
+
+
+@pytest.mark.parametrize(("method", "scales"), [("sam", False), ("asam", True), ("saq", False), ("asaq", True)])
+def test_the_a_methods_are_adaptive(method, scales):
+    assert Sharpness(method=method, rho=0.1).adaptive is scales

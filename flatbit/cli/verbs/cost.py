@@ -10,11 +10,15 @@ import typer
 from ...quant.convert import quantize_
 from ...quant.cost import cost
 from ...quant.policy import FLOAT_BITS
-from ...quant.presets import policy
+from ...quant.presets import policy as policy_of
 from .. import COMMANDS
 from ..console import (
     ActivationBits,
     Json,
+    ModelArguments,
+    PolicyName,
+    StageName,
+    Trust,
     WeightBits,
     parse_settings,
     show,
@@ -22,30 +26,33 @@ from ..console import (
 from ..network import open_network
 
 
-def cost_(
+def cost_of(
     model: Annotated[
         str,
         typer.Argument(help="A model of `flatbit list models`, package.module:function, a file, or a run's folder."),
     ],
-    input_shape: Annotated[str, typer.Option(help="Of one image: channels,height,width.")] = "3,32,32",
-    method: Annotated[str | None, typer.Option(help="A policy of `flatbit list policies`. Default: uniq.")] = None,
-    weights_bits: WeightBits = FLOAT_BITS,
+    model_arg: ModelArguments = [],  # noqa: B006
+    stage: StageName = None,
+    policy: PolicyName = None,
+    weight_bits: WeightBits = FLOAT_BITS,
     activation_bits: ActivationBits = FLOAT_BITS,
-    set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
-    stage: Annotated[str | None, typer.Option(help="A stage of a run. Default: its last.")] = None,
-    trust: Annotated[bool, typer.Option(help="Import what a file names as package.module:function.")] = False,
+    input_shape: Annotated[str, typer.Option(help="Of one image: channels,height,width.")] = "3,32,32",
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Count bit-operations, multiply-adds, parameters and bytes; nothing is trained.
 
-    `flatbit cost preresnet20 --set variant=saq --set num_classes=100 --method saq -w 4 -a 4`
+    `flatbit cost preresnet20 --model-arg variant=saq --model-arg num_classes=100 --policy saq -w 4 -a 4`
     """
-    if method is not None and weights_bits == activation_bits == FLOAT_BITS:
-        raise ValueError(f"--method {method} without bits: give -w, -a or both")
-    network = open_network(model, parse_settings(set), stage=stage, trust=trust).network
-    if (weights_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
-        quantize_(network, policy(method or "uniq", weights=weights_bits, activations=activation_bits))
-    counted = cost(network, _shape(input_shape))
+    if policy is not None and weight_bits == activation_bits == FLOAT_BITS:
+        raise ValueError(f"--policy {policy} without bits: give -w, -a or both")
+    network = open_network(model, parse_settings(model_arg, "--model-arg"), stage=stage, trust=trust).network
+    if (weight_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
+        quantize_(network, policy_of(policy or "uniq", weights=weight_bits, activations=activation_bits))
+    try:
+        counted = cost(network, _shape(input_shape))
+    except ValueError as error:
+        raise ValueError(f"{error}: --input-shape C,H,W says another") from error
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}
     show(str(counted), totals | {"layers": [asdict(layer) for layer in counted.layers]}, json)
 
@@ -57,4 +64,4 @@ def _shape(text: str) -> tuple[int, ...]:
         raise ValueError(f"--input-shape {text!r}: expected whole numbers with commas, such as 3,32,32") from None
 
 
-COMMANDS.add("cost", cost_)
+COMMANDS.add("cost", cost_of)

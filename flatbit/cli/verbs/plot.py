@@ -15,8 +15,8 @@ from ...analysis.schedules import Curve, schedule_curves
 from ...figures.schedules import schedule_figure
 from ...figures.style import check_ending, write_figure
 from .. import COMMANDS
-from ..console import Json, parse_settings, say, show
-from .run import make_recipe
+from ..choice import RecipeName, Settings, recipe_of
+from ..console import Json, Out, parse_settings, say, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,20 +40,18 @@ class Drawing:
     values: dict[str, Any]
 
 
-def plot(
+def draw_recipe(
     kind: Annotated[Kind, typer.Argument(help="What to draw: a recipe's schedule.")],
-    recipe: Annotated[
-        str, typer.Argument(help="A name of `flatbit list recipes`, or a Python file with a function `recipe`.")
-    ],
-    set: Annotated[list[str], typer.Option(help="A parameter of the recipe, NAME=VALUE; may be repeated.")] = [],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(help="The file, .png or .svg. Default: runs/RECIPE-schedule.png.", show_default=False)
-    ] = None,
+    recipe: RecipeName,
+    set: Settings = [],  # noqa: B006
+    out: Out = None,
     json: Json = False,
 ) -> None:
-    """Draw what a recipe will do before it runs: learning rate and virtual batch of every stage, and its captures.
+    """Draw what a recipe will do before it runs: learning rate and samples per update of every stage, and its captures.
 
-    `flatbit plot schedule faq --set growth=doubling --out schedule.svg`
+    Writes runs/RECIPE-schedule.png.
+
+    `flatbit plot schedule faq --set training.accumulation=doubling --out schedule.svg`
 
     `flatbit plot schedule my_recipe.py`
     """
@@ -67,8 +65,8 @@ def plot(
 
 
 def _schedule(recipe: str, settings: dict[str, Any]) -> Drawing:
-    """Learning rate and virtual batch of every stage."""
-    made = make_recipe(recipe, settings)
+    """Learning rate and samples per update of every stage."""
+    made = recipe_of(recipe, settings)
     curves = schedule_curves(made)
     title = f"{made.name}: schedule"
     table = Table("stage", "epochs", "first lr", "last lr", "samples per update", "captures after epoch")
@@ -109,4 +107,4 @@ def _values(curve: Curve) -> dict[str, Any]:
 
 PLOTS: dict[Kind, Callable[[str, dict[str, Any]], Drawing]] = {Kind.SCHEDULE: _schedule}
 
-COMMANDS.add("plot", plot)
+COMMANDS.add("plot", draw_recipe)

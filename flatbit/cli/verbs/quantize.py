@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ...engine.run import run
+from ...engine import Checkpoint, plan, run
 from ...files import load
-from ...quant.coverage import coverage
-from ...recipes import RECIPES
+from ...quant.coverage import coverage_of
+from ...recipes import Network
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
+from ..choice import recipe_of
 from ..console import (
     ActivationBits,
+    CheckpointFile,
     DataArguments,
     DataDir,
     DataName,
     Device,
     Json,
+    ModelArguments,
+    Out,
+    PolicyName,
+    Rename,
+    Resume,
     Seed,
     SkipBad,
     WeightBits,
+    check_rename,
     data_arguments,
     parse_names,
     parse_settings,
     say,
     show,
 )
-from ..network import Rename, Weights
+
+DISTILL = {"none": None, "mixed": 0.9, "only": 1.0}
 
 
-def quantize(
+def quantize_network(
     model: Annotated[
         str,
         typer.Argument(help="package.module:function that returns your network, or a name of `flatbit list models`."),
     ],
-    weights: Weights = None,
+    model_arg: ModelArguments = [],  # noqa: B006
+    checkpoint: CheckpointFile = None,
     rename: Rename = [],  # noqa: B006
-    skip_bad: SkipBad = False,
     data: DataName = "digits",
     data_dir: DataDir = None,
     data_arg: DataArguments = [],  # noqa: B006
-    method: Annotated[str, typer.Option(help="A policy of `flatbit list policies`.")] = "uniq",
-    weights_bits: WeightBits = 4,
+    skip_bad: SkipBad = False,
+    policy: PolicyName = "uniq",
+    weight_bits: WeightBits = 4,
     activation_bits: ActivationBits = 4,
     epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0 only calibrates.")] = 5,
-    lr: Annotated[float, typer.Option(help="First learning rate, annealed to 0.")] = 0.01,
+    lr: Annotated[float | None, typer.Option(help="First learning rate, annealed to 0. Default: 0.01.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per update.")] = 128,
     placement: Annotated[
         str | None,
@@ -71,38 +82,42 @@ def quantize(
     distill: Annotated[
         str, typer.Option(help="Learn from the float net's answers: mixed with the labels, or only (without labels).")
     ] = "none",
-    set: Annotated[list[str], typer.Option(help="An argument of the model, NAME=VALUE.")] = [],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder. Default: runs/quantize/MODEL-METHOD-wWaA.")
-    ] = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Quantize a network of yours: measure it in float, calibrate, fine-tune, and prove the result.
 
-    `flatbit quantize mypackage.nets:small --weights small.safetensors --data digits --method uniq -w 2 -a 2`
+    Leaves a run's folder, runs/quantize/MODEL-POLICY-wWaA.
+
+    `flatbit quantize mypackage.nets:small --checkpoint small.safetensors --data digits --policy uniq -w 2 -a 2`
     """
-    made = RECIPES.get("finetune")(
-        model=model, model_arguments=parse_settings(set), data=data, method=method, weights=weights_bits,
-        activations=activation_bits, epochs=epochs, lr=lr, batch_size=batch_size, placement=placement, strict=strict,
-        first=first, last=last, leave_float=leave_float, data_arguments=data_arguments(data_arg, skip_bad),
-        distill=distill,
-    )  # fmt: skip
+    if distill not in DISTILL:
+        raise ValueError(f"--distill {distill}: expected {', '.join(DISTILL)}")
+    check_rename(rename, checkpoint)
+    given: dict[str, Any] = {
+        "policy": policy, "weights": weight_bits, "activations": activation_bits, "training.epochs": epochs,
+        "training.lr": lr, "training.batch_size": batch_size, "layers.placement": placement, "layers.first": first,
+        "layers.last": last, "layers.leave_float": leave_float or None, "layers.strict": None if strict else False,
+    }  # fmt: skip
+    if (share := DISTILL[distill]) is not None:
+        given |= {"distillation.teacher": "stage:float", "distillation.weight": share}
+    given = {place: value for place, value in given.items() if value is not None}
+    network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
+    made = replace(recipe_of("finetune", given, network, data), data_arguments=data_arguments(data_arg, skip_bad))
     label = model.replace(":", ".").replace("/", ".")
-    out = out or Path("runs/quantize") / f"{label}-{method}-w{weights_bits}a{activation_bits}"
-    done = run(
-        made, out, seed=seed, device=device, data_root=data_dir, weights=weights, rename=parse_names(rename),
-        resume=resume, say=say,
-    )  # fmt: skip
+    out = out or Path("runs/quantize") / f"{label}-{policy}-w{weight_bits}a{activation_bits}"
+    start = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
+    done = run(plan(made, seed=seed, device=device, data_dir=data_dir, checkpoint=start), out, resume=resume, say=say)
     rows = summarize([done])
-    if weights is None:
-        say(f"no --weights: {model} was quantized with the weights it is built with")
-    say(str(coverage(load(out / "model.safetensors"))))
+    if checkpoint is None:
+        say(f"no --checkpoint: {model} was quantized with the weights it is built with")
+    say(str(coverage_of(load(out / "model.safetensors"))))
     show(table_of(rows, f"{model} on {data}"), as_json(rows), json)
     page = write_page([done], out / "report.html", data_root=data_dir)
     say(f"model: {out / 'model.safetensors'}  report: {page}")
 
 
-COMMANDS.add("quantize", quantize)
+COMMANDS.add("quantize", quantize_network)

@@ -2,101 +2,98 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ...engine import run as engine
-from ...engine.recipe import Recipe
-from ...recipes import RECIPES
-from ...registry import nearest
+from ...engine import Checkpoint, plan
+from ...engine import run as execute
+from ...engine.planning import in_words
+from ...engine.record import RECORD
+from ...recipes import Network
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
+from ..choice import ModelName, RecipeName, Settings, recipe_of
 from ..console import (
+    CheckpointFile,
     DataArguments,
     DataDir,
+    DataName,
     Device,
     Json,
+    ModelArguments,
+    Out,
+    Rename,
+    Resume,
     Seed,
     SkipBad,
+    Smoke,
+    check_rename,
     data_arguments,
     parse_names,
     parse_settings,
     say,
     show,
 )
-from ..network import Rename, Weights
 
 
-def run(
-    recipe: Annotated[
-        str, typer.Argument(help="A name of `flatbit list recipes`, or a Python file with a function `recipe`.")
-    ],
-    data: DataDir = None,
+def run_recipe(
+    recipe: RecipeName,
+    set: Settings = [],  # noqa: B006
+    model: ModelName = None,
+    model_arg: ModelArguments = [],  # noqa: B006
+    data: DataName = None,
+    data_dir: DataDir = None,
+    data_arg: DataArguments = [],  # noqa: B006
+    skip_bad: SkipBad = False,
+    checkpoint: CheckpointFile = None,
+    rename: Rename = [],  # noqa: B006
     seed: Seed = 0,
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE/seedN.")] = None,
-    set: Annotated[list[str], typer.Option(help="A parameter of the recipe, NAME=VALUE; may be repeated.")] = [],  # noqa: B006
-    data_arg: DataArguments = [],  # noqa: B006
-    weights: Weights = None,
-    rename: Rename = [],  # noqa: B006
-    skip_bad: SkipBad = False,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in --out, exactly where it was cut off.")] = False,
-    smoke: Annotated[bool, typer.Option(help="Two updates per stage: does it run at all.")] = False,
+    out: Out = None,
+    resume: Resume = False,
+    smoke: Smoke = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan: stages, updates, bits, cost, time. Nothing is trained.")
+    ] = False,
+    timing: Annotated[
+        bool,
+        typer.Option("--timing/--no-timing", help="Time two updates of each stage first, to say how long it takes."),
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Run a recipe and leave one folder: run.json, model.safetensors, report.html.
+    """Run a recipe and leave one folder, runs/RECIPE/seedN: run.json, model.safetensors, report.html.
 
     `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
+
+    `flatbit run saq-preresnet20-cifar100 --data-dir DIR --set sharpness.method=sam --set sharpness.rho=0.1 --dry-run`
     """
-    made = make_recipe(recipe, parse_settings(set))
+    network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
+    made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
+    check_rename(rename, checkpoint)
+    given = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
     out = out or Path("runs") / made.name / f"seed{seed}"
-    done = engine.run(
-        made, out, seed=seed, device=device, data_root=data, weights=weights, rename=parse_names(rename),
-        resume=resume, smoke=smoke, say=say,
+    new = not smoke and not (out / RECORD).is_file()  # else it is short, begun already, or refused
+    planned = plan(
+        made, seed=seed, device=device, data_dir=data_dir, checkpoint=given, smoke=smoke,
+        timing=timing and (dry_run or new),
     )  # fmt: skip
+    if dry_run:
+        show(planned.table(), planned.as_dict(), json)
+        for note in planned.notes:
+            say(note)
+        return
+    if planned.seconds is not None:
+        say(f"{made.name}: about {in_words(planned.seconds)}")
+    done = execute(planned, out, resume=resume, say=say)
     rows = summarize([done])
     show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
-    page = write_page([done], out / "report.html", data_root=data)
+    page = write_page([done], out / "report.html", data_root=data_dir)
     say(f"run: {out}  report: {page}")
 
 
-def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
-    """The recipe of a name or file with its parameters set. Raises ValueError for unknown ones."""
-    function = _from_file(Path(name)) if name.endswith(".py") else RECIPES.get(name)
-    known = inspect.signature(function).parameters
-    for setting in settings:
-        if setting not in known:
-            raise ValueError(f"recipe {name!r} has no parameter {setting!r}: {nearest(setting, known)}")
-    try:
-        made = function(**settings)
-    except TypeError as error:
-        if name.endswith(".py"):
-            raise  # a mistake in the user's file, whose place the traceback tells
-        raise ValueError(f"recipe {name!r} with {settings}: {error}: see --set NAME=VALUE") from error
-    if not isinstance(made, Recipe):
-        raise ValueError(f"recipe {name!r} returned {type(made).__name__}: expected a flatbit.engine.recipe.Recipe")
-    return replace(made, parameters=dict(made.parameters) | settings)
-
-
-def _from_file(path: Path) -> Callable[..., Recipe]:
-    if not path.is_file():
-        raise ValueError(f"no such recipe file: {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "recipe"):
-        raise ValueError(f"{path} has no function called recipe: see `flatbit list recipes` for examples")
-    return module.recipe
-
-
-COMMANDS.add("run", run)
+COMMANDS.add("run", run_recipe)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...progress import track
 from .. import DATASETS
 from ..arguments import check_sides, per_channel
+from ..batches import LeftOut
 from ..files import find_folder
 from ..joint import JointAugment
 from ..masks import fill_of, read_pair
@@ -27,7 +28,7 @@ HOW = (
 LEAVE_OUT = "leave such files out and have them listed: skip_bad=True (--skip-bad)"
 
 
-def camvid(
+def load_camvid(
     root: str | Path,
     *,
     test: str = "test",
@@ -57,7 +58,7 @@ def camvid(
     _, folder = find_folder("camvid", root, {"camvid": inside, "CamVid": inside}, HOW)
     if crop is not None:
         check_sides("crop", crop)
-    left_out: dict[str, str] = {}
+    left_out = LeftOut()
     splits: dict[str, Images] = {}
     for split in ("train", test):
         splits[split], bad = _camvid_split(folder, split, skip_bad)
@@ -130,4 +131,4 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-DATASETS.add("camvid", camvid)
+DATASETS.add("camvid", load_camvid)

@@ -81,7 +81,7 @@ CIFAR100 = _Set(
 )
 
 
-def cifar10(
+def load_cifar10(
     root: str | Path,
     *,
     mean: Sequence[float] = CIFAR10.mean,
@@ -105,7 +105,7 @@ def cifar10(
     return _load(CIFAR10, root, mean, std, cutout, "CIFAR10" if download else None)
 
 
-def cifar100(
+def load_cifar100(
     root: str | Path,
     *,
     mean: Sequence[float] = CIFAR100.mean,
@@ -116,7 +116,7 @@ def cifar100(
     """CIFAR-100: 50,000 training and 10,000 test images, 3x32x32, 100 classes; training pads by 4, crops and flips.
 
     The root is the folder with cifar-100-python or cifar-100-binary, or that folder itself. All else, what is
-    raised, and the source are as ``cifar10``'s.
+    raised, and the source are as ``load_cifar10``'s.
     """
     return _load(CIFAR100, root, mean, std, cutout, "CIFAR100" if download else None)
 
@@ -207,5 +207,5 @@ def _checked_names(kind: _Set, path: Path, names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-DATASETS.add("cifar10", cifar10)
-DATASETS.add("cifar100", cifar100)
+DATASETS.add("cifar10", load_cifar10)
+DATASETS.add("cifar100", load_cifar100)

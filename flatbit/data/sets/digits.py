@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 from .. import DATASETS
@@ -14,13 +14,13 @@ from ..memory import Images, MemoryData
 TEST_SIZE = 450
 
 
-def digits() -> MemoryData:
+def load_digits() -> MemoryData:
     """1,347 training and 450 test images, one channel; the split is stratified and always the same.
 
     The 17 grey levels 0..16 are spread over 0..255. Training shifts images by up to one pixel.
     Source: Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI 1998 (its test part).
     """
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = datasets.load_digits(return_X_y=True)
     images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     parts = train_test_split(images, labels, test_size=TEST_SIZE, stratify=labels, random_state=0)
     train_x, test_x, train_y, test_y = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
@@ -37,4 +37,4 @@ def digits() -> MemoryData:
     )
 
 
-DATASETS.add("digits", digits)
+DATASETS.add("digits", load_digits)

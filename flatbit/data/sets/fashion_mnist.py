@@ -28,7 +28,7 @@ HOW = (
 )
 
 
-def fashion_mnist(
+def load_fashion_mnist(
     root: str | Path, *, mean: Sequence[float] = (0.2860,), std: Sequence[float] = (0.3530,), download: bool = False
 ) -> MemoryData:
     """Fashion-MNIST: 60,000 training and 10,000 test images, 1x28x28, ten classes; training pads by 2, crops, flips.
@@ -97,4 +97,4 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)
 
 
-DATASETS.add("fashion_mnist", fashion_mnist)
+DATASETS.add("fashion_mnist", load_fashion_mnist)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from .. import DATASETS
 from ..arguments import check_whole, per_channel
-from ..batches import Batch
+from ..batches import Batch, LeftOut
 from ..decode import IMAGE_SUFFIXES, central_box, random_box, read_crop
 from ..samples import Samples
 from ..stream import StreamData, default_workers
@@ -27,7 +28,7 @@ HOW = (
 )
 
 
-def image_folder(
+def load_image_folder(
     root: str | Path,
     *,
     size: int = 224,
@@ -36,8 +37,6 @@ def image_folder(
     std: Sequence[float] = IMAGENET_STD,
     train: str = "train",
     test: str = "val",
-    name: str = "image_folder",
-    workers: int | None = None,
     skip_bad: bool = False,
 ) -> StreamData:
     """Images in root/train/CLASS/ and root/val/CLASS/, as ImageNet has them; read as they are needed.
@@ -53,8 +52,6 @@ def image_folder(
         resize: what the shorter side of a test image would be.
         mean, std: per channel, of pixels in [0, 1].
         train, test: the splits' folders.
-        name: as results name it.
-        workers: reading processes; one per core where not given.
         skip_bad: leave out files that cannot be read, or are no images, and list them; else raise.
 
     Raises:
@@ -66,47 +63,41 @@ def image_folder(
     check_whole("resize", resize, 1)
     if size > resize:
         raise ValueError(f"size={size}, resize={resize}: expected 0 < size <= resize")
-    classes = _classes(root, train, name)
-    if (others := _classes(root, test, name)) != classes:
-        differing = sorted(set(classes) ^ set(others))
-        raise ValueError(
-            f"{root / train} and {root / test} have other classes: {_few(differing)} is in one of them only"
-        )
-    left_out: dict[str, str] = {}
-    splits = {
-        split: _Files(*_files(root / split, classes, left_out, skip_bad), size=size, share=size / resize)
+    classes = _same_classes(root, train, test, "image_folder")
+    left_out = LeftOut()
+    splits = [
+        _Files(*_files(root / split, classes, left_out, skip_bad), size=size, share=size / resize)
         for split in (train, test)
-    }
+    ]
     return StreamData(
-        name=name,
+        name="image_folder",
         num_classes=len(classes),
-        train=splits[train],
-        test=splits[test],
+        train=splits[0],
+        test=splits[1],
         shape=(3, size, size),
         mean=per_channel("mean", mean),
         std=per_channel("std", std),
         class_names=tuple(classes),
-        workers=default_workers() if workers is None else workers,
+        workers=default_workers(),
         skip_bad=skip_bad,
         left_out=left_out,
     )
 
 
-def imagenet(root: str | Path, *, workers: int | None = None, skip_bad: bool = False) -> StreamData:
+def load_imagenet(root: str | Path, *, skip_bad: bool = False) -> StreamData:
     """ImageNet, ILSVRC 2012: 1,000 classes in root/train/CLASS and root/val/CLASS, crops of 224 pixels.
 
     Args:
         root: the folder.
-        workers: reading processes; one per core where not given.
         skip_bad: leave out files that cannot be read, and list them; else raise.
 
     Raises:
-        ValueError: as ``image_folder``; another number of classes than 1,000.
+        ValueError: as ``load_image_folder``; another number of classes than 1,000.
     """
-    data = image_folder(root, name="imagenet", workers=workers, skip_bad=skip_bad)
-    if data.num_classes != 1000:
-        raise ValueError(f"{root} has {data.num_classes} classes, ImageNet 1000: for another set say image_folder")
-    return data
+    classes = _same_classes(Path(root).expanduser(), "train", "val", "imagenet")
+    if len(classes) != 1000:
+        raise ValueError(f"{root} has {len(classes)} classes, ImageNet 1000: for another set say image_folder")
+    return replace(load_image_folder(root, skip_bad=skip_bad), name="imagenet")
 
 
 @final
@@ -131,6 +122,17 @@ class _Files(Samples):
                 box = random_box(*image.size, stream)
             x = read_crop(image, box, (self.size, self.size))
         return x.flip(2) if mirrored else x, torch.tensor(int(self.labels[index]))
+
+
+def _same_classes(root: Path, train: str, test: str, name: str) -> list[str]:
+    """The class folders, sorted. Raises ValueError where there are none, or others in the two splits."""
+    classes, others = (_classes(root, split, name) for split in (train, test))
+    if others != classes:
+        differing = sorted(set(classes) ^ set(others))
+        raise ValueError(
+            f"{root / train} and {root / test} have other classes: {_few(differing)} is in one of them only"
+        )
+    return classes
 
 
 def _classes(root: Path, split: str, name: str) -> list[str]:
@@ -178,5 +180,5 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-DATASETS.add("image_folder", image_folder)
-DATASETS.add("imagenet", imagenet)
+DATASETS.add("image_folder", load_image_folder)
+DATASETS.add("imagenet", load_imagenet)

@@ -17,7 +17,7 @@ GRID = 401
 EXTENT = 1.2
 
 
-def spirals(seed: int = 0) -> MemoryData:
+def make_spirals(seed: int = 0) -> MemoryData:
     """HOL's synthetic data: 20,000 noisy training points of two classes, and the valid points of a 401x401 grid.
 
     The training set is the 2,000 points of ``core`` and nine copies of each with normal noise of
@@ -82,4 +82,4 @@ def _points(points: np.ndarray, labels: np.ndarray) -> Images:
     return Images(images=torch.from_numpy(points.astype(np.float32)), labels=torch.from_numpy(labels))
 
 
-DATASETS.add("spirals", spirals)
+DATASETS.add("spirals", make_spirals)

@@ -35,7 +35,7 @@ AUG_HOW = (
 )
 
 
-def voc2012(
+def load_voc2012(
     root: str | Path,
     *,
     train: str = "train",
@@ -43,7 +43,6 @@ def voc2012(
     size: int = 513,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-    workers: int | None = None,
     skip_bad: bool = False,
     download: bool = False,
 ) -> StreamData:
@@ -59,7 +58,6 @@ def voc2012(
         test: list.
         size: side of windows and frames; test images are at most that large.
         mean, std: per channel, of pixels in [0, 1].
-        workers: reading processes; one per core where not given.
         skip_bad: leave out files that cannot be read and list them; else raise.
         download: have torchvision download the set into root.
 
@@ -86,7 +84,7 @@ def voc2012(
         std=per_channel("std", std),
         class_names=CLASSES,
         task="segmentation",
-        workers=default_workers() if workers is None else workers,
+        workers=default_workers(),
         skip_bad=skip_bad,
     )
 
@@ -151,4 +149,4 @@ def _voc_pairs(folder: Path, name: str) -> list[tuple[Path, Path]]:
     return pairs
 
 
-DATASETS.add("voc2012", voc2012)
+DATASETS.add("voc2012", load_voc2012)

@@ -75,6 +75,9 @@ class DqWeight(Quantizer):
             return int(self.bits)
         return math.ceil(math.log2(int(highest_code(self.step, self.reach, MOST_SIGNED)) + 1) + 1)
 
+    def width(self) -> Tensor:
+        return learned_width(self.step, self.reach, MOST_SIGNED) + 1
+
 
 @final
 class DqActivation(ActivationQuantizer):
@@ -129,6 +132,9 @@ class DqActivation(ActivationQuantizer):
         highest = int(highest_code(self.step, self.reach, self._most()))
         return math.ceil(math.log2(highest + 1)) + int(self.signed)
 
+    def width(self) -> Tensor:
+        return learned_width(self.step, self.reach, self._most()) + self.signed
+
     def _most(self) -> Tensor:
         return torch.where(self.signed, MOST_SIGNED, MOST_UNSIGNED)
 
@@ -151,6 +157,12 @@ def learned_range(step: Tensor, reach: Tensor, most: Tensor | int) -> Tensor:
     """``q' = d' round(q/d')``, with derivative 1 to q and none to d."""
     value = nearest_power_of_two(step).detach() * highest_code(step, reach, most)
     return straight_through(value, learned_step(reach))
+
+
+def learned_width(step: Tensor, reach: Tensor, most: Tensor | int) -> Tensor:
+    """``ceil(log2(q'/d' + 1))``, straight through the rounding up: its derivatives are those of ``log2(q'/d' + 1)``."""
+    width = (learned_range(step, reach, most) / nearest_power_of_two(step) + 1).log2()
+    return straight_through(width.detach().ceil(), width)
 
 
 METHODS.add("dq", Method(weights=DqWeight, activations=DqActivation, paper="DQ (Uhlich et al., ICLR 2020)"))

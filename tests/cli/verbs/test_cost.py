@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import flatbit as fb
+from flatbit.engine.record import read_run
 
 
 def totals(flatbit, *arguments):
@@ -14,7 +15,18 @@ def totals(flatbit, *arguments):
 
 def test_the_example_of_the_help_gives_the_number_of_the_paper(flatbit):
     counted = totals(
-        flatbit, "preresnet20", "--set", "variant=saq", "--set", "num_classes=100", "--method", "saq", "-w", 4, "-a", 4
+        flatbit,
+        "preresnet20",
+        "--model-arg",
+        "variant=saq",
+        "--model-arg",
+        "num_classes=100",
+        "--policy",
+        "saq",
+        "-w",
+        4,
+        "-a",
+        4,
     )
     assert counted["bitops"] / 1e6 == pytest.approx(674.644, abs=0.0005)
 
@@ -54,7 +66,7 @@ def test_the_table_ends_in_the_totals(flatbit):
 
 def test_a_function_of_the_users(flatbit, own):
     module = own("from torch import nn\ndef net(n=5):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, n))\n")
-    assert totals(flatbit, f"{module}:net", "--input-shape", "3,2,2", "--set", "n=7")["macs"] == 84
+    assert totals(flatbit, f"{module}:net", "--input-shape", "3,2,2", "--model-arg", "n=7")["macs"] == 84
 
 
 def test_a_file_is_counted_as_it_is(flatbit, tmp_path):
@@ -63,6 +75,18 @@ def test_a_file_is_counted_as_it_is(flatbit, tmp_path):
     fb.calibrate_(model, [torch.randn(2, 3, 8, 8)])
     fb.save(model, tmp_path / "net.safetensors")
     assert totals(flatbit, tmp_path / "net.safetensors")["bitops"] == fb.cost(model, (3, 32, 32)).bitops
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_run_is_counted_by_its_last_stage_or_the_one_that_is_named(flatbit, refuses, own):
+    words = ("--model-arg", "first_width=2", "--smoke", "--out", "done")
+    assert flatbit("run", "uniq-preresnet8-digits", *words).status == 0
+    stages = read_run("done").record.stages
+    shape = ("--input-shape", "1,8,8")
+    assert totals(flatbit, "done", *shape)["bitops"] == stages["uniq-w2a2"].cost.bitops
+    assert totals(flatbit, "done", *shape, "--stage", "float")["bitops"] == stages["float"].cost.bitops
+    assert "to have 1 channels, but got 3 channels instead: --input-shape C,H,W says another" in refuses("cost", "done")
+    assert "--model-arg and --checkpoint have no meaning for it" in refuses("cost", "done", "--model-arg", "width=2")
 
 
 def test_what_a_file_names_is_imported_on_trust_only(flatbit, refuses, own, monkeypatch):
@@ -79,17 +103,20 @@ def test_what_a_file_names_is_imported_on_trust_only(flatbit, refuses, own, monk
     [
         (("resnet21",), "unknown model 'resnet21': did you mean"),
         (("resnet_cifar",), "missing a required argument: 'depth'"),
-        (("resnet8", "--set", "wdith=2"), "has no argument 'wdith': did you mean width"),
-        (("resnet8", "--set", "width"), "expected NAME=VALUE"),
+        (("resnet8", "--model-arg", "wdith=2"), "has no argument 'wdith': did you mean width"),
+        (("resnet8", "--model-arg", "width"), "--model-arg 'width': expected NAME=VALUE"),
         (("resnet8", "--input-shape", "3x32x32"), "--input-shape '3x32x32': expected whole numbers with commas"),
         (("resnet8", "--input-shape", "1,32,32"), "ResNetCifar does not take one image of shape (1, 32, 32)"),
+        (("resnet8", "--input-shape", "1,32,32"), "--input-shape C,H,W says another"),
         (("resnet8", "--input-shape", "3,-1,32"), "does not take one image of shape (3, -1, 32)"),
         (("resnet8", "-w", "9"), "weights=9: expected 1 to 8 bits, or 32 for float"),
         (("resnet8", "-w", "0"), "weights=0: expected 1 to 8 bits"),
         (("resnet8", "-w", "40"), "weights=40: expected 1 to 8 bits"),
         (("resnet8", "-a", "-2"), "activations=-2: expected 1 to 8 bits"),
-        (("resnet8", "-w", "2", "--method", "unik"), "unknown policy 'unik': did you mean uniq"),
-        (("resnet8", "-w", "1", "--method", "faq"), "method 'faq' quantizes weights to 2-8 bits, got 1"),
+        (("resnet8", "-w", "2", "--policy", "unik"), "unknown policy 'unik': did you mean uniq"),
+        (("resnet8", "-w", "1", "--policy", "faq"), "method 'faq' quantizes weights to 2-8 bits, got 1"),
+        (("resnet8", "--policy", "faq"), "--policy faq without bits: give -w, -a or both"),
+        (("resnet8", "--stage", "float"), "resnet8 is no run's folder: --stage has no meaning for it"),
         (("no.such.module:net",), "no module"),
         (("gone.safetensors",), "no such file: gone.safetensors"),
     ],

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import flatbit as fb
-from flatbit.data.sets.digits import digits
-from flatbit.engine.run import read_run, run
-from flatbit.recipes import RECIPES
+from flatbit.data.sets.digits import load_digits
+from flatbit.engine import plan, run
+from flatbit.engine.record import read_run, write_record
+from flatbit.recipes import RECIPES, Network
 
 NETS = """
 from torch import nn
@@ -18,8 +20,9 @@ def net(hidden=4):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    recipe = RECIPES.get("uniq-preresnet8-digits")(model_arguments={"first_width": 2})
-    return run(recipe, tmp_path_factory.mktemp("run") / "run", smoke=True).folder
+    name = "uniq-preresnet8-digits"
+    recipe = RECIPES.get(name).recipe(name, {}, Network(arguments={"first_width": 2}))
+    return run(plan(recipe, smoke=True), tmp_path_factory.mktemp("run") / "run").folder
 
 
 def scored(flatbit, *arguments):
@@ -29,7 +32,7 @@ def scored(flatbit, *arguments):
 
 
 def test_a_run_is_scored_by_its_last_stage(flatbit, folder):
-    test, expected = scored(flatbit, folder), read_run(folder).record["stages"]["uniq-w2a2"]["test"]
+    test, expected = scored(flatbit, folder), read_run(folder).record.stages["uniq-w2a2"].test.as_dict()
     assert test.pop("loss") == pytest.approx(expected.pop("loss"))
     assert test == expected
 
@@ -37,7 +40,7 @@ def test_a_run_is_scored_by_its_last_stage(flatbit, folder):
 def test_or_by_the_stage_that_is_asked_for(flatbit, folder):
     test = scored(flatbit, folder, "--stage", "float")
     assert test["convention"]["policy"] == "float"
-    assert test["top1"] == read_run(folder).record["stages"]["float"]["test"]["top1"]
+    assert test["top1"] == read_run(folder).record.stages["float"].test.top1
 
 
 def test_a_file_is_scored_on_the_set_that_is_named(flatbit, folder):
@@ -48,21 +51,21 @@ def test_a_network_of_the_users_with_its_weights(flatbit, own, tmp_path):
     module = own(NETS)
     model = fb.models.build(f"{module}:net", hidden=6)
     fb.quantize_(model, fb.policy("uniq", weights=2, activations=2))
-    fb.calibrate_(model, digits().train_batches(64, seed=0), 2)
+    fb.calibrate_(model, load_digits().train_batches(64, seed=0), 2)
     torch.save(model.state_dict(), "weights.pt")  # not what is asked for
     fb.save(model, "weights.safetensors")
-    expected = fb.evaluate(model, digits().test_batches())
-    arguments = (f"{module}:net", "--set", "hidden=6", "--weights", "weights.safetensors", "--data", "digits")
+    expected = fb.evaluate(model, load_digits().test_batches())
+    arguments = (f"{module}:net", "--model-arg", "hidden=6", "--checkpoint", "weights.safetensors", "--data", "digits")
     test = scored(flatbit, *arguments)
-    assert (test["top1"], test["levels"]) == (expected.top1, expected.as_dict()["levels"])
+    assert (test["top1"], test["proof"]) == (expected.top1, expected.as_dict()["proof"])
 
 
 RUN = """
-from flatbit.data.sets.digits import digits
+from flatbit.data.sets.digits import load_digits
 from flatbit.engine.recipe import Recipe, Stage
 
 def recipe(*, data="digits"):
-    stages = (Stage(name="float", epochs=0, lr=0.1),)
+    stages = (Stage(name="float", epochs=0),)
     return Recipe(name="mine", model=f"{__name__}:net", data=data, stages=stages)
 """
 
@@ -84,9 +87,9 @@ def test_what_a_run_or_file_names_is_imported_on_trust_only(flatbit, refuses, ow
 
 def test_so_is_the_data_that_a_run_names(flatbit, refuses, own):
     module = own(NETS + RUN)
-    assert flatbit("run", f"{module}.py", "--out", "done", "--set", f"data={module}:digits").status == 0
-    assert f"wants to import its data from '{module}:digits'" in refuses("eval", "done")
-    expected = scored(flatbit, "done", "--data", f"{module}:digits")
+    assert flatbit("run", f"{module}.py", "--out", "done", "--set", f"data={module}:load_digits").status == 0
+    assert f"wants to import its data from '{module}:load_digits'" in refuses("eval", "done")
+    expected = scored(flatbit, "done", "--data", f"{module}:load_digits")
     assert scored(flatbit, "done", "--trust") == expected
 
 
@@ -107,11 +110,14 @@ def test_a_float_model_has_no_levels(flatbit, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nowhere",), "'nowhere' is no run, no .safetensors file, and --weights is not given"),
-        (("resnet8", "--weights", "gone.safetensors", "--data", "digits"), "no such file: gone.safetensors"),
+        (("nowhere",), "'nowhere' is no run, no .safetensors file, and --checkpoint is not given"),
+        (("resnet8", "--checkpoint", "gone.safetensors", "--data", "digits"), "no such file: gone.safetensors"),
         (("gone.safetensors", "--data", "digits"), "no such file: gone.safetensors"),
-        ((".",), "is not a run: it has no run.json"),
-        (("resnet21", "--weights", "x.safetensors"), "unknown model 'resnet21': did you mean"),
+        ((".",), "no run in .: it has no run.json"),
+        (("resnet21", "--checkpoint", "x.safetensors"), "unknown model 'resnet21': did you mean"),
+        (("x.safetensors", "--rename", "a=b"), "--rename without --checkpoint cannot act"),
+        (("x.safetensors", "--data-arg", "size"), "no such file"),
+        (("x.safetensors", "--model-arg", "width=2"), "--model-arg and --checkpoint have no meaning for it"),
     ],
 )
 def test_mistakes_are_one_line(refuses, own, arguments, says):
@@ -124,11 +130,14 @@ def test_mistakes_about_a_run_are_one_line(refuses, folder, tmp_path):
     assert "unknown data set 'digit': did you mean digits" in refuses("eval", folder, "--data", "digit")
     assert "--data is not given" in refuses("eval", folder / "model.safetensors")
     (tmp_path / "run.json").write_text((folder / "run.json").read_text())
-    assert "is not finished (its stages so far: float, uniq-w2a2)" in refuses("eval", tmp_path)
+    line = refuses("eval", tmp_path)
+    assert line.endswith("is not finished (its stages so far: float, uniq-w2a2): --resume it, or name a --stage")
+    write_record(tmp_path, replace(read_run(folder).record, stages={}))
+    assert refuses("eval", tmp_path).endswith("is not finished (its stages so far: none): --resume it")
 
 
 def test_the_checkpoint_of_another_model_is_one_line(refuses, folder):
-    arguments = ("resnet8", "--weights", folder / "model.safetensors", "--data", "digits")
+    arguments = ("resnet8", "--checkpoint", folder / "model.safetensors", "--data", "digits")
     assert "is the checkpoint of another model than ResNetCifar" in refuses("eval", *arguments)
 
 
@@ -155,6 +164,19 @@ def test_weights_that_are_not_finite_get_no_number(flatbit, refuses, folder, tmp
     assert result.err.startswith("flatbit: weight of layer 'fc' is NaN or infinite")
 
 
+def test_layers_of_a_third_party_checkpoint_are_renamed(flatbit, own):
+    model = fb.models.build("preresnet8", in_channels=1, first_width=2)
+    other = {name.replace("layers.", "stages."): tensor for name, tensor in model.state_dict().items()}
+    torch.save(other, "third.pth")
+    arguments = ("--model-arg", "in_channels=1", "--model-arg", "first_width=2", "--data", "digits")
+    result = flatbit(
+        "eval", "preresnet8", *arguments, "--checkpoint", "third.pth", "--rename", "stages=layers", "--json"
+    )
+    assert result.status == 0, result.err
+    assert "third.pth: mapped" in result.err
+    assert json.loads(result.out)["top1"] == fb.evaluate(model, load_digits().test_batches()).top1
+
+
 @pytest.mark.filterwarnings("ignore:data set 'image_folder'. left out")
 def test_what_is_left_out_is_counted_and_listed(flatbit, refuses, own, tmp_path):
     from PIL import Image
@@ -177,7 +199,7 @@ def test_what_is_left_out_is_counted_and_listed(flatbit, refuses, own, tmp_path)
 
 
 def test_segmentation_is_shown_by_miou(flatbit, own, tmp_path):
-    module = own("from tests.recipes.test_init import scenes\n")
+    module = own("from tests.recipes.cases import scenes\n")
     fb.save(fb.models.build("deeplab_mobilenet_v2", num_classes=2, width=0.3), tmp_path / "m.safetensors")
     result = flatbit("eval", tmp_path / "m.safetensors", "--data", f"{module}:scenes")
     assert "mIoU %" in result.out

@@ -10,19 +10,21 @@ RECIPE = """
 from flatbit.engine.recipe import Recipe, Stage
 from flatbit.train.schedules import Cyclic
 
-def recipe(*, epochs=18):
+def recipe(*, epochs: int = 18):
     cycles = Cyclic.of(0.01)
     captures = tuple(int(epoch) for epoch in cycles.minima(epochs))
     stages = (
-        Stage(name="direct", epochs=0, lr=0.1),
-        Stage(name="retrain", epochs=epochs, lr=0.01, schedule=cycles, captures=captures, batch_size=64),
+        Stage(name="direct", epochs=0),
+        Stage(name="retrain", epochs=epochs, lr=0.01, schedule=cycles, captures=captures, batch_size=64)
+        if epochs
+        else Stage(name="retrain", epochs=0),
     )
     return Recipe(name="mine", model="resnet8", data="digits", stages=stages)
 """
 
 
 def test_the_example_of_the_help(flatbit, own):
-    result = flatbit("plot", "schedule", "faq", "--set", "growth=doubling", "--out", "schedule.svg")
+    result = flatbit("plot", "schedule", "faq", "--set", "training.accumulation=doubling", "--out", "schedule.svg")
     assert (result.status, result.err) == (0, "figure: schedule.svg\n")
     assert Path("schedule.svg").read_text().startswith("<svg")
     (row,) = [line for line in result.out.splitlines() if "faq-w4a4" in line]
@@ -72,8 +74,10 @@ def test_every_kind_has_its_plot():
     [
         (("fqa",), "unknown recipe 'fqa': did you mean faq"),
         (("gone.py",), "no such recipe file: gone.py"),
-        (("faq", "--set", "growth"), "--set 'growth': expected NAME=VALUE"),
-        (("faq", "--set", "grwth=none"), "recipe 'faq' has no parameter 'grwth': did you mean growth"),
+        (("faq", "--set", "training.epochs"), "--set 'training.epochs': expected NAME=VALUE"),
+        (("faq", "--set", "growth=doubling"), "--set growth is training.accumulation=doubling now"),
+        (("faq", "--set", "training.epoch=1"), "recipe 'faq': no setting 'training.epoch': did you mean epochs"),
+        (("faq", "--set", "training=none"), "training='none': it is a part with settings of its own: training=on"),
         (("faq", "--out", "figure.pdf"), "figure.pdf: expected a name that ends in .png or .svg"),
     ],
 )

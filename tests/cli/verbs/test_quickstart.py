@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from flatbit.engine.run import read_run
+from flatbit.engine.record import read_run
 
 STAGES = ["float", "faq-w8a8", "faq-w4a4", "uniq-w4a4", "uniq-w2a2", "uniq-w1a1"]
 
@@ -33,7 +33,7 @@ def test_progress_and_the_report_s_place_on_standard_error(done):
 def test_a_folder_per_seed_and_one_page(done):
     out, _ = done
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "seed0", "seed1"]
-    assert [read_run(out / f"seed{seed}").record["seed"] for seed in (0, 1)] == [0, 1]
+    assert [read_run(out / f"seed{seed}").record.seed for seed in (0, 1)] == [0, 1]
 
 
 def test_json_is_the_same_result(flatbit, done, no_page):
@@ -42,7 +42,7 @@ def test_json_is_the_same_result(flatbit, done, no_page):
     rows = json.loads(result.out)
     assert [row["stage"] for row in rows] == STAGES
     for row in rows:
-        tops = [read_run(out / f"seed{seed}").record["stages"][row["stage"]]["test"]["top1"] for seed in (0, 1)]
+        tops = [read_run(out / f"seed{seed}").record.stages[row["stage"]].test.top1 for seed in (0, 1)]
         assert row["score"] == pytest.approx(sum(tops) / 2)
         assert row["num_seeds"] == 2
 
@@ -50,6 +50,13 @@ def test_json_is_the_same_result(flatbit, done, no_page):
 def test_a_folder_with_runs_is_left_alone(refuses, done):
     out, _ = done
     assert "holds a run already: --resume goes on with it" in refuses("quickstart", "--smoke", "--out", out)
+
+
+def test_its_folder_is_where_the_readme_looks(flatbit, own, no_page):
+    result = flatbit("quickstart", "--smoke", "--seeds", 1)
+    assert result.status == 0
+    assert result.err.splitlines()[-1] == "report: runs/quickstart/report.html"
+    assert "±" not in result.out
 
 
 @pytest.mark.parametrize("seeds", [0, -2])

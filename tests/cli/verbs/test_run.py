@@ -1,25 +1,34 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from flatbit.cli.verbs.run import make_recipe
-from flatbit.engine.run import read_run
+import flatbit as fb
+from flatbit.engine.record import read_run
+from flatbit.recipes import RECIPES
 
-DIGITS = ("uniq-preresnet8-digits", "--set", 'model_arguments={"first_width": 2}', "--smoke")
+SMALL = ("uniq-preresnet8-digits", "--model-arg", "first_width=2", "--smoke")
 RECIPE = """
 from flatbit.engine.recipe import Recipe, Stage
 
-def recipe(*, epochs=1, lr=0.1):
+def recipe(*, epochs: int = 1, lr=0.1, note=None):
     arguments = {"width": 4, "depth": 2, "in_features": 64}
-    stages = (Stage(name="float", epochs=epochs, lr=lr),)
+    stages = (Stage(name="float", epochs=epochs, lr=lr if epochs else None),)
     return Recipe(name="mine", model="fcdnn", model_arguments=arguments, data="digits", stages=stages)
 """
+OLD = {
+    "recipe": {"name": "uniq-preresnet8-digits", "stages": [{"name": "float", "policy": None, "epochs": 1}]},
+    "seed": 0,
+    "device": "cpu",
+    "stages": {},
+}
+"""What a run of the first format left."""
 
 
 @pytest.fixture(scope="module")
 def finished(flatbit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    return folder, flatbit("run", *DIGITS, "--set", "weights=1", "--seed", 2, "--out", folder, "--json")
+    return folder, flatbit("run", *SMALL, "--set", "weights=1", "--seed", 2, "--out", folder, "--json")
 
 
 def test_only_the_result_is_on_standard_output(finished):
@@ -27,8 +36,8 @@ def test_only_the_result_is_on_standard_output(finished):
     rows = json.loads(result.out)
     record = read_run(folder).record
     assert result.status == 0
-    assert [row["stage"] for row in rows] == ["float", "uniq-w2a2", "uniq-w1a2"] == list(record["stages"])
-    assert rows[2]["score"] == record["stages"]["uniq-w1a2"]["test"]["top1"]
+    assert [row["stage"] for row in rows] == ["float", "uniq-w2a2", "uniq-w1a2"] == list(record.stages)
+    assert rows[2]["score"] == record.stages["uniq-w1a2"].test.top1
 
 
 def test_progress_is_on_standard_error(finished):
@@ -42,13 +51,13 @@ def test_the_folder_holds_record_model_and_report(finished):
     folder, _ = finished
     assert {path.name for path in folder.iterdir()} == {"run.json", "model.safetensors", "stages", "report.html"}
     record = read_run(folder).record
-    assert record["seed"] == 2
-    assert record["recipe"]["parameters"] == {"weights": 1, "model_arguments": {"first_width": 2}}
+    assert (record.seed, record.recipe.settings) == (2, {"weights": 1})
+    assert record.recipe.model_arguments == {"first_width": 2}
 
 
 def test_a_run_that_exists_is_gone_on_with_only_if_asked(flatbit, refuses, finished, no_page):
     folder, first = finished
-    again = ("run", *DIGITS, "--set", "weights=1", "--seed", 2, "--out", folder)
+    again = ("run", *SMALL, "--set", "weights=1", "--seed", 2, "--out", folder)
     assert "holds a run already: --resume goes on with it" in refuses(*again)
     result = flatbit(*again, "--resume", "--json")
     assert (result.status, result.out) == (0, first.out)
@@ -56,18 +65,162 @@ def test_a_run_that_exists_is_gone_on_with_only_if_asked(flatbit, refuses, finis
     assert "holds another run" in refuses(*again, "--resume", "--set", "activations=1")
 
 
+@pytest.mark.parametrize("options", [(), ("--resume",)])
+def test_a_folder_that_holds_a_run_is_refused_before_anything_is_timed(refuses, finished, monkeypatch, options):
+    def timed(*arguments, **settings):
+        raise AssertionError
+
+    monkeypatch.setattr("flatbit.engine.planning.estimate", timed)
+    folder, _ = finished
+    refuses("run", "uniq-preresnet8-digits", "--out", folder, *options)
+
+
+@pytest.mark.parametrize("options", [(), ("--resume",)])
+def test_an_unfinished_run_of_the_first_format_is_refused_in_one_line(refuses, own, options):
+    folder = Path("old")
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(OLD))
+    line = refuses("run", *SMALL, "--out", folder, *options)
+    assert line.startswith("flatbit: old/run.json: a record of format 1, this version reads 2: start the run anew with")
+    assert json.loads((folder / "run.json").read_text()) == OLD
+
+
+# --set, --model, --data, --checkpoint
+
+
 def test_a_recipe_in_a_file_of_the_users(flatbit, own):
     file = f"{own(RECIPE)}.py"
-    result = flatbit("run", file, "--set", "epochs=0", "--seed", 3)
+    result = flatbit("run", file, "--set", "epochs=0", "--set", "note=[1, 2]", "--seed", 3)
     assert result.status == 0
     assert "mine, seed 3" in result.out
-    assert read_run("runs/mine/seed3").record["recipe"]["parameters"] == {"epochs": 0}
+    record = read_run("runs/mine/seed3").record
+    assert record.recipe.settings == {"epochs": 0, "note": [1, 2]}
+    assert record.recipe.stages[0].epochs == 0
 
 
-def test_settings_reach_the_recipe():
-    made = make_recipe("quickstart", {"epochs": 3})
-    assert made.parameters == {"epochs": 3}
-    assert made.stages[0].epochs == 3
+def test_settings_reach_parts_of_a_recipe(flatbit, own):
+    words = (
+        "saq-preresnet8-digits",
+        "--set",
+        "sharpness.method=sam",
+        "--set",
+        "sharpness.rho=.1",
+        "--set",
+        "weights=2",
+    )
+    result = flatbit("run", *words, "--model-arg", "first_width=2", "--smoke", "--out", "done")
+    assert result.status == 0
+    stage = read_run("done").record.recipe.stages[-1]
+    assert (stage.sharpness.method, stage.sharpness.rho, stage.policy.base.weights) == ("sam", 0.1, 2)
+
+
+def test_another_network_on_other_data(flatbit, own, no_page):
+    words = ("--model", "fcdnn", "--model-arg", "width=4", "--data", "spirals", "--data-arg", "seed=3")
+    result = flatbit("run", "float", *words, "--set", "schedule=digits", "--smoke", "--out", "done")
+    assert result.status == 0, result.err
+    recipe = read_run("done").record.recipe
+    assert (recipe.model, recipe.model_arguments) == ("fcdnn", {"width": 4})
+    assert (recipe.data, recipe.data_arguments) == ("spirals", {"seed": 3})
+
+
+def test_a_recipes_own_data_arguments_are_kept(flatbit, own, no_page):
+    module = own(
+        "from flatbit.engine.recipe import Recipe, Stage\n"
+        "def recipe():\n"
+        "    return Recipe(name='mine', model='resnet8', model_arguments={'first_width': 2}, data='digits',\n"
+        "                  data_arguments={'channels': 3}, stages=(Stage(name='float', epochs=0),))\n"
+    )
+    assert flatbit("run", f"{module}.py", "--out", "kept").status == 0
+    assert read_run("kept").record.recipe.data_arguments == {"channels": 3}
+
+
+def test_it_starts_from_a_checkpoint_with_layers_renamed(flatbit, own, no_page):
+    model = fb.models.build("preresnet8", in_channels=1, first_width=2)
+    fb.save(model, "float.safetensors")
+    words = (*SMALL, "--set", "pretraining=none", "--checkpoint", "float.safetensors", "--rename", "conv1=conv1")
+    result = flatbit("run", *words, "--out", "done")
+    assert result.status == 0, result.err
+    assert "float.safetensors: float top-1" in result.err
+    record = read_run("done").record
+    assert record.checkpoint.file == "float.safetensors"
+    assert record.stages["float"].test.top1 == record.checkpoint.test.top1
+
+
+def test_files_of_the_data_set_are_looked_for_in_its_folder(flatbit, own):
+    result = flatbit("run", "hol-resnet20-cifar10", "--data-dir", "nowhere")
+    assert (result.status, result.out) == (2, "")
+    assert "flatbit: " in result.err
+    assert "nowhere" in result.err
+
+
+# --dry-run
+
+
+def dry(flatbit, *words):
+    result = flatbit("run", *words, "--dry-run", "--json")
+    assert result.status == 0, result.err
+    return json.loads(result.out)
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(flatbit, own):
+    result = flatbit("run", "uniq-preresnet8-digits", "--set", "weights=1", "--dry-run", "--no-timing")
+    assert (result.status, result.err) == (0, "")
+    assert not list(Path().iterdir())
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines() if "│" in line]
+    assert [row[:5] for row in rows] == [
+        ["float", "start", "float", "20", "420"],
+        ["uniq-w2a2", "stage:float", "W2/A2", "20", "420"],
+        ["uniq-w1a2", "stage:uniq-w2a2", "W1/A2", "20", "420"],
+    ]
+    assert [row[-1] for row in rows] == ["-"] * 3
+
+
+def test_its_numbers_are_those_of_the_run(flatbit, own, no_page):
+    words = (*SMALL, "--set", "weights=1")
+    planned = dry(flatbit, *words, "--no-timing")
+    assert not list(Path().iterdir())
+    assert (planned["recipe"], planned["data"], planned["seconds"]) == ("uniq-preresnet8-digits", "digits", None)
+    assert flatbit("run", *words, "--out", "done").status == 0
+    stages = read_run("done").record.stages
+    assert [stage["name"] for stage in planned["stages"]] == list(stages)
+    for stage in planned["stages"]:
+        cost = stages[stage["name"]].cost
+        assert (stage["bitops"], stage["bytes"], stage["updates"]) == (cost.bitops, cost.size_bytes, 2)
+
+
+@pytest.mark.parametrize("options", [("--timing",), ()])
+def test_its_time_is_estimated_unless_left_out(flatbit, own, options):
+    planned = dry(flatbit, *SMALL, *options)
+    times = [stage["seconds"] for stage in planned["stages"]]
+    assert all(seconds > 0 for seconds in times)
+    assert planned["seconds"] == pytest.approx(sum(times))
+    out = flatbit("run", *SMALL, *options, "--dry-run").out
+    assert out.splitlines()[-1].strip().startswith("about ")
+    assert not list(Path().iterdir())
+
+
+def test_a_dry_run_looks_at_no_run_that_is_there(flatbit, finished):
+    folder, _ = finished
+    before = (folder / "run.json").read_bytes()
+    assert flatbit("run", *SMALL, "--set", "weights=1", "--out", folder, "--dry-run", "--no-timing").status == 0
+    assert (folder / "run.json").read_bytes() == before
+
+
+def test_its_notes_are_on_standard_error_and_in_the_json(flatbit, own):
+    module = own("from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten())\n")
+    words = ("run", "finetune", "--model", f"{module}:net", "--set", "training.epochs=0", "--dry-run", "--no-timing")
+    result = flatbit(*words, "--json")
+    note = f"{module}:net takes images of 3 channels: the grey ones of digits are repeated"
+    assert result.err == f"{note}\n"
+    assert json.loads(result.out)["notes"] == [note]
+
+
+def test_a_real_run_says_how_long_it_will_take_unless_told_not_to(flatbit, own, no_page):
+    file = f"{own(RECIPE)}.py"
+    first = flatbit("run", file, "--out", "a").err.splitlines()[0]
+    assert first.startswith("mine: about ")
+    assert first.endswith(" s")
+    assert "about" not in flatbit("run", file, "--no-timing", "--out", "b").err
 
 
 @pytest.mark.parametrize(
@@ -75,27 +228,38 @@ def test_settings_reach_the_recipe():
     [
         (("quikstart",), "unknown recipe 'quikstart': did you mean quickstart"),
         (("gone.py",), "no such recipe file: gone.py"),
-        (("quickstart", "--set", "epoch=1"), "recipe 'quickstart' has no parameter 'epoch': did you mean epochs"),
+        (("quickstart", "--set", "epoch=1"), "recipe 'quickstart': no setting 'epoch': did you mean epochs"),
         (("quickstart", "--set", "epochs"), "--set 'epochs': expected NAME=VALUE"),
-        (("quickstart", "--set", "epochs=many"), "epochs='many': expected 0 or more"),
-        (("faq", "--set", "epochs=many"), "recipe 'faq' with {'epochs': 'many'}"),
-        (("faq", "--set", "weights=many"), "recipe 'faq' with {'weights': 'many'}"),
-        (("faq", "--set", "schedule=step"), "schedule='step': expected exponential or steps"),
-        (("finetune",), "missing 1 required keyword-only argument: 'model'"),
-        (("finetune", "--set", "model=resnet21"), "unknown model 'resnet21': did you mean"),
-        (("finetune", "--set", "model=resnet8", "--set", "data=digit"), "unknown data set 'digit': did you mean"),
+        (("quickstart", "--set", "epochs=1", "--set", "epochs=2"), "--set epochs comes twice, '1' and '2'"),
+        (("quickstart", "--set", "epochs=many"), "epochs='many': expected a whole number"),
+        (("quickstart", "--set", "epochs=-1"), "epochs=-1: expected 0 or more"),
+        (("faq", "--set", "training.epochs=many"), "training.epochs='many': expected a whole number"),
+        (("faq", "--set", "weights=many"), "recipe 'faq': weights='many': expected a whole number"),
+        (("faq", "--set", "training.schedule=step"), "training.schedule='step': expected exponential or steps"),
+        (("hol", "--set", "lipschitz=0.01"), "lipschitz=0.01: it is a part with settings of its own: lipschitz=on"),
+        (("saq", "--set", "sharpness=none", "--set", "sharpness.rho=3"), "sharpness.rho cannot act"),
+        (("finetune", "--model", "resnet21"), "unknown model 'resnet21': did you mean"),
+        (("finetune", "--model-arg", "wdith=2"), "has no argument 'wdith': did you mean width"),
+        (("finetune", "--model-arg", "width"), "--model-arg 'width': expected NAME=VALUE"),
+        (("finetune", "--data", "digit"), "unknown data set 'digit': did you mean digits"),
+        (("finetune", "--data-arg", "size"), "--data-arg 'size': expected NAME=VALUE"),
         (("quickstart", "--device", "banana"), "--device banana"),
-        (("quickstart", "--weights", "gone.safetensors"), "no such file: gone.safetensors"),
+        (("quickstart", "--checkpoint", "gone.safetensors"), "no such file: gone.safetensors"),
+        (("quickstart", "--rename", "a=b"), "--rename without --checkpoint cannot act"),
+        (("quickstart", "--checkpoint", "gone", "--rename", "a"), "--rename 'a': expected OLD=NEW"),
     ],
 )
-def test_mistakes_are_one_line(refuses, own, arguments, says):
-    assert says in refuses("run", *arguments)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_mistakes_are_one_line(refuses, own, arguments, says, dry_run):
+    assert says in refuses("run", *arguments, *(["--dry-run"] * dry_run))
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("x = 1", "has no function called recipe"), ("def recipe():\n    return 3", "returned int: expected a flatbit")],
-)
+    [("x = 1", "has no function called recipe"), ("def recipe():\n    return 3", "returned int: expected a flatbit"),
+     ("def recipe(*, epochs): ...", "needs epochs: give --set epochs=VALUE"), ("import no_such_module", "line 1")],
+)  # fmt: skip
 def test_a_file_without_a_recipe_is_one_line(refuses, own, text, says):
     assert says in refuses("run", f"{own(text)}.py")
 
@@ -107,18 +271,12 @@ def test_a_negative_seed_is_refused(flatbit, own):
 
 
 def test_divergence_is_one_line_and_status_one(flatbit, own):
-    result = flatbit("run", f"{own(RECIPE)}.py", "--set", "lr=1e38")
+    result = flatbit("run", f"{own(RECIPE)}.py", "--set", "lr=1e38", "--no-timing")
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith("flatbit: stage 'float': the loss is not finite")
     assert result.err.count("\n") == 1
 
 
-def test_a_recipes_own_data_arguments_are_kept(flatbit, own):
-    module = own(
-        "from flatbit.engine.recipe import Recipe, Stage\n"
-        "def recipe():\n"
-        "    return Recipe(name='mine', model='resnet8', model_arguments={'first_width': 2}, data='digits',\n"
-        "                  data_arguments={'channels': 3}, stages=(Stage(name='float', epochs=0, lr=0.1),))\n"
-    )
-    assert flatbit("run", f"{module}.py", "--out", "kept").status == 0
-    assert read_run("kept").record["recipe"]["data_arguments"] == {"channels": 3}
+def test_every_recipe_of_small_data_is_planned(flatbit, own):
+    for name in [name for name in RECIPES.names() if RECIPES.get(name).data in ("digits", "spirals")]:
+        assert dry(flatbit, name, "--no-timing")["stages"], name

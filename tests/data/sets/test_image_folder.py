@@ -4,7 +4,6 @@ import torch
 from PIL import Image
 
 from flatbit.data import load
-from flatbit.data.sets.image_folder import image_folder
 
 COLOURS = {"cat": (250, 10, 10), "dog": (10, 250, 10), "eel": (10, 10, 250)}
 
@@ -21,7 +20,7 @@ def write(root, per_class=4, size=(60, 50)):
 
 
 def loaded(root, **settings):
-    return image_folder(root, **{"size": 16, "resize": 20, "workers": 0} | settings)
+    return load("image_folder", root, **{"size": 16, "resize": 20, "workers": 0} | settings)
 
 
 def colour_classes(data, x):
@@ -191,7 +190,7 @@ def test_imagenet_is_told_by_its_thousand_classes(tmp_path):
 
 def test_sizes_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ValueError, match="size=32, resize=16"):
-        image_folder(write(tmp_path), size=32, resize=16)
+        load("image_folder", write(tmp_path), size=32, resize=16)
 
 
 @pytest.mark.parametrize(

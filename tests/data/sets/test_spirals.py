@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from flatbit.data import load
-from flatbit.data.sets.spirals import COPIES, core, region, spirals
+from flatbit.data.sets.spirals import COPIES, core, make_spirals, region
 
 
 def by_hand(x, y):
@@ -41,7 +41,7 @@ def test_region_is_the_specs():
 
 
 def test_training_points_are_the_core_and_noisy_copies():
-    data = spirals()
+    data = make_spirals()
     points, labels = core()
     assert data.train.labels.bincount().tolist() == [10000, 10000]
     np.testing.assert_allclose(data.train.images[:2000].numpy(), points.astype(np.float32))
@@ -52,13 +52,13 @@ def test_training_points_are_the_core_and_noisy_copies():
 
 
 def test_noise_leaves_the_share_of_labels_that_the_spec_measured():
-    data = spirals()
+    data = make_spirals()
     labels, _ = region(data.train.images.double().numpy())
     assert (labels == data.train.labels.numpy()).mean() == pytest.approx(0.881, abs=0.012)
 
 
 def test_the_test_set_is_the_valid_part_of_the_grid():
-    data = spirals()
+    data = make_spirals()
     points = data.test.images.double().numpy()
     labels, valid = region(points)
     assert valid.mean() > 0.999  # float32 moves a few over a border
@@ -69,7 +69,7 @@ def test_the_test_set_is_the_valid_part_of_the_grid():
 
 
 def test_batches_hold_the_coordinates_times_two():
-    data = spirals()
+    data = make_spirals()
     x, y = next(iter(data.test_batches(100)))
     assert torch.equal(x, 2 * data.test.images[:100])
     assert torch.equal(y, data.test.labels[:100])
@@ -79,9 +79,9 @@ def test_batches_hold_the_coordinates_times_two():
 
 
 def test_the_seed_makes_the_noise():
-    assert torch.equal(spirals(1).train.images, spirals(1).train.images)
-    assert not torch.equal(spirals(1).train.images, spirals(2).train.images)
-    assert torch.equal(spirals(1).test.images, spirals(2).test.images)
+    assert torch.equal(make_spirals(1).train.images, make_spirals(1).train.images)
+    assert not torch.equal(make_spirals(1).train.images, make_spirals(2).train.images)
+    assert torch.equal(make_spirals(1).test.images, make_spirals(2).test.images)
 
 
 def test_facts():

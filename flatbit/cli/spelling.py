@@ -1,0 +1,103 @@
+"""Spelling: the old names of options and settings, each with the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from ..data import DATASETS
+
+EVERYWHERE = {
+    "--weights": "--checkpoint FILE (weights)",
+    "--method": "--policy NAME",
+    "--weights-bits": "-w, --weight-bits",
+}
+"""Old options of any verb."""
+BY_VERB = {
+    "cost": {"--set": "--model-arg NAME=VALUE"},
+    "eval": {"--set": "--model-arg NAME=VALUE"},
+    "quantize": {"--set": "--model-arg NAME=VALUE"},
+    "doctor": {"--data": "--data-dir DIR"},
+}
+"""Old options of one verb, where they mean something else in others."""
+SETTINGS = {
+    "model": "--model NAME",
+    "data": "--data NAME",
+    "model_arguments": "--model-arg NAME=VALUE",
+    "name": "--out DIR",
+    "float_schedule": "pretraining.schedule=NAME (recipe float: schedule=NAME); for none pretraining=none",
+    "float_epochs": "pretraining.epochs=N (recipe float: epochs=N)",
+    "float_training": "pretraining.distillation.teacher=file:PATH, pretraining.swa=on (recipe float: no pretraining.)",
+    "teacher": "distillation.teacher=stage:NAME or file:PATH, distillation=none",
+    "temperature": "distillation.temperature=T",
+    "teacher_weight": "distillation.weight=LAMBDA",
+    "distill": "distillation.teacher=stage:float",
+    "epochs": "training.epochs=N (sqwa: averaging.epochs=N)",
+    "lr": "training.lr=LR (sqwa: averaging.lr=LR)",
+    "weight_decay": "training.weight_decay=DECAY",
+    "batch_size": "training.batch_size=N (sqwa: averaging.batch_size=N)",
+    "schedule": "training.schedule=NAME",
+    "milestones": "training.milestones=[SHARE, ...]",
+    "nesterov": "training.nesterov=true",
+    "optimizer": "training.optimizer=NAME",
+    "growth": "training.accumulation=doubling",
+    "pretrained": "pretraining=scratch",
+    "calibrate": "quantizers.calibrate=false",
+    "clip_is_half_width": "quantizers.clip_is_half_width=true",
+    "placement": "quantizers.placement=NAME (finetune: layers.placement=NAME)",
+    "granularity": "quantizers.granularity=NAME",
+    "gradient_scale": "quantizers.gradient_scale=false",
+    "start": "quantizers.step=NAME",
+    "method": "quantizers.method=NAME (finetune: policy=NAME)",
+    "warmup": "one_bit.warmup=N",
+    "one_bit_start": "one_bit.begin=NAME",
+    "begin": "training.begin=NAME",
+    "rho": "sharpness.rho=RHO",
+    "eta": "sharpness.eta=ETA",
+    "perturb": "sharpness.perturb=NAME",
+    "batchnorm": "sharpness.batchnorm=NAME",
+    "shard": "sharpness.shard=M",
+    "descent": "lipschitz=on and clr=on",
+    "clr_epochs": "clr.epochs=N",
+    "clr_lr": "clr.lr=LR",
+    "lowest": "averaging.lowest=LR",
+    "cycle": "averaging.cycle=N",
+    "between": "averaging.between=N",
+    "num_captures": "averaging.num_captures=N",
+    "captures": "averaging.captures=NAME",
+    "keep_captures": "averaging.keep_captures=true",
+    "tune_epochs": "averaging.tune_epochs=N",
+    "retrain_epochs": "averaging.epochs=N",
+    "retrain_lr": "averaging.lr=LR",
+    "retrain_lowest": "averaging.lowest=LR",
+    "width": "--model-arg width=N",
+    "depth": "--model-arg depth=N",
+    "block": "--model-arg block=residual, with recipe hol-fcdnn_residual-spirals",
+    "residual": "sums=quantized, with recipe hol-fcdnn_residual-spirals",
+    "first": "layers.first=NAME",
+    "last": "layers.last=NAME",
+    "leave_float": "layers.leave_float=[NAME, ...]",
+    "strict": "layers.strict=false",
+}
+"""Old settings of recipes, where a recipe has no setting of that name."""
+
+
+def check_spelling(words: Sequence[str]) -> None:
+    """Raise ValueError for an old option, naming the new one."""
+    verb = next((word for word in words if not word.startswith("-")), "")
+    old = EVERYWHERE | BY_VERB.get(verb, {})
+    for word, value in pairwise([*words, ""]):
+        option, equals, attached = word.partition("=")
+        if option in old:
+            raise ValueError(f"{option} is {old[option]} now")
+        given = attached if equals else value
+        if option == "--data" and given and given not in DATASETS.names() and Path(given).is_dir():
+            raise ValueError(f"--data {given}: it names a data set now; the folder of its files is --data-dir {given}")
+
+
+def check_settings(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError for an old setting of a recipe that has no such one, naming the new one."""
+    for name in names:
+        if name not in known and name in SETTINGS:
+            raise ValueError(f"--set {name} is {SETTINGS[name]} now")

@@ -1,0 +1,156 @@
+"""The run: take a plan through its stages, leave one folder, go on where a run was cut off.
+
+run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
+model.safetensors            the last stage's model
+stages/NAME.safetensors      each finished stage's model
+checkpoint/                  the stage in progress
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import plain
+from ..metrics.evaluation import evaluate
+from ..metrics.scores import LABELS
+from ..reference import From
+from .fit import TEST_BATCH, build_model
+from .loop import TrainingError
+from .planning import Plan
+from .recipe import Stage
+from .record import (
+    RECORD,
+    Environment,
+    Failure,
+    GivenCheckpoint,
+    Run,
+    RunRecord,
+    StageRecord,
+    first_difference,
+    read_run,
+    write_record,
+)
+from .sources import Checkpoint, Sources
+from .stage import descend, keep, measure, prepare
+
+Say = Callable[[str], None]
+
+
+def run(plan: Plan, out: str | Path, *, resume: bool = False, say: Say = lambda line: None) -> Run:
+    """Execute a plan.
+
+    Args:
+        plan: what to do (``flatbit.engine.plan``).
+        out: the folder to leave; made if missing.
+        resume: go on in ``out``: finished stages are kept, the one in progress goes on exactly.
+        say: called with a line as stages finish.
+
+    Raises:
+        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run, or one of another checkpoint.
+        TrainingError: a stage diverged or collapsed; the folder keeps what was finished, the last sound
+            checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
+    """
+    out = Path(out)
+    for note in plan.notes:
+        say(note)
+    record = _opened(plan, out, resume, say)
+    if plan.checkpoint is not None and record.checkpoint is None:
+        record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
+    sources = Sources(recipe=plan.recipe, data=plan.data, out=out, checkpoint=plan.checkpoint)
+    for stage in plan.recipe.stages:
+        if stage.name in record.stages:
+            continue
+        try:
+            entry = _trained(plan, sources, stage)
+        except TrainingError as error:
+            failure = Failure(stage=stage.name, message=str(error), findings=error.findings)
+            write_record(out, replace(record, failure=failure))
+            raise TrainingError(f"{error}. `flatbit doctor {out}` explains", error.findings) from error
+        record = write_record(out, record.with_stage(stage.name, entry))
+        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+        _say_stage(stage, entry, plan.data.num_classes, say)
+    if plan.data.left_out:
+        record = write_record(out, replace(record, left_out=dict(plan.data.left_out)))
+        _say_left_out(plan, say)
+    done = Run(folder=out, record=record)
+    shutil.copyfile(done.stage_file(plan.recipe.stages[-1].name), out / "model.safetensors")
+    return done
+
+
+def _trained(plan: Plan, sources: Sources, stage: Stage) -> StageRecord:
+    """Take one stage from its start to its files; its entry of the record."""
+
+    def teacher(source: From) -> nn.Module:
+        return sources.network(source).to(plan.device)
+
+    torch.manual_seed(plan.seed)
+    model = sources.begin(stage).to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    losses = tuple(term.bound(teacher) for term in stage.losses)
+    work = prepare(model, stage, plan.data, sources.out, seed=plan.seed, losses=losses)
+    entry = measure(work, descend(work))
+    keep(work)
+    return entry
+
+
+def _opened(plan: Plan, out: Path, resume: bool, say: Say) -> RunRecord:
+    """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
+    fresh = RunRecord(recipe=plan.recipe, seed=plan.seed, device=plan.device, environment=Environment.here())
+    if resume and not (out / RECORD).is_file():
+        say(f"{out} holds no run to resume: this is a new one")
+    if not (out / RECORD).is_file():
+        return write_record(out, fresh)
+    record = read_run(out, trust=True).record  # the user's own folder, of a recipe that was imported already
+    if not record.stages and not (out / "checkpoint").is_dir():
+        return write_record(out, fresh)
+    if not resume:
+        raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
+    there, here = (plain.to_plain({"recipe": r.recipe, "seed": r.seed}) for r in (record, fresh))
+    if there != here:
+        raise ValueError(f"{out} holds another run ({first_difference(there, here)}): give another --out")
+    _check_same_checkpoint(record, plan.checkpoint)
+    return record
+
+
+def _check_same_checkpoint(record: RunRecord, checkpoint: Checkpoint | None) -> None:
+    """Raise ValueError where a run that was begun goes on with another checkpoint than it started from."""
+    begun = record.checkpoint
+    if begun is None and checkpoint is not None:
+        raise ValueError(
+            f"{checkpoint.path}: this run started without a checkpoint: leave it out, or give another --out"
+        )
+    if begun is None or (checkpoint is not None and checkpoint.digest() == begun.sha256):
+        return
+    given = checkpoint.path if checkpoint is not None else "no --checkpoint"
+    raise ValueError(f"{given}: this run started from {begun.file}: give that, or another --out")
+
+
+def _measured(plan: Plan, checkpoint: Checkpoint, say: Say) -> GivenCheckpoint:
+    """Score the float model of the checkpoint that a run is given, and say so."""
+    model = build_model(plan.recipe, plan.data)
+    checkpoint.load_(model)
+    batches = plan.data.test_batches(TEST_BATCH[plan.data.task], device=plan.device)
+    test = evaluate(model.to(plan.device), batches, description="given checkpoint")
+    name, score = test.score
+    say(f"{checkpoint.path.name}: float {LABELS[name]} {score:.2f} % of {test.num_samples:,} test images")
+    return GivenCheckpoint(file=checkpoint.path.name, sha256=checkpoint.digest(), test=test)
+
+
+def _say_stage(stage: Stage, entry: StageRecord, classes: int, say: Say) -> None:
+    metric = LABELS[entry.metric]
+    for change in entry.batchnorm:
+        say(f"{stage.name}: batch norm {change.step}: {metric} {change.before:.2f} -> {change.after:.2f} %")
+    guess = ", no better than guessing" if entry.at_chance(classes) and stage.epochs else ""
+    trained = f" after {entry.seconds:.1f} s of training" if stage.epochs else ", not trained"
+    say(f"{stage.name}: {metric} {entry.score:.2f} %{trained}{guess}")
+
+
+def _say_left_out(plan: Plan, say: Say) -> None:
+    say(f"{len(plan.data.left_out)} files of {plan.data.name} could not be read and were left out:")
+    for path, reason in plan.data.left_out.items():
+        say(f"  {path}: {reason}")

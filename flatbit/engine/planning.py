@@ -1,0 +1,194 @@
+"""A plan before a run: everything that a recipe will do, resolved and checked before anything is trained.
+
+The model is built once, on the meta device where its builder allows; every stage's policy is resolved on
+it, references, teachers and captures are checked, cost is counted, and time is estimated. What the plan
+accepts, the run executes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .. import data as datasets
+from .. import models, plain
+from ..data.batches import Data
+from ..quant.policy import LayerSpec
+from ..text import as_text
+from .checks import check_sources, check_steps, specs_of
+from .draft import Draft
+from .fit import fitted
+from .recipe import Recipe, Stage
+from .record import Totals
+from .sources import Checkpoint
+from .timing import estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """What one stage will do.
+
+    Attributes:
+        stage: its settings.
+        specs: what each layer gets, by name; empty in float.
+        bits: of the inner layers, ``W2/A2`` or ``float``.
+        steps: mini-batches of an epoch, updates: of the whole stage.
+        cost: of one image.
+        seconds: how long it will take; None where nothing was timed.
+    """
+
+    stage: Stage
+    specs: Mapping[str, LayerSpec]
+    bits: str
+    steps: int
+    updates: int
+    cost: Totals
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run will do, checked.
+
+    Attributes:
+        recipe: as it will be recorded: fitted to its data, cut short for a smoke run.
+        data: the data set.
+        seed, device: of the run.
+        checkpoint: what it was given to start from.
+        built_on: ``meta``, or ``cpu`` where the builder, or a checkpoint that is loaded into the model, needs it.
+        stages: in order.
+        notes: what was changed to fit, or looks wrong.
+    """
+
+    recipe: Recipe
+    data: Data = field(repr=False)
+    seed: int
+    device: str
+    checkpoint: Checkpoint | None
+    built_on: str
+    stages: tuple[StagePlan, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the whole run will take; None where nothing was timed."""
+        times = [planned.seconds for planned in self.stages if planned.seconds is not None]
+        return sum(times) if len(times) == len(self.stages) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "recipe": self.recipe.name,
+            "model": self.recipe.model,
+            "data": self.recipe.data,
+            "seed": self.seed,
+            "device": self.device,
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint.path),
+            "built_on": self.built_on,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+            "stages": [_row(planned) for planned in self.stages],
+        }
+
+    def table(self) -> Table:
+        """The stages as a table for a terminal."""
+        title = f"{self.recipe.name}: {self.recipe.model} on {self.recipe.data}, model built on {self.built_on}"
+        table = Table("stage", "from", "bits", "epochs", "updates", "bit-operations", "bytes", "time", title=title)
+        for planned in self.stages:
+            row = _row(planned)
+            numbers = f"{row['epochs']}", f"{row['updates']:,}", f"{row['bitops'] / 1e6:,.1f} M", f"{row['bytes']:,}"
+            time = "-" if planned.seconds is None else in_words(planned.seconds)
+            table.add_row(planned.stage.name, row["start"], planned.bits, *numbers, time)
+        if self.seconds is not None:
+            table.caption = f"about {in_words(self.seconds)} on {self.device}"
+        return table
+
+    def __str__(self) -> str:
+        return as_text(self.table(), *self.notes)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    data_dir: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    smoke: bool = False,
+    timing: bool = False,
+) -> Plan:
+    """Plan a run; nothing is trained and nothing is written.
+
+    Args:
+        recipe: what to do.
+        seed: of initialisation, order and augmentation.
+        device: where to compute.
+        data_dir: the folder with the data set's files, where it has files.
+        checkpoint: float weights that stages from ``start`` start from.
+        smoke: two updates per stage; the uncut recipe is checked all the same.
+        timing: estimate how long it takes, from two timed updates per distinct stage.
+
+    Raises:
+        ValueError: whatever cannot be: unknown names, layers that a policy refuses, teachers that are missing
+            or untrained, captures that have no average, a setting that no record can hold, data too few for an
+            update.
+    """
+    models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
+    data = datasets.load(recipe.data, data_dir, **recipe.data_arguments)
+    draft = Draft.of(recipe, data, checkpoint)
+    recipe, data, notes = fitted(recipe, data, draft.model)
+    specs = {stage.name: specs_of(draft.model, recipe, stage) for stage in recipe.stages}
+    check_sources(draft.model, recipe, data, checkpoint)
+    if smoke:
+        recipe = recipe.smoke()
+        specs = {stage.name: specs_of(draft.model, recipe, stage) for stage in recipe.stages}
+    plain.from_plain(Recipe, plain.to_plain(recipe), trust=True)  # what a record cannot give back is refused here
+    stages = [_planned(draft, data, stage, specs[stage.name], seed) for stage in recipe.stages]
+    if timing:
+        times = estimate(recipe, data, seed=seed, device=device)
+        stages = [replace(planned, seconds=times[planned.stage.name]) for planned in stages]
+    return Plan(
+        recipe=recipe, data=data, seed=seed, device=str(device), checkpoint=checkpoint, built_on=draft.built_on,
+        stages=tuple(stages), notes=(*notes, *draft.notes),
+    )  # fmt: skip
+
+
+def _planned(draft: Draft, data: Data, stage: Stage, specs: Mapping[str, LayerSpec], seed: int) -> StagePlan:
+    """What one stage will do. Raises ValueError where the data are too few for it."""
+    batches = data.train_batches(stage.batch_size, seed=seed)
+    check_steps(stage, len(batches), batches.num_samples)
+    steps = min(len(batches), stage.max_steps or len(batches))
+    bits, cost = draft.counted(specs, data.image_shape)
+    return StagePlan(stage=stage, specs=specs, bits=bits, steps=steps, updates=stage.updates(steps), cost=cost)
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it: ``45 s``, ``3 min 20 s``, ``5 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _row(planned: StagePlan) -> dict[str, Any]:
+    stage = planned.stage
+    return {
+        "name": stage.name,
+        "start": str(stage.start),
+        "learns_from": [str(source) for source in stage.references()[1:]],
+        "bits": planned.bits,
+        "epochs": stage.epochs,
+        "updates": planned.updates,
+        "bitops": planned.cost.bitops,
+        "bytes": planned.cost.size_bytes,
+        "captures": list(stage.captures),
+        "seconds": planned.seconds,
+    }

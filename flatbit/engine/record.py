@@ -1,0 +1,254 @@
+"""Records: what a run was, and what it reached, as facts with types; ``run.json`` holds them as plain values."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import plain
+from ..atomic import replacing
+from ..metrics.evaluation import Metrics
+from ..metrics.health import Finding
+from ..quant.cost import Cost
+from .recipe import Recipe, Stage
+
+FORMAT = 2
+RECORD = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRecord:
+    """One epoch in numbers; accuracies in percent.
+
+    Attributes:
+        epoch: its number, from 1.
+        lr: of its last update.
+        train_loss, train_top1: means over its samples, as they were trained on.
+        losses: mean of each loss term before its weight, by name.
+        images_per_s, seconds: of training.
+        test_top1, test_loss, test_miou: after it, where the test set was looked at.
+        capture: the number of the capture taken after it.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    losses: Mapping[str, float] = field(default_factory=dict)
+    images_per_s: float
+    seconds: float
+    test_top1: float | None = None
+    test_loss: float | None = None
+    test_miou: float | None = None
+    capture: int | None = None
+
+    def score(self, metric: str) -> float | None:
+        """The test score by ``top1`` or ``miou``; None where it was not looked at."""
+        return self.test_miou if metric == "miou" else self.test_top1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchNormChange:
+    """A step in the life of the batch norms, and the test score before and after it."""
+
+    step: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Cost of one image: bit-operations, multiply-adds, parameters, bytes of the packed model."""
+
+    bitops: int
+    macs: int
+    params: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> Totals:
+        """The totals of a cost."""
+        return cls(bitops=cost.bitops, macs=cost.macs, params=cost.params, size_bytes=cost.size_bytes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """What a finished stage reached.
+
+    Attributes:
+        metric: what its score is: ``top1`` or ``miou``, in percent.
+        test: on the test set at the end, with convention and proof.
+        best_test: the best score of any epoch on the test set: an optimistic selection, for comparison only.
+        cost: of one image.
+        seconds: of training.
+        epochs: one record each.
+        batchnorm: what freezing and re-estimating changed.
+    """
+
+    metric: str
+    test: Metrics
+    best_test: float | None = None
+    cost: Totals
+    seconds: float
+    epochs: tuple[EpochRecord, ...] = ()
+    batchnorm: tuple[BatchNormChange, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The test score at the end, in percent."""
+        return self.test.score[1]
+
+    def at_chance(self, classes: int) -> bool:
+        """Whether a classifier's score is at most 1.5 times that of guessing."""
+        return self.metric == "top1" and self.test.top1 <= 150 / classes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a run stopped: in which stage, in words, and what the layers showed."""
+
+    stage: str
+    message: str
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenCheckpoint:
+    """The checkpoint that a run was given: its file's name and digest, and what its float network scores.
+
+    Records from before digests were kept have none.
+    """
+
+    file: str
+    sha256: str | None = None
+    test: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Versions and hardware."""
+
+    flatbit: str
+    torch: str
+    python: str
+    machine: str
+    threads: int
+    gpu: str | None = None
+
+    @classmethod
+    def here(cls) -> Environment:
+        """Those of this process."""
+        return cls(
+            flatbit=metadata.version("flatbit"),
+            torch=torch.__version__,
+            python=platform.python_version(),
+            machine=platform.machine(),
+            threads=torch.get_num_threads(),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """What a run is and has reached so far.
+
+    Attributes:
+        recipe: resolved, every setting of every stage.
+        seed, device, environment: what else decides the numbers.
+        checkpoint: what it was given to start from, if anything.
+        stages: of the finished stages, by name, in order.
+        failure: why it stopped, where it did.
+        left_out: files of the data that could not be read, and why.
+    """
+
+    recipe: Recipe
+    seed: int
+    device: str
+    environment: Environment
+    checkpoint: GivenCheckpoint | None = None
+    stages: Mapping[str, StageRecord] = field(default_factory=dict)
+    failure: Failure | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, with the number of their format. Raises ValueError for what has no name (``flatbit.plain``)."""
+        return {"format": FORMAT} | plain.to_plain(self)
+
+    @classmethod
+    def from_dict(cls, found: Any, *, trust: bool = False) -> RunRecord:
+        """The record that ``as_dict`` wrote, equal.
+
+        Args:
+            found: plain values.
+            trust: let ``module:Class`` in it be imported.
+
+        Raises:
+            ValueError: another format, or values that do not fit.
+        """
+        if not isinstance(found, Mapping) or "recipe" not in found:
+            raise ValueError("no record of a run: it has no recipe")
+        if (number := found.get("format", 1)) != FORMAT:
+            raise ValueError(
+                f"a record of format {number}, this version reads {FORMAT}: start the run anew with another --out"
+            )
+        return plain.from_plain(cls, {key: part for key, part in found.items() if key != "format"}, trust=trust)
+
+    def with_stage(self, name: str, entry: StageRecord) -> RunRecord:
+        """The record with one stage more, and no failure."""
+        return replace(self, stages=dict(self.stages) | {name: entry}, failure=None)
+
+    def finished(self) -> list[Stage]:
+        """The stages of the recipe that are done, in order."""
+        return [stage for stage in self.recipe.stages if stage.name in self.stages]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run: its folder, and its record as ``run.json`` holds it."""
+
+    folder: Path
+    record: RunRecord
+
+    def stage_file(self, name: str) -> Path:
+        """The model file of a finished stage."""
+        return self.folder / "stages" / f"{name}.safetensors"
+
+
+def read_run(folder: str | Path, *, trust: bool = False) -> Run:
+    """Read a run's folder; nothing is imported unless it is trusted. Raises ValueError where there is none."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise ValueError(f"no run in {folder}: it has no {RECORD}")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    try:
+        return Run(folder=Path(folder), record=RunRecord.from_dict(found, trust=trust))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_record(folder: Path, record: RunRecord) -> RunRecord:
+    """Write a run's record, whole or not at all; returns it."""
+    with replacing(folder / RECORD) as partial:
+        partial.write_text(json.dumps(record.as_dict(), indent=1))
+    return record
+
+
+def first_difference(there: Any, here: Any, place: str = "") -> str:
+    """Where two plain values begin to differ, and how, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        key = next(key for key in {**there, **here} if there.get(key) != here.get(key))
+        return first_difference(there.get(key), here.get(key), f"{place}.{key}".lstrip("."))
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        index = next(index for index, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+        return first_difference(there[index], here[index], f"{place}[{index}]")
+    return f"its {place} is {there!r:.60}, here it is {here!r:.60}"

@@ -1,0 +1,61 @@
+"""Pictures of mistakes: the images that are misread, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..analysis.mistakes import Misread, misread
+from ..data.batches import Data
+from . import ANALYSES
+from .style import INK, RIGHT, WRONG, drawable, finish, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST, MOST = 5, 9  # columns: a title wants some room
+
+
+def misread_gallery(result: Misread, *, title: str) -> Figure:
+    """The first images that any network gets wrong, with the truth and what each says; wrong answers in red.
+
+    Args:
+        result: from ``misread``.
+        title: of the figure.
+    """
+    if not len(result.index):
+        figure, (axes,) = panels(1, 1, 6.6, 0.5)
+        axes.axis("off")
+        axes.text(0, 0.5, f"Of {result.num_samples:,} images none is misread.", color=INK, fontsize=9)
+        finish(figure, title)
+        return figure
+    images = drawable(result.pictures)
+    columns = min(MOST, max(FEWEST, len(images)))
+    figure, grid = panels(len(images), columns, 1.15, 1.35 + 0.2 * len(result.answers))
+    for i, (axes, image) in enumerate(zip(grid, images, strict=True)):
+        axes.imshow(image, cmap="gray_r", interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        truth = result.labels[i]
+        axes.set_title(f"is {_name(result.class_names, truth)}", fontsize=9, color=INK)
+        for line, (network, said) in enumerate(result.answers.items()):
+            color = RIGHT if said[i] == truth else WRONG
+            text = f"{network}: {_name(result.class_names, said[i])}"
+            axes.text(0.5, -0.16 - 0.2 * line, text, transform=axes.transAxes, ha="center", fontsize=8, color=color)
+    finish(figure, title)
+    return figure
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    """A class's name; its number where it has none, as an output has that is no class of the data."""
+    return names[label] if label < len(names) else str(label)
+
+
+def _of_one(model: nn.Module, data: Data) -> Misread:
+    """Test images that a model gets wrong, and what it says."""
+    return misread({"net": model}, data)
+
+
+ANALYSES.add("mistakes", _of_one, misread_gallery)

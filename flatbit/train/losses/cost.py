@@ -1,0 +1,83 @@
+"""DQ's penalty on cost: bit-operations above a budget, through the bit-widths that it learns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ...quant.cost import cost
+from ...quant.layers import bits_of, quantizers_of
+from . import LOSSES, LossTerm
+
+MILLION = 1e6
+_macs: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[str, int]]] = WeakKeyDictionary()
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostPenalty(LossTerm):
+    """``max(0, c(b) - C)^2``, c of one image in millions of bit-operations (DQ, section 4; SAQ, appendix B).
+
+    Its gradient reaches the bits of methods that learn them (``dq``), straight through the rounding up.
+
+    Attributes:
+        target_mbitops: C, in millions of bit-operations of one image.
+        weight: of the term; the papers leave it open, it belongs to the size of the net.
+
+    Raises:
+        ValueError: a target or weight that is not positive; when called, a net that learns no bits.
+    """
+
+    target_mbitops: float
+    weight: float = 1e-4
+    name: str = "cost_penalty"
+
+    def __post_init__(self) -> None:
+        for key in ("target_mbitops", "weight"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{self.name}: {key}={value!r}: expected a positive number")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        return (mbitops(model, tuple(x.shape[1:])) - self.target_mbitops).clamp_min(0).square()
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError where the net learns no bits."""
+        if not any(quantizer.width().requires_grad for _, quantizer in quantizers_of(model)):
+            raise _learns_no_bits(model)
+
+
+def mbitops(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    """Millions of bit-operations of one image, differentiable by learned bit-widths; a scalar.
+
+    Raises ValueError for a net that learns no bits: the term could not act on it.
+    """
+    counts = _macs.setdefault(model, {})
+    if input_shape not in counts:
+        counts[input_shape] = {layer.name: layer.macs for layer in cost(model, input_shape).layers if layer.macs}
+    macs, modules = counts[input_shape], dict(model.named_modules())
+    total = sum(_width(modules[name], "weight") * _width(modules[name], "input") * n for name, n in macs.items())
+    if not isinstance(total, Tensor) or (torch.is_grad_enabled() and not total.requires_grad):
+        raise _learns_no_bits(model)
+    return total / MILLION
+
+
+def _learns_no_bits(model: nn.Module) -> ValueError:
+    return ValueError(
+        f"cost_penalty of {type(model).__name__}: expected a method that learns its bits (dq), got none: leave the "
+        "term out"
+    )
+
+
+def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
+    """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
+    quantizer = layer._modules.get(f"{role}_quantizer")
+    return bits_of(layer)[role == "input"] if quantizer is None else quantizer.width()
+
+
+LOSSES.add("cost_penalty", CostPenalty)

@@ -1,0 +1,44 @@
+"""Cross-entropy with the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...data.batches import VOID
+from . import LOSSES, LossTerm, check_weight
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (N, classes, ...) and labels (N, ...).
+
+    Labels of pixels, (N, H, W), leave out those that are ``VOID``; a batch of nothing else has loss 0.
+    """
+    if y.ndim == 1:
+        return F.cross_entropy(logits, y)
+    total = F.cross_entropy(logits, y, ignore_index=VOID, reduction="sum")
+    return total / (y != VOID).sum().clamp_min(1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossEntropy(LossTerm):
+    """``cross_entropy(logits, y)``: what a stage trains with unless it says otherwise.
+
+    Raises ValueError for a weight that is not positive.
+    """
+
+    weight: float = 1.0
+    name: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        check_weight(self)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        return cross_entropy(logits, y)
+
+
+LOSSES.add("cross_entropy", CrossEntropy)

@@ -1,0 +1,89 @@
+"""HOL's Lipschitz term: weight matrices kept near orthonormal (HOL, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from ...quant.layers import FLOAT_BITS, has_quantized_layers, row_of
+from ...quant.policy import spec_of
+from ...quant.rounding import wide
+from . import LOSSES, LossTerm, check_weight
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lipschitz(LossTerm):
+    """``lipschitz(model)``; HOL's weight is 1e-4. Raises ValueError for a weight that is not positive."""
+
+    weight: float = 1e-4
+    name: str = "lipschitz"
+
+    def __post_init__(self) -> None:
+        check_weight(self)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        return lipschitz(model)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError where the net has no layer to hold near orthogonality."""
+        _weights_of(model)
+
+
+def lipschitz(model: nn.Module) -> Tensor:
+    """HOL's L_Lip, ``R = 1/2 sum_l ||W_l^T W_l - I||_F^2``; its gradient is ``2 W_l (W_l^T W_l - I)``.
+
+    W_l is the latent float weight as a matrix (fan_in, c_out); each group of a grouped convolution has
+    a matrix of its own, so a depthwise one gives ``sum_c (|w_c|^2 - 1)^2 / 2``. A weight that layers
+    share counts once. Where c_out > fan_in the least value is (c_out - fan_in) / 2, not 0.
+
+    Taken over the convolutions and linear layers whose weight or input is quantized; over all of them
+    in a model without a quantized layer. Raises ValueError where there is none.
+    """
+    return torch.stack([_distance_from_orthogonal(_columns(layer)) for layer in _weights_of(model)]).sum() / 2
+
+
+def _weights_of(model: nn.Module) -> list[Any]:
+    """A layer for each weight of the term. Raises ValueError where there is none."""
+    layers = {id(layer.weight): layer for layer in _regularized(model)}
+    if not layers:
+        raise ValueError(
+            f"the Lipschitz term of {type(model).__name__}: expected a convolution or linear layer to hold near "
+            "orthogonality, got none: leave the term out"
+        )
+    return list(layers.values())
+
+
+def _regularized(model: nn.Module) -> list[Any]:
+    """The layers that the Lipschitz term takes."""
+    rows = ((module, row_of(module)) for module in model.modules())
+    weighted = [module for module, row in rows if row and row.kind in ("convolution", "linear")]
+    if not has_quantized_layers(model):
+        return weighted
+    specs = ((layer, spec_of(layer)) for layer in weighted)
+    return [layer for layer, spec in specs if spec and (spec.weight or spec.input or spec.input_bits < FLOAT_BITS)]
+
+
+def _columns(layer: Any) -> Tensor:
+    """The transposed weight matrix of each group, (groups, c_out / groups, fan_in)."""
+    row, groups = row_of(layer), getattr(layer, "groups", 1)
+    by_group = layer.weight.unflatten(0, (groups, -1))
+    if row is not None and row.channel_axis == 1:  # transposed: (c_in, c_out / groups, ...)
+        by_group = by_group.transpose(1, 2)
+    return wide(by_group.flatten(2))
+
+
+def _distance_from_orthogonal(columns: Tensor) -> Tensor:
+    """``||W^T W - I||_F^2`` summed over groups, from the smaller of W^T W and W W^T."""
+    groups, c_out, fan_in = columns.shape
+    rows = columns if c_out <= fan_in else columns.mT
+    with torch.autocast(columns.device.type, enabled=False):
+        gram = rows @ rows.mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return (gram - identity).square().sum() + groups * max(c_out - fan_in, 0)
+
+
+LOSSES.add("lipschitz", Lipschitz)
