@@ -22,8 +22,8 @@ from timing import environment, interleaved, ratio, write
 from torch import nn
 
 import flatbit as fb
-from flatbit.quant.layers import quantizers_of
 from flatbit.quant.rounding import fake_quantize_reference
+from flatbit.quant.table import quantizers_of
 
 BREVITAS = "brevitas learned scale"
 METHODS = ("uniq", "saq", "lsq")

@@ -30,7 +30,7 @@ from flatbit.train.schedules import Cosine
 FLOAT_EPOCHS, EPOCHS, LR, BATCH = 300, 100, 2e-3, 500
 NETS = ((128, 3, "plain"), (256, 3, "plain"), (128, 4, "plain"), (200, 4, "plain"), (256, 4, "plain"))
 NETS += ((128, 6, "plain"), (128, 8, "plain"), (128, 4, "residual"), (128, 8, "residual"))
-SUMS = {"": READS_SUMS, "-sums": (Rule("*.residual", {"here": True}),)}
+SUMS = {"": READS_SUMS, "-sums": (Rule("*.residual", {"placement": "output"}),)}
 """Residual sums stay as they are (Fig. 3: readers count as float), or are quantized with their own clip (Fig. 10)."""
 BITS = {"w2": (2, 32), "a2": (32, 2), "w2a2": (2, 2)}
 

@@ -3,6 +3,7 @@
 from . import analysis, data, engine, figures, metrics, models, quant, train
 from .files import load, load_, save
 from .metrics.evaluation import Metrics, evaluate
+from .quant.assignment import assign_bits_, assignment
 from .quant.calibrate import Calibration, calibrate_
 from .quant.convert import quantize_, restore_
 from .quant.cost import Cost, cost
@@ -23,6 +24,8 @@ __all__ = [
     "Policy",
     "QuantizationError",
     "analysis",
+    "assign_bits_",
+    "assignment",
     "calibrate_",
     "cost",
     "data",

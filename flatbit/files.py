@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import models
+from . import models, plain
 from .atomic import replacing
 from .quant.convert import apply_specs_, restore_
-from .quant.layers import quantized_layers, quantizers_of, row_of
-from .quant.policy import LayerSpec, TensorSpec
+from .quant.spec import LayerSpec
+from .quant.table import quantized_layers, quantizers_of, row_of
 
-FORMAT = "1"
-TENSOR_SPECS = ("weight", "bias", "input", "output", "averaged_from")
+FORMAT = "2"
+OLD_SLOTS = ("weight", "bias", "input", "output")
+"""What a layer's description of format 1 held one by one."""
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -38,7 +38,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     metadata = {
         "format": FORMAT,
         "build": json.dumps(getattr(model, models.BUILD_CALL, None)),
-        "specs": json.dumps({name: asdict(layer.spec) for name, layer in quantized_layers(model)}),
+        "specs": json.dumps({name: plain.to_plain(layer.spec) for name, layer in quantized_layers(model)}),
         "aliases": json.dumps(aliases),
     }
     with replacing(Path(path)) as partial:
@@ -85,8 +85,8 @@ def load_(model: nn.Module, path: str | Path) -> None:
     tensors, metadata = _read(path)
     tensors |= _entry(path, metadata, "aliases", lambda found: {name: tensors[kept] for name, kept in found.items()})
     specs = _entry(path, metadata, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
-    present = {name: layer.spec for name, layer in quantized_layers(model)}
-    if present and present != specs:
+    present = {name: layer.spec.stated() for name, layer in quantized_layers(model)}
+    if present and present != {name: spec.stated() for name, spec in specs.items()}:
         raise ValueError(f"{path} is quantized otherwise than the model: flatbit.restore_(model) first, then load")
     _check_same_model(model, tensors, specs, path)
     if not present:
@@ -98,6 +98,8 @@ def load_(model: nn.Module, path: str | Path) -> None:
             restore_(model)
         raise
     model.load_state_dict(tensors)
+    for name, layer in quantized_layers(model):
+        layer.spec = specs[name]
 
 
 def load_any_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> str:
@@ -159,16 +161,21 @@ def _build_call(found: Any) -> tuple[str, dict[str, Any]] | None:
     return name, arguments
 
 
-def _spec(fields: dict[str, Any]) -> LayerSpec:
-    parts: dict[str, Any] = {key: part and _tensor_spec(**part) for key, part in fields.items() if key in TENSOR_SPECS}
-    return LayerSpec(**fields | parts)
+def _spec(found: dict[str, Any]) -> LayerSpec:
+    """A layer's spec as a file of this or the first format describes it. Raises ValueError or TypeError."""
+    if "tensors" in found or not found.keys() & {*OLD_SLOTS}:
+        return plain.from_plain(LayerSpec, found)
+    tensors = {slot: _renamed(found[slot]) for slot in OLD_SLOTS if found.get(slot)}
+    averaged = found.get("averaged_from")
+    rest = {key: part for key, part in found.items() if key not in (*OLD_SLOTS, "averaged_from")}
+    new = rest | {"tensors": tensors, "averaged_from": {"weight": _renamed(averaged)} if averaged else {}}
+    return plain.from_plain(LayerSpec, new)
 
 
-def _tensor_spec(method: str, bits: int, granularity: str, options: dict[str, Any]) -> TensorSpec:
-    for value, expected in ((method, str), (bits, int), (granularity, str), (options, dict)):
-        if not isinstance(value, expected):
-            raise TypeError(f"expected {expected.__name__}, got {value!r}")
-    return TensorSpec(method=method, bits=bits, granularity=granularity, options=options)
+def _renamed(spec: dict[str, Any]) -> dict[str, Any]:
+    """A tensor's description of the first format, whose option ``levels`` is ``grid`` now."""
+    options = {"grid" if key == "levels" else key: value for key, value in spec["options"].items()}
+    return dict(spec) | {"options": options}
 
 
 def _check_same_model(
@@ -188,10 +195,11 @@ def _check_same_quantizers(model: nn.Module, tensors: dict[str, Tensor], path: s
     if differences:
         raise ValueError(f"{path}: its quantizers are not those that it states: {differences}. Save the model again")
     for name, quantizer in quantizers_of(model):
-        if int(tensors[f"{name}.bits"]) != int(quantizer.bits):
+        held = round(float(tensors[f"{name}.bits"]))
+        if held != quantizer.stated_bits:
             raise ValueError(
-                f"{path}: {quantizer.site} holds {int(tensors[f'{name}.bits'])} bits, its spec states "
-                f"{int(quantizer.bits)}: the widths were changed after quantize_. Quantize anew and save again"
+                f"{path}: {quantizer.site} holds {held} bits, its spec states {quantizer.stated_bits}: the buffer was "
+                "changed past flatbit.assign_bits_. Quantize anew and save again"
             )
 
 

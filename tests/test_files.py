@@ -9,11 +9,14 @@ from torch import nn
 
 from flatbit import models
 from flatbit.files import load, load_, load_any_, save
+from flatbit.quant.assignment import assignment
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_, restore_
-from flatbit.quant.layers import quantized_layers
-from flatbit.quant.policy import TensorSpec
 from flatbit.quant.presets import policy, preset_names
+from flatbit.quant.proof import prove
+from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.table import quantized_layers
+from flatbit.train.averaging import averaged
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -189,7 +192,7 @@ def rewritten(path, metadata=None, tensors=None):
 
 def spec(**changes):
     tensor = {"method": "uniq", "bits": 2, "granularity": "tensor", "options": {}} | changes
-    return json.dumps({"conv1": {"policy": "uniq", "weight": tensor}})
+    return json.dumps({"conv1": {"policy": "uniq", "tensors": {"weight": tensor}}})
 
 
 @pytest.mark.parametrize(
@@ -199,12 +202,16 @@ def spec(**changes):
         ("specs", "[1]"),
         ("specs", '{"conv1": 3}'),
         ("specs", '{"conv1": {"policy": "uniq", "weight": 3}}'),
+        ("specs", '{"conv1": {"policy": "uniq", "tensors": {"weight": 3}}}'),
+        ("specs", '{"conv1": {"policy": "uniq", "tensors": 3}}'),
+        ("specs", '{"conv1": {"policy": "uniq", "tensors": {}, "producers": "relu"}}'),
         ("specs", '{"conv1": {"policy": "uniq", "wieght": null}}'),
         ("specs", '{"conv1": {"weight": null}}'),
         ("specs", spec(bits="2")),
         ("specs", spec(bits=2.5)),
         ("specs", spec(method=None)),
         ("specs", spec(options=[])),
+        ("specs", spec(candidates=[2.5])),
         ("specs", spec(widths=2)),
         ("specs", '{"conv1": {"policy": "uniq", "averaged_from": {"method": "uniq"}}}'),
         ("aliases", "{"),
@@ -289,19 +296,113 @@ def test_a_quantized_file_of_ours_stays_quantized(tmp_path):
 def test_what_a_weight_was_averaged_from_is_kept(tmp_path, net, quantized):
     before = TensorSpec(method="lsq", bits=2, options={"gradient_scale": False})
     layer = quantized(net).conv1
-    layer.spec = replace(layer.spec, averaged_from=before)
+    layer.spec = replace(layer.spec, averaged_from={"weight": before})
     save(net, tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors")
     assert again.conv1.spec == layer.spec
-    assert again.conv1.spec.averaged_from == before
-    assert isinstance(again.conv1.spec.averaged_from, TensorSpec)
+    assert again.conv1.spec.averaged_from == {"weight": before}
+    assert isinstance(again.conv1.spec.averaged_from["weight"], TensorSpec)
 
 
-def test_files_from_before_there_were_averages_load(tmp_path, net, images, quantized):
-    path = tmp_path / "m.safetensors"
-    save(quantized(net), path)
-    with safe_open(path, framework="pt") as file:
+def test_what_each_layer_reads_is_kept_and_makes_no_difference_to_loading(tmp_path, net, images, quantized):
+    quantized(net, "faq", 4, 4)
+    save(net, tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors").layers[1][0].conv2.spec.producers == ("layers.1.0.relu2",)
+    twin = models.build("preresnet8", in_channels=1, first_width=4).eval()
+    quantize_(twin, policy("faq", weights=4, activations=4))  # not calibrated: it does not know what reads what
+    load_(twin, tmp_path / "m.safetensors")
+    assert torch.equal(twin(images), net(images))
+    assert assignment(twin) == assignment(net)
+
+
+def plain_net():
+    return nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False)).eval()
+
+
+def first_format(**changes):
+    """A layer as the first format describes it: every tensor by name, null where it is float."""
+    nothing = dict.fromkeys(("weight", "bias", "input", "output", "averaged_from"))
+    return {"policy": "hol", "role": "inner", "input_bits": 32} | nothing | changes
+
+
+def tensor_of_first_format(method, bits, **options):
+    return {"method": method, "bits": bits, "granularity": "tensor", "options": options}
+
+
+@pytest.fixture
+def old_file(tmp_path):
+    """A file of the first format, written by hand: an average of HOL's four-level weights, PACT after the ReLU."""
+    specs = {
+        "0": first_format(
+            role="first",
+            weight=tensor_of_first_format("sqwa", 4, levels="midrise"),
+            averaged_from=tensor_of_first_format("sqwa", 2, levels="midrise"),
+        ),
+        "1": first_format(output=tensor_of_first_format("pact", 2, clip=3.0)),
+        "2": first_format(role="last", weight=tensor_of_first_format("sqwa", 3, levels="midtread"), input_bits=2),
+    }
+    tensors = {
+        "0.weight": torch.tensor([[0.1, -0.9], [1.3, 0.4]]),
+        "0.bias": torch.tensor([0.0, 0.5]),
+        "0.weight_quantizer.bits": torch.tensor(4),
+        "0.weight_quantizer.step": torch.tensor(0.5),
+        "1.output_quantizer.bits": torch.tensor(2),
+        "1.output_quantizer.signed": torch.tensor(False),
+        "1.output_quantizer.clip": torch.tensor(3.0),
+        "2.weight": torch.tensor([[0.6, -5.0]]),
+        "2.weight_quantizer.bits": torch.tensor(3),
+        "2.weight_quantizer.step": torch.tensor(1.0),
+    }
+    path = tmp_path / "old.safetensors"
+    save_file(tensors, path, {"format": "1", "build": "null", "specs": json.dumps(specs), "aliases": "{}"})
+    return path
+
+
+def test_a_file_of_the_first_format_loads(old_file):
+    model = plain_net()
+    load_(model, old_file)
+    assert model[0].spec == LayerSpec(
+        policy="hol",
+        role="first",
+        tensors={"weight": TensorSpec(method="sqwa", bits=4, options={"grid": "midrise"})},
+        averaged_from={"weight": TensorSpec(method="sqwa", bits=2, options={"grid": "midrise"})},
+    )
+    assert model[1].spec.tensors == {"output": TensorSpec(method="pact", bits=2, options={"clip": 3.0})}
+    assert (model[2].spec.input_bits, model[2].spec.averaged_from) == (2, {})
+    assert model[0].quantized_weight().tolist() == [[0.25, -0.75], [1.25, 0.25]]  # (code + 1/2)/2
+    # 0.25 + 0.5 - 0.75 * 1 = -0.5; 1.25 + 0.25 + 0.5 = 2 of 0..3; weights 1 and -3
+    assert model(torch.tensor([[1.0, 1.0]])).tolist() == [[0.0 * 1 + 2.0 * -3]]
+    assert averaged(model)
+    assert prove(model, torch.tensor([[1.0, 1.0]])).levels["1.output_quantizer"].allowed == 4
+
+
+def test_a_file_of_the_first_format_saved_again_is_of_this_one(old_file, tmp_path):
+    model, again = plain_net(), plain_net()
+    load_(model, old_file)
+    save(model, tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        assert file.metadata()["format"] == "2"
+        assert set(json.loads(file.metadata()["specs"])["0"]["tensors"]) == {"weight"}
+    load_(again, tmp_path / "new.safetensors")
+    x = torch.randn(5, 2)
+    assert torch.equal(again(x), model(x))
+    load_(again, old_file)  # a model that is quantized alike
+
+
+def test_the_first_format_had_its_description_checked_too(old_file):
+    for broken in ('{"0": {"policy": "hol", "weight": {"method": "sqwa"}}}', '{"0": {"policy": "hol", "weight": 3}}'):
+        rewritten(old_file, {"specs": broken})
+        with pytest.raises(ValueError, match=r"its entry 'specs' is not what flatbit\.save writes"):
+            load_(plain_net(), old_file)
+
+
+def test_files_from_before_there_were_averages_load(old_file):
+    with safe_open(old_file, framework="pt") as file:
         specs = json.loads(file.metadata()["specs"])
-    assert {spec.pop("averaged_from") for spec in specs.values()} == {None}
-    rewritten(path, {"specs": json.dumps(specs)})
-    assert torch.equal(load(path)(images), net(images))
+    for spec in specs.values():
+        del spec["averaged_from"]
+    rewritten(old_file, {"specs": json.dumps(specs)})
+    model = plain_net()
+    load_(model, old_file)
+    assert model(torch.tensor([[1.0, 1.0]])).tolist() == [[-6.0]]
+    assert not averaged(model)

@@ -19,7 +19,7 @@ from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
-from ..quant.layers import quantizers_of
+from ..quant.table import quantizers_of
 from ..train.losses.labels import cross_entropy
 from ..train.perturbed import attach_leaves_, perturbed_set
 

@@ -19,9 +19,9 @@ from ..data.batches import Batch
 from ..metrics.health import Finding, examine, site_of, suspects
 from ..nonempty import nonempty
 from ..progress import track
-from ..quant.layers import quantized_layers, quantizers_of
 from ..quant.quantizer import Quantizer
 from ..quant.rounding import smallest_step
+from ..quant.table import is_weighted, quantized_layers, quantized_tensors, quantizers_of
 from ..train.losses.labels import cross_entropy
 from ..train.optimizers import SGD, Optimizer, make_optimizer
 
@@ -35,7 +35,6 @@ COARSE_BITS = 4
 """Up to so many bits oscillation is a finding: on finer grids a flip changes a weight by under 1 % of its range."""
 JUMPING = 0.1
 """Relative change of a step or clip in one update, with which the weights cannot keep up. Sound stages show 4 %."""
-LEARNED_RANGES = ("step", "clip", "reach")
 CALM = (
     "let the lr fall to 0 (Cosine), lower it, train batch norms longer or re-estimate them, "
     "or average captures of the last epochs (SQWA)"
@@ -154,7 +153,8 @@ class _Watched:
 
     def __init__(self, quantizer: Quantizer, weight: Tensor | None) -> None:
         self.quantizer, self.weight, self.site = quantizer, weight, site_of(quantizer)
-        self.ranges = [p for name, p in quantizer.named_parameters() if name in LEARNED_RANGES]
+        self.ranges = [getattr(quantizer, name) for name in quantizer.learned_ranges]
+        self.scales = [name in quantizer.scaled_state() for name in quantizer.learned_ranges]
         self.jump, self.sign_flips = 0.0, 0
         self.last = [p.detach().clone() for p in self.ranges]
         if weight is not None:
@@ -165,9 +165,10 @@ class _Watched:
     @torch.no_grad()
     def look(self) -> None:
         """Compare with the last look."""
-        for p, last in zip(self.ranges, self.last, strict=True):
-            self.jump = max(self.jump, float((p - last).norm() / last.norm().clamp_min(smallest_step(last))))
-            self.sign_flips += int((p.sign() * last.sign() < 0).sum())
+        for p, last, scales in zip(self.ranges, self.last, self.scales, strict=True):
+            size = last.norm() if scales else self._span()
+            self.jump = max(self.jump, float((p - last).norm() / size.clamp_min(smallest_step(last))))
+            self.sign_flips += int((p.sign() * last.sign() < 0).sum()) if scales else 0
             last.copy_(p)
         if self.weight is not None:
             codes = self.quantizer.codes(self.weight)
@@ -175,6 +176,11 @@ class _Watched:
             self.back |= way * self.way < 0
             self.way = torch.where(way == 0, self.way, way)
             self.codes = codes
+
+    def _span(self) -> Tensor:
+        """What a shift (LSQ+) is small or large beside: from the lowest level to the highest."""
+        step = self.quantizer.current("step").abs()
+        return step * (2**self.quantizer.stated_bits - 1)
 
     def motion(self) -> Motion:
         """What was seen so far."""
@@ -189,11 +195,9 @@ class _Watched:
 
 def _with_weights(model: nn.Module) -> list[tuple[Quantizer, Tensor | None]]:
     """Every quantizer, with the weight of the convolution or linear layer that it quantizes, if it does."""
-    layers = {layer._modules.get("weight_quantizer"): layer for _, layer in quantized_layers(model)}
-    return [
-        (q, layers[q].weight if q in layers and q.site.kind in ("convolution", "linear") else None)
-        for _, q in quantizers_of(model)
-    ]
+    weighted = [layer for _, layer in quantized_layers(model) if is_weighted(layer)]
+    weights = {q: weight for layer in weighted for _, q, weight in quantized_tensors(layer, "weight")}
+    return [(q, weights.get(q)) for _, q in quantizers_of(model)]
 
 
 def _repeated(batches: Iterable[Batch]) -> Iterator[Batch]:

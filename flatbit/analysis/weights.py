@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..quant.layers import quantized_layers
+from ..quant.table import quantized_layers, quantizer_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,11 +52,11 @@ def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
     """Look at the weights of every layer that has quantized ones; ``bins`` of each histogram."""
     found = []
     for name, layer in quantized_layers(model):
-        quantizer = layer._modules.get("weight_quantizer")
+        quantizer = quantizer_of(layer, "weight")
         if quantizer is None or layer.weight.ndim < 2:
             continue
         grid = quantizer.grid(layer.weight)
-        w = quantizer.normalize(layer.weight)
+        w = quantizer.limit(quantizer.transform(layer.weight))
         unit = grid.step if grid.step.numel() > 1 else torch.ones(())
         values = (w / unit).flatten().float().cpu().numpy()
         codes = (grid.codes(quantizer(layer.weight)) - grid.low).flatten()

@@ -14,10 +14,11 @@ from ..data.batches import Data
 from ..device import device_of
 from ..files import load
 from ..modes import modes_kept
-from ..quant.convert import apply_specs_, make_quantizer, planned
+from ..quant.convert import apply_specs_, make_quantizer, resolved_specs
 from ..quant.grid import Grid
-from ..quant.policy import LayerSpec, TensorSpec
-from ..quant.quantizer import MAX_BITS, Site
+from ..quant.quantizer import MAX_BITS
+from ..quant.site import Site
+from ..quant.spec import LayerSpec, TensorSpec
 from ..reference import From
 from ..train.averaging import QuantizedAverage
 from ..train.losses.teacher import Distillation
@@ -55,7 +56,7 @@ def specs_of(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerS
 def _resolved(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerSpec]:
     """The specs of a stage: its policy's, or without one those of the average that it goes on with."""
     if stage.policy is not None:
-        return planned(model, stage.policy, strict=stage.strict)[0]
+        return resolved_specs(model, stage.policy, strict=stage.strict)[0]
     if stage.start.kind != "stage":
         return {}
     source = recipe.stage(stage.start.name)
@@ -69,9 +70,11 @@ def _averaged_specs(specs: Mapping[str, LayerSpec], count: int) -> dict[str, Lay
     """The specs of the average of so many captures: weights on their grid of step/n, as ``QuantizedAverage`` has it."""
     made = {}
     for name, spec in specs.items():
-        before = spec.averaged_from or spec.weight
-        if spec.weight is not None and before is not None and before.bits < MAX_BITS:
-            spec = replace(spec, weight=mean_spec(_grid(spec.weight), count), averaged_from=before)
+        for slot, tensor in spec.tensors.items():
+            before = spec.averaged_from.get(slot, tensor)
+            if slot not in ("bias", "input", "output") and before.bits < MAX_BITS:
+                spec = spec.with_tensor(slot, mean_spec(_grid(tensor), count))
+                spec = replace(spec, averaged_from=dict(spec.averaged_from) | {slot: before})
         made[name] = spec
     return made
 
@@ -99,8 +102,7 @@ def _check_losses(model: nn.Module, stage: Stage) -> None:
 def _check_captures(model: nn.Module, stage: Stage, specs: Mapping[str, LayerSpec]) -> None:
     """Raise ValueError for steps that would move between captures, or an average of more than 8 bits."""
     averaged = QuantizedAverage(model).quantizers()
-    by_tensor = {(q.site.layer, q.site.role): getattr(specs[q.site.layer], q.site.role) for q in averaged}
-    most = min((capacity(_grid(spec)) for spec in by_tensor.values()), default=None)
+    most = min((capacity(_grid(specs[q.site.layer].tensors[q.site.name])) for q in averaged), default=None)
     if most is not None and most < len(stage.captures):
         raise ValueError(
             f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "

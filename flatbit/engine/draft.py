@@ -14,8 +14,8 @@ from ..data.batches import Data
 from ..quant.convention import convention
 from ..quant.convert import apply_specs_
 from ..quant.cost import cost
-from ..quant.layers import quantizers_of
-from ..quant.policy import LayerSpec
+from ..quant.spec import LayerSpec
+from ..quant.table import quantizers_of
 from .fit import build_model, matched
 from .recipe import Recipe
 from .record import Totals

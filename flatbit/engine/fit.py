@@ -10,7 +10,7 @@ from torch import nn
 from .. import models
 from ..data.batches import Data
 from ..quant.convert import restore_
-from ..quant.layers import has_quantized_layers
+from ..quant.table import has_quantized_layers
 from .recipe import Recipe
 
 TEST_BATCH = {"classification": 500, "segmentation": 8}

@@ -17,7 +17,7 @@ from rich.table import Table
 from .. import data as datasets
 from .. import models, plain
 from ..data.batches import Data
-from ..quant.policy import LayerSpec
+from ..quant.spec import LayerSpec
 from ..text import as_text
 from .checks import check_sources, check_steps, specs_of
 from .draft import Draft

@@ -12,7 +12,7 @@ from torch import nn
 from ..data.batches import Data
 from ..files import load, load_, load_any_
 from ..quant.convert import restore_
-from ..quant.layers import has_quantized_layers
+from ..quant.table import has_quantized_layers
 from ..reference import AVERAGE, From
 from ..train.averaging import averaged
 from .fit import build_model

@@ -16,7 +16,7 @@ from ..metrics.health import constant_output, suspects
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
 from ..quant.cost import cost
-from ..quant.layers import has_quantized_layers, quantizers_of
+from ..quant.table import has_quantized_layers, quantizers_of
 from ..reference import AVERAGE
 from ..train.averaging import QuantizedAverage, freeze_weight_steps_, requantize_
 from ..train.batchnorm import reestimate_batchnorm_

@@ -18,7 +18,7 @@ from ..metrics.evaluation import evaluate
 from ..metrics.health import constant_output, suspects
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
-from ..quant.layers import quantizers_of
+from ..quant.table import quantizers_of
 from ..reference import From
 from ..train.batchnorm import reestimate_batchnorm_
 from ..train.schedules import Constant

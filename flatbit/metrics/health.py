@@ -234,7 +234,7 @@ class RangeUse:
 @torch.no_grad()
 def range_use(quantizer: Quantizer, x: Tensor) -> RangeUse:
     """How ``x`` lies on a calibrated quantizer's grid: after a transformation (SAQ, DoReFa), before DQ's clipping."""
-    v = wide(x if quantizer.surrogate == "residual" else quantizer.normalize(x))
+    v = wide(quantizer.transform(x))
     grid, q = quantizer.grid(x), quantizer.forward(x)
     low, high = grid.step * (grid.low + grid.offset), grid.step * (grid.high + grid.offset)
     shape = tuple(grid.step.shape)

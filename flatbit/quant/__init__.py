@@ -2,10 +2,10 @@
 
 from .convert import as_float
 from .coverage import coverage_of
-from .layers import quantized_layers, quantizers_of
 from .presets import preset_names
 from .proof import Proof, prove
 from .quantizer import Quantizer
+from .table import quantized_layers, quantizers_of
 
 __all__ = [
     "Proof",

@@ -9,8 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .grid import Levels, choose, unsigned
-from .quantizer import MAX_BITS, Quantizer, Site
+from .grid import CodeRange, choose, unsigned
+from .quantizer import MAX_BITS, Quantizer
+from .rounding import Number, read_is_free
+from .site import Site
 
 
 class ActivationQuantizer(Quantizer, ABC):
@@ -21,54 +23,66 @@ class ActivationQuantizer(Quantizer, ABC):
     unsigned activations only.
 
     Attributes:
-        signed: bool scalar buffer.
+        signed: scalar buffer, 0 or 1 in floating point, as ``bits``.
     """
 
     signed: Tensor
     signed_bits: ClassVar[Sequence[int]] = range(1, MAX_BITS + 1)
     signed_refusal: ClassVar[str] = ""
-    range_name: ClassVar[str]
-    """Which piece of state calibration widens: ``step`` or ``clip``."""
+    range_name: ClassVar[str] = ""
+    """Which piece of state calibration widens: ``step`` or ``clip``; none where the range is fixed."""
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
         super().__init__(bits, site, granularity)
-        self.register_buffer("signed", torch.tensor(bool(signed)))
+        self.register_buffer("signed", torch.tensor(float(bool(signed))))
         self.decides_sign = signed is None
         if signed:
             self._refuse_signed()
 
     @abstractmethod
-    def signed_levels(self, bits: int) -> Levels:
-        """The levels where the input has both signs."""
+    def signed_range(self, bits: Number) -> CodeRange:
+        """The codes where the input has both signs."""
 
     @abstractmethod
     def start(self, x: Tensor) -> Tensor:
         """The step or clip that one calibration batch asks for, shape (); 0 if the batch says nothing."""
 
-    def levels(self, x: Tensor) -> Levels:
-        bits, signed = self._numbers(self.bits, self.signed)
-        return choose(signed, self.signed_levels(bits), unsigned(bits))  # type: ignore[arg-type]
+    def code_range(self, x: Tensor) -> CodeRange:
+        bits = self._bits()
+        return choose(self._signed(), self.signed_range(bits), unsigned(bits))
 
     def observe_(self, x: Tensor) -> None:
         """Widen the range to what batch ``x`` asks for; a first negative value makes the quantizer signed."""
         if self.decides_sign and not self.signed and bool((x < 0).any()):
             self._refuse_signed()
             super().reset_()
-            self.signed.fill_(True)
-        asked = self.start(x.detach())
-        if asked > 0 and (not self.calibrated or asked > getattr(self, self.range_name)):
+            self.signed.fill_(1)
+        if not self.range_name:
+            return
+        asked, known = self.start(x.detach()), self.current(self.range_name)
+        if asked > 0 and (not bool(known.isfinite()) or asked > known):
             self._set_(self.range_name, asked)
 
     def reset_(self) -> None:
         """Forget the range; the sign too, unless it was given."""
         super().reset_()
         if self.decides_sign:
-            self.signed.fill_(False)
+            self.signed.fill_(0)
+
+    def check_assignable(self, bits: int) -> None:
+        """Raise ValueError also for a width that has no grid for the sign of this input."""
+        super().check_assignable(bits)
+        if bool(self.signed) and bits not in self.signed_bits:
+            raise ValueError(f"{self.site}: signed inputs take no {bits} bit by {self.method!r}: {self.signed_refusal}")
+
+    def _signed(self) -> Tensor | bool:
+        """Whether the input is signed: a truth value where a read is free, else a tensor."""
+        return bool(self.signed) if read_is_free(self.signed) else self.signed > 0
 
     def _refuse_signed(self) -> None:
-        if int(self.bits) not in self.signed_bits:
+        if self.stated_bits not in self.signed_bits:
             raise ValueError(
                 f"{self.site}: the input has negative values, and method {self.method!r} cannot take them at "
-                f"{int(self.bits)} bit: {self.signed_refusal}. Give this layer more bits, another method "
+                f"{self.stated_bits} bit: {self.signed_refusal}. Give this layer more bits, another method "
                 "(uniq is symmetric from 1 bit up), activations=32, or signed=False to clip them to zero"
             )

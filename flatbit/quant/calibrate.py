@@ -23,8 +23,12 @@ from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
 from .convert import as_float
-from .layers import quantized_layers, quantizers_of
+from .producers import note_producers_
 from .quantizer import Quantizer
+from .table import quantized_layers, quantized_tensors, quantizers_of
+
+PRODUCED = 2
+"""So many images show which activation each layer reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,40 +78,38 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     late = {q: n for q, n in counts.items() if q.observes_quantized}
     device = device_of(model)
     stream = (_input_of(batch).to(device) for batch in nonempty(batches, "calibration"))
-    held = list(islice(stream, max(early.values(), default=0)))  # both passes start with these
+    held = list(islice(stream, max([1, *early.values()])))  # both passes start with these
     seen = [len(x) for x in held]
     with _restored(model):
         model.eval()
-        with as_float(model):
-            _observe_(model, early, held, "calibrating on the float network")
+        if early:
+            with as_float(model):
+                _observe_(model, early, held, "calibrating on the float network")
         if late:
             rest = islice(stream, max(0, max(late.values()) - len(held)))
             seen = _observe_(model, late, chain(held, rest), "calibrating with all quantizers active")
     for quantizer in watched:
         if not quantizer.calibrated:
             raise ValueError(_nothing_seen(quantizer, len(seen)))
+    note_producers_(model, held[0][:PRODUCED])
     return Calibration(num_batches=len(seen), num_samples=sum(seen))
 
 
-def start_weights_(name: str, layer: Any) -> None:
+def start_weights_(name: str, layer: nn.Module) -> None:
     """Start the weight and bias quantizers of one quantized layer from its tensors, in place.
 
     Raises ValueError for values that are not finite, or a weight that is all zero.
     """
-    for role in ("weight", "bias"):
-        quantizer = layer._modules.get(f"{role}_quantizer")
-        if quantizer is None:
-            continue
-        parameter = getattr(layer, role)
+    for slot, quantizer, parameter in quantized_tensors(layer):
         if not parameter.isfinite().all():
             bad = int((~parameter.isfinite()).sum())
-            raise ValueError(f"{role} of layer {name!r} has {bad} NaN or infinite values: load a sound checkpoint")
-        if role == "weight" and not parameter.any() and quantizer.method != "fixed_point":
+            raise ValueError(f"{slot.name} of layer {name!r} has {bad} NaN or infinite values: load a sound checkpoint")
+        if slot.role == "weight" and not parameter.any() and quantizer.method != "fixed_point":
             raise ValueError(
-                f"weight of layer {name!r} is all zero, which gives no step to start from: load or initialise it "
+                f"{slot.name} of layer {name!r} is all zero, which gives no step to start from: load or initialise it "
                 f"first, or leave it float with policy.override({name!r}, weights=32)"
             )
-        quantizer.observe_(parameter.detach())
+        quantizer.start_(parameter.detach())
 
 
 def _observe_(
@@ -127,13 +129,13 @@ def _observe_(
                 f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?"
             )
         if index < counts[quantizer]:
-            quantizer.observe_(args[0])
+            quantizer.start_(args[0])
         if quantizer.enabled and not quantizer.calibrated:
             raise ValueError(_nothing_seen(quantizer, index + 1))
 
     hooks = [quantizer.register_forward_pre_hook(observe) for quantizer in counts]  # type: ignore[arg-type]
     try:
-        for x in track(inputs, description, total=max(counts.values(), default=0)):
+        for x in track(inputs, description, total=max(counts.values())):
             _use_batch_statistics_(model, not _is_float(model) and len(x) > 1)
             model(x)
             samples.append(len(x))
@@ -145,7 +147,7 @@ def _observe_(
 
 def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:
     return (
-        f"{quantizer.site}: it was {quantizer.says_nothing}, or never reached, in all {num_batches} calibration "
+        f"{quantizer.site}: it was {quantizer.uninformative}, or never reached, in all {num_batches} calibration "
         f"batches, so its range is unknown: calibrate with more data, or leave it float with "
         f"policy.override({quantizer.site.layer!r}, activations=32)"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
-from .layers import bits_of, is_quantized, row_of
-from .policy import roles_of, spec_of
+from .policy import roles_of
+from .spec import TensorSpec
+from .table import bits_of, is_quantized, is_weighted, quantizer_of, row_of, spec_of, tensor_specs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,24 +52,23 @@ class Convention:
 def convention(model: nn.Module) -> Convention:
     """The convention of a model as it stands, quantized or float."""
     modules = {name: module for name, module in model.named_modules() if row_of(module)}
-    layers = [(module, spec_of(module)) for module in modules.values()]
-    specs = [spec for _, spec in layers if spec]
+    products = [module for module in modules.values() if is_weighted(module)]
+    policies = [spec.policy for module in modules.values() if (spec := spec_of(module))]
     roles: dict[str, set[str]] = {}
     weighted = [(name, modules[name], role) for name, role in _roles(model).items()]
     for _, module, role in weighted:
         roles.setdefault(role, set()).add(_bits(module))
     first = next((module for _, module, role in weighted if role == "first"), None)
-    reads = getattr(first, "input_quantizer", None)
-    at_output = any(s.output for s in specs)
+    reads = None if first is None else quantizer_of(first, "input")
+    placements = [place for place in ("output", "input") if any(tensor_specs(m, place) for m in modules.values())]
     return Convention(
-        policy=specs[0].policy if specs else "float",
+        policy=policies[0] if policies else "float",
         **{role: ", ".join(sorted(roles.get(role, {"none"}))) for role in ("first", "last", "shortcut", "inner")},
         image=f"{reads.bit_width()} bit" if reads is not None else "float",
-        weight_step=", ".join(sorted({s.weight.granularity for m, s in layers if s and _is_weighted(m) and s.weight}))
-        or "none",
-        activations="output" if at_output else "input" if any(s.input for s in specs) else "none",
-        batch_norm=_fixed(s.weight for m, s in layers if s and not _is_weighted(m) and s.weight),
-        bias=_fixed(s.bias for s in specs if s.bias),
+        weight_step=", ".join(sorted({s.granularity for m in products for s in tensor_specs(m, "weight")})) or "none",
+        activations=placements[0] if placements else "none",
+        batch_norm=_fixed(tensor_specs(module, "weight") for module in modules.values() if not is_weighted(module)),
+        bias=_fixed(tensor_specs(module, "bias") for module in modules.values()),
     )
 
 
@@ -83,14 +84,9 @@ def _roles(model: nn.Module) -> dict[str, str]:
     return roles
 
 
-def _is_weighted(module: nn.Module) -> bool:
-    row = row_of(module)
-    return row is not None and row.kind in ("convolution", "linear")
-
-
 def _bits(module: nn.Module) -> str:
     return "W{}/A{}".format(*bits_of(module)) if is_quantized(module) else "float"
 
 
-def _fixed(specs: object) -> str:
-    return "fixed point" if any(True for _ in specs) else "float"  # type: ignore[attr-defined]
+def _fixed(specs: Iterable[list[TensorSpec]]) -> str:
+    return "fixed point" if any(specs) else "float"

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage_of
-from .layers import (
+from .layers import QUANTIZER
+from .policy import Policy, check_bits
+from .quantizer import Quantizer
+from .quantizers import METHODS
+from .refusals import refusals, tied_refusals
+from .site import Site
+from .spec import LayerSpec, TensorSpec
+from .table import (
     FLOAT_CLASS,
-    SLOTS,
     TABLE,
+    Row,
+    Slot,
     has_quantized_layers,
     quantized_layers,
     quantizers_of,
     row_of,
+    slots_of,
 )
-from .policy import LayerSpec, Policy, TensorSpec
-from .quantizer import Quantizer, Site
-from .quantizers import METHODS
-from .refusals import refusals, tied_refusals
 
 
-def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Coverage:
+def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidates: Sequence[int] = ()) -> Coverage:
     """Quantize a model in place by a policy.
 
     Each layer whose exact type is in the table becomes its quantized subclass and gets its
@@ -38,20 +43,25 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True) -> Cover
         policy: ``flatbit.policy("uniq", weights=2, activations=2)``.
         strict: raise if a layer with weights cannot be quantized right, unless the policy leaves it in
             float anyway; False leaves it in float and reports it.
+        candidates: bit-widths that each get a step of their own, for layers whose width the policy has among them:
+            ``assign_bits_`` then switches between them and creates nothing. Empty for one step.
 
     Returns:
         What was quantized, what stays float by policy, what was refused and why.
 
     Raises:
-        ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range.
+        ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
+            no layer can have.
     """
     _check_model(model)
-    specs, refused = planned(model, policy, strict=strict)
+    specs, refused = resolved_specs(model, policy, strict=strict)
+    if candidates:
+        specs = _with_candidates(specs, candidates)
     apply_specs_(model, specs)
     return coverage_of(model, refused)
 
 
-def planned(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
+def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
     """The specs that a policy gives a model, float or quantized, and why layers were refused; changes nothing.
 
     Raises ValueError as ``quantize_``.
@@ -80,11 +90,13 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     """
     modules = dict(model.named_modules())
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
-    weight_quantizers: dict[int, Quantizer | None] = {}
+    weight_quantizers: dict[int, Quantizer] = {}
     for name, slots in made.items():
         layer = modules[name]
-        if isinstance(slots.get("weight_quantizer"), Quantizer):
-            slots["weight_quantizer"] = weight_quantizers.setdefault(id(layer.weight), slots["weight_quantizer"])
+        for slot in slots_of(layer, "weight"):
+            if (quantizer := slots.get(slot.name + QUANTIZER)) is not None:
+                shared = weight_quantizers.setdefault(id(getattr(layer, slot.name)), quantizer)
+                slots[slot.name + QUANTIZER] = shared
         row = row_of(layer)
         assert row is not None
         layer.__class__ = row.quantized
@@ -99,10 +111,10 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
 def restore_(model: nn.Module) -> None:
     """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained."""
     for _, layer in list(quantized_layers(model)):
-        for slot in SLOTS:
-            layer._modules.pop(slot, None)
+        for slot in slots_of(layer):
+            layer._modules.pop(slot.name + QUANTIZER, None)
         del layer.spec
-        layer.__class__ = FLOAT_CLASS[type(layer)]
+        layer.__class__ = FLOAT_CLASS[type(layer)]  # type: ignore[assignment]
 
 
 @contextmanager
@@ -131,25 +143,49 @@ def make_quantizer(spec: TensorSpec, site: Site) -> Quantizer:
     return made(spec.bits, site, spec.granularity, **spec.options)
 
 
-def _quantizers(name: str, layer: Any, spec: LayerSpec) -> dict[str, Quantizer | None]:
-    """The quantizers of one layer by slot; None where the tensor stays float or is missing."""
+def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quantizer | None]:
+    """The quantizers of one layer by their names in it; None where the tensor stays float. Raises ValueError."""
     row = row_of(layer)
     assert row is not None
-    present: dict[str, TensorSpec | None] = {"output": spec.output}
-    if row.kind != "activation":
-        present = {"weight": spec.weight, "bias": spec.bias}
-        present = {role: part if getattr(layer, role) is not None else None for role, part in present.items()}
-        if row.kind != "normalization":
-            present["input"] = spec.input
-    step_shape = ()
-    if row.kind in ("convolution", "linear"):
-        weight = layer.weight
-        step_shape = tuple(n if axis == row.channel_axis else 1 for axis, n in enumerate(weight.shape))
-    return {
-        f"{role}_quantizer": part
-        and make_quantizer(part, Site(layer=name, role=role, kind=row.kind, step_shape=step_shape))
-        for role, part in present.items()
-    }
+    for tensor in spec.tensors:
+        if tensor not in [slot.name for slot in row.slots]:
+            raise ValueError(f"layer {name!r} ({type(layer).__name__}) has no tensor {tensor!r} to quantize")
+    made = {}
+    for slot in row.slots:
+        part = spec.tensors.get(slot.name)
+        made[slot.name + QUANTIZER] = part and make_quantizer(part, _site(name, layer, row, slot, part))
+    return made
+
+
+def _site(name: str, layer: nn.Module, row: Row, slot: Slot, spec: TensorSpec) -> Site:
+    shape: tuple[int, ...] = ()
+    if slot.role == "weight" and row.macs is not None:
+        sizes = getattr(layer, slot.name).shape
+        shape = tuple(n if axis == slot.channel_axis else 1 for axis, n in enumerate(sizes))
+    tensor = "" if slot.name == slot.role else slot.name
+    return Site(layer=name, role=slot.role, tensor=tensor, kind=row.kind, step_shape=shape, candidates=spec.candidates)
+
+
+def _with_candidates(specs: dict[str, LayerSpec], candidates: Sequence[int]) -> dict[str, LayerSpec]:
+    """The specs with a step for each candidate width, in the tensors whose width is one of them.
+
+    Raises ValueError for a width that is none, or where no tensor's width is one of them.
+    """
+    for bits in candidates:
+        check_bits("candidates", bits)
+    widths = tuple(sorted({*candidates}))
+    made = {}
+    for name, spec in specs.items():
+        varied = {slot: part for slot, part in spec.tensors.items() if part.bits in widths and _varies(part)}
+        tensors = dict(spec.tensors) | {slot: replace(part, candidates=widths) for slot, part in varied.items()}
+        made[name] = replace(spec, tensors=tensors)
+    if made == specs:
+        raise ValueError(f"candidates={tuple(candidates)}: no layer has one of these widths: name the policy's too")
+    return made
+
+
+def _varies(spec: TensorSpec) -> bool:
+    return METHODS.get(spec.method).public
 
 
 def _check_model(model: nn.Module) -> None:
@@ -163,13 +199,12 @@ def _check_model(model: nn.Module) -> None:
 
 def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
     rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
-    if not any(spec.weight or spec.input or spec.output for spec in specs.values()):
+    if not any(spec.tensors.keys() - {"bias"} for spec in specs.values()):
         raise ValueError(
             f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "
             f"{', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves all of them float"
         )
-    wants_outputs = policy.placement == "output" and policy.base.activations < 32
-    if wants_outputs and not any(rows[name].kind == "activation" for name in specs):
+    if policy.places_outputs() and not any(rows[name].kind == "activation" for name in specs):
         raise ValueError(
             f"policy {policy.name!r} quantizes the outputs of activation modules (nn.ReLU, ...), and "
             f"{type(model).__name__} has none (does it call F.relu?): take placement='input'"

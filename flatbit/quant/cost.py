@@ -22,14 +22,9 @@ from ..device import device_of
 from ..modes import modes_kept
 from ..text import as_text
 from .convert import as_float
-from .layers import (
-    FLOAT_BITS,
-    bits_of,
-    has_unknown_products,
-    is_quantized,
-    row_of,
-)
 from .quantizer import Quantizer
+from .spec import FLOAT_BITS
+from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of, row_of, weighted_layers
 
 FLOAT_BYTES = 4
 
@@ -110,9 +105,12 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     macs: dict[nn.Module, int] = {}
 
     def count(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        macs[module] = macs.get(module, 0) + _macs(module, args[0], output)
+        row = row_of(module)
+        assert row is not None
+        assert row.macs is not None
+        macs[module] = macs.get(module, 0) + row.macs(module, args[0], output)
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if _is_product(m)]
+    hooks = [layer.register_forward_hook(count) for _, layer in weighted_layers(model)]
     tensors = chain(model.parameters(), filter(torch.is_floating_point, model.buffers()))
     dtype = next((tensor.dtype for tensor in tensors), torch.float32)
     try:
@@ -132,28 +130,15 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     )
 
 
-def _is_product(module: nn.Module) -> bool:
-    row = row_of(module)
-    return row is not None and row.kind in ("convolution", "linear")
-
-
 def _holds(module: nn.Module) -> bool:
     return is_quantized(module) or any(
         True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))
     )
 
 
-def _macs(module: Any, x: Tensor, output: Tensor) -> int:
-    if isinstance(module, nn.Linear):
-        return output.numel() // len(x) * module.in_features
-    positions = x if module.transposed else output  # each input, or each output, meets the whole kernel
-    per_position = math.prod(module.kernel_size) * module.in_channels * module.out_channels // module.groups
-    return per_position * math.prod(positions.shape[2:])
-
-
 def _layer_cost(name: str, module: Any, macs: int, counted: set[int]) -> LayerCost:
     """The cost of one layer; a parameter that an earlier layer ``counted`` (tied weights) is not counted again."""
-    weight_bits, activation_bits = bits_of(module) if _is_product(module) else (FLOAT_BITS, FLOAT_BITS)
+    weight_bits, activation_bits = bits_of(module) if is_weighted(module) else (FLOAT_BITS, FLOAT_BITS)
     own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
     counted |= {id(p) for p in own.values()}
     return LayerCost(
@@ -172,7 +157,7 @@ def _size_bytes(module: Any, parameters: dict[str, Tensor]) -> int:
     """Each tensor at its bits, rounded up to whole bytes; 4 bytes for every step and float value."""
     size = 0
     for role, tensor in parameters.items():
-        quantizer = module._modules.get(f"{role}_quantizer")
+        quantizer = quantizer_of(module, role)
         bits = quantizer.bit_width() if quantizer is not None else 8 * FLOAT_BYTES
         size += math.ceil(tensor.numel() * bits / 8)
     size += FLOAT_BYTES * sum(b.numel() for b in module.buffers(recurse=False) if b.is_floating_point())

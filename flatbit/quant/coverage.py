@@ -10,27 +10,37 @@ from torch import nn
 
 from ..text import as_text
 from .convention import Convention, convention
-from .layers import (
+from .refusals import refusals
+from .spec import LayerSpec, TensorSpec
+from .table import (
     LOOKED_UP,
     NORMS,
     has_unknown_products,
     is_quantized,
+    is_weighted,
     own_weights,
-    row_of,
+    quantized_tensors,
+    spec_of,
+    tensor_specs,
 )
-from .policy import LayerSpec, TensorSpec, spec_of
-from .refusals import refusals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCoverage:
-    """What became of one layer: ``quantized``, ``float`` by policy, or ``refused``, and why."""
+    """What became of one layer: ``quantized``, ``float`` by policy, or ``refused``, and why.
+
+    Attributes:
+        weights: the specs of its quantized weights.
+        num_weights, num_quantized: how many numbers its weights have, and those that are quantized.
+    """
 
     name: str
     type: str
     status: Literal["quantized", "float", "refused"]
     spec: LayerSpec | None = None
+    weights: tuple[TensorSpec, ...] = ()
     num_weights: int = 0
+    num_quantized: int = 0
     reason: str = ""
 
 
@@ -66,14 +76,14 @@ class Coverage:
     def fraction(self) -> float:
         """Share of all layer weights that is quantized, 0 to 1."""
         total = sum(layer.num_weights for layer in self.layers)
-        return sum(layer.num_weights for layer in self.quantized if layer.spec and layer.spec.weight) / max(total, 1)
+        return sum(layer.num_quantized for layer in self.layers) / max(total, 1)
 
     def __str__(self) -> str:
         table = Table("layer", "type", "weights", "weight bits", "activation bits", "note", title="coverage")
         for layer in self.layers:
             spec = layer.spec or LayerSpec(policy="")
             table.add_row(
-                layer.name, layer.type, f"{layer.num_weights:,}", _describe(spec.weight),
+                layer.name, layer.type, f"{layer.num_weights:,}", _describe(*layer.weights),
                 _describe(spec.input or spec.output), layer.reason if layer.status != "quantized" else spec.role,
             )  # fmt: skip
         return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
@@ -102,10 +112,9 @@ def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Cove
 
 def _why_float(module: nn.Module, fixed_point: bool) -> str:
     """Why a module with weights is float; empty where it has none (or is a norm no policy speaks of)."""
-    row = row_of(module)
     if isinstance(module, LOOKED_UP):
         return "a look-up table, not a product: stays float"
-    if (row is not None and row.kind in ("convolution", "linear")) or has_unknown_products(module):
+    if is_weighted(module) or has_unknown_products(module):
         return "float by policy"
     if own_weights(module):
         return "vectors only (scales, tokens): stays float"
@@ -121,15 +130,22 @@ def _row(
     spec: LayerSpec | None = None,
     reason: str = "",
 ) -> LayerCoverage:
-    num_weights = sum(weight.numel() for weight in own_weights(module))
+    quantized = {id(parameter) for _, _, parameter in quantized_tensors(module, "weight")}
+    sizes = [(weight.numel(), id(weight) in quantized) for weight in own_weights(module)]
     return LayerCoverage(
-        name=name, type=type(module).__name__, status=status, spec=spec, num_weights=num_weights, reason=reason
+        name=name,
+        type=type(module).__name__,
+        status=status,
+        spec=spec,
+        weights=tuple(tensor_specs(module, "weight")),
+        num_weights=sum(size for size, _ in sizes),
+        num_quantized=sum(size for size, counts in sizes if counts),
+        reason=reason,
     )
 
 
-def _describe(spec: TensorSpec | None) -> str:
-    return (
-        "float"
-        if spec is None
-        else f"{spec.bits} {spec.method}" + (" /channel" if spec.granularity == "channel" else "")
-    )
+def _describe(*specs: TensorSpec | None) -> str:
+    """Bits and methods of some tensors, each once."""
+    known = [spec for spec in specs if spec is not None]
+    said = [f"{spec.bits} {spec.method}" + " /channel" * (spec.granularity == "channel") for spec in known]
+    return ", ".join(dict.fromkeys(said)) or "float"

@@ -21,7 +21,7 @@ Bits = Any
 """A whole number, or a 0-dim integer tensor where a graph is compiled."""
 
 
-class Levels(NamedTuple):
+class CodeRange(NamedTuple):
     """The integers of a grid: ``offset``, lowest and highest code, as numbers or as 0-dim tensors."""
 
     offset: Number
@@ -29,30 +29,30 @@ class Levels(NamedTuple):
     high: Number
 
 
-def midrise(bits: Bits) -> Levels:
+def midrise(bits: Bits) -> CodeRange:
     """2^b levels, symmetric, none of them zero: +-1/2, +-3/2, ... steps (UNIQ, SAQ, DoReFa)."""
     half = 1 << bits >> 1
-    return Levels(0.5, -half, half - 1)
+    return CodeRange(0.5, -half, half - 1)
 
 
-def midtread(bits: Bits) -> Levels:
+def midtread(bits: Bits) -> CodeRange:
     """2^b - 1 levels, symmetric about a level at zero (SQWA, FAQ, DQ). One level only at 1 bit."""
     highest = (1 << bits >> 1) - 1
-    return Levels(0.0, -highest, highest)
+    return CodeRange(0.0, -highest, highest)
 
 
-def unsigned(bits: Bits) -> Levels:
+def unsigned(bits: Bits) -> CodeRange:
     """2^b levels from zero up: what follows a ReLU."""
-    return Levels(0.0, 0, (1 << bits) - 1)
+    return CodeRange(0.0, 0, (1 << bits) - 1)
 
 
-def twos_complement(bits: Bits) -> Levels:
+def twos_complement(bits: Bits) -> CodeRange:
     """2^b levels, one more below zero than above (LSQ weights). Only {-1, 0} at 1 bit."""
     half = 1 << bits >> 1
-    return Levels(0.0, -half, half - 1)
+    return CodeRange(0.0, -half, half - 1)
 
 
-def choose(condition: Tensor | bool, yes: Levels, no: Levels) -> Levels:
+def choose(condition: Tensor | bool, yes: CodeRange, no: CodeRange) -> CodeRange:
     """``yes`` where the condition holds, else ``no``: by number, or by tensor in a compiled graph."""
     if isinstance(condition, bool):
         return yes if condition else no
@@ -60,7 +60,7 @@ def choose(condition: Tensor | bool, yes: Levels, no: Levels) -> Levels:
     pairs = [
         (torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)) for a, b in zip(yes, no, strict=True)
     ]
-    return Levels(*(torch.where(condition, a, b) for a, b in pairs))
+    return CodeRange(*(torch.where(condition, a, b) for a, b in pairs))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,34 +1,35 @@
-"""Quantized layer classes, and the exact-type table from float class to quantized class.
+"""Quantized layer classes: what ``quantize_`` puts in place of a float class on a living module.
 
-Each class only changes ``forward``; it adds no constructor and no parameter of its own, so
-``quantize_`` can put it in place of the float class on a living module. A quantizer that is None
-leaves its tensor in float.
-
-    weighted layers    input_quantizer, weight_quantizer, bias_quantizer
-    batch norm         weight_quantizer (its scale), bias_quantizer
-    activations        output_quantizer
+Each class only changes ``forward``; it adds no constructor and no parameter of its own. The table
+(``flatbit.quant.table``) says of each which tensors can be quantized (its slots): the quantizer of slot
+``weight`` is the module ``weight_quantizer``, and one that is None leaves its tensor in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
 
 from .quantizer import Quantizer
+from .spec import LayerSpec
 
-FLOAT_BITS = 32
-SLOTS = ("input_quantizer", "weight_quantizer", "bias_quantizer", "output_quantizer")
+QUANTIZER = "_quantizer"
 
 
-def through(quantizer: Quantizer | None, x: Any) -> Any:
-    """``quantizer(x)``, or x itself where there is no quantizer (or no x: a layer without bias)."""
+class QuantizedLayer(nn.Module):
+    """What a quantized layer has beside what its float class has: for annotations, never instantiated."""
+
+    spec: LayerSpec
+    weight: nn.Parameter
+    weight_quantizer: Quantizer | None
+    input_quantizer: Quantizer | None
+
+
+def apply_slot(layer: Any, slot: str, x: Any) -> Any:
+    """x as the slot's quantizer makes it, or x itself where there is none (or no x: a layer without bias)."""
+    quantizer = getattr(layer, slot + QUANTIZER)
     return x if quantizer is None or x is None else quantizer(x)
 
 
@@ -39,7 +40,7 @@ def _quantized_input(layer: Any, x: Tensor) -> Tensor:
             f"input of layer {_name_of(layer)!r}: expected a floating-point tensor, got {x.dtype}: "
             "convert it, e.g. x.float()"
         )
-    return through(layer.input_quantizer, x)
+    return apply_slot(layer, "input", x)
 
 
 def _name_of(layer: Any) -> str:
@@ -49,12 +50,12 @@ def _name_of(layer: Any) -> str:
 
 def _quantized_weight(layer: Any) -> Tensor:
     """The weight that ``forward`` uses: on its grid, or the float weight where that is the policy."""
-    return through(layer.weight_quantizer, layer.weight)
+    return apply_slot(layer, "weight", layer.weight)
 
 
 def _quantized_bias(layer: Any) -> Tensor | None:
     """The bias that ``forward`` uses."""
-    return through(layer.bias_quantizer, layer.bias)
+    return apply_slot(layer, "bias", layer.bias)
 
 
 class QLinear(nn.Linear):
@@ -177,107 +178,11 @@ class QBatchNorm3d(nn.BatchNorm3d):
         return _normalize(self, input)
 
 
-def _with_quantized_output(base: type[nn.Module]) -> type[nn.Module]:
+def with_quantized_output(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of an activation whose output is quantized once, for all its readers."""
 
     def forward(self: Any, input: Tensor) -> Tensor:
-        return through(self.output_quantizer, base.forward(self, input))
+        return apply_slot(self, "output", base.forward(self, input))
 
     doc = f"{base.__name__} with a quantized output."
     return type(f"Q{base.__name__}", (base,), {"forward": forward, "__doc__": doc, "__module__": __name__})
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the table says of a float class: its quantized class, what it is, its weight's output axis."""
-
-    quantized: type[nn.Module]
-    kind: Literal["convolution", "linear", "activation", "normalization"]
-    channel_axis: int = 0
-
-
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity,
-)  # fmt: skip
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
-
-TABLE: dict[type[nn.Module], Row] = {
-    nn.Linear: Row(QLinear, "linear"),
-    nn.Conv1d: Row(QConv1d, "convolution"),
-    nn.Conv2d: Row(QConv2d, "convolution"),
-    nn.Conv3d: Row(QConv3d, "convolution"),
-    nn.ConvTranspose1d: Row(QConvTranspose1d, "convolution", 1),
-    nn.ConvTranspose2d: Row(QConvTranspose2d, "convolution", 1),
-    nn.BatchNorm1d: Row(QBatchNorm1d, "normalization"),
-    nn.BatchNorm2d: Row(QBatchNorm2d, "normalization"),
-    nn.BatchNorm3d: Row(QBatchNorm3d, "normalization"),
-    **{base: Row(_with_quantized_output(base), "activation") for base in ACTIVATIONS},
-}
-FLOAT_CLASS: dict[type[nn.Module], type[nn.Module]] = {row.quantized: base for base, row in TABLE.items()}
-# Pickle looks a class up by name in its module; the generated ones have no name here yet.
-globals().update({row.quantized.__name__: row.quantized for row in TABLE.values() if row.kind == "activation"})
-
-
-def row_of(module: nn.Module) -> Row | None:
-    """The table's row for a module's exact type, float or quantized; None where there is none."""
-    return TABLE.get(FLOAT_CLASS.get(type(module), type(module)))
-
-
-def is_quantized(module: nn.Module) -> bool:
-    """Whether the module is of a quantized class."""
-    return type(module) in FLOAT_CLASS
-
-
-def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every quantized layer of a model, by name, each once."""
-    return ((name, module) for name, module in model.named_modules() if is_quantized(module))
-
-
-def has_quantized_layers(model: nn.Module) -> bool:
-    """Whether any layer of a model is of a quantized class."""
-    return next(quantized_layers(model), None) is not None
-
-
-def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """Every quantizer of a model, by name, each once (tied weights share theirs)."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
-
-
-def own_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of two axes or more that a module holds itself: what its products may read.
-
-    ``torch.nn.utils.parametrize`` moves them one module down; they count as the module's. Norms,
-    whose parameters scale and shift, and quantizers, whose parameters are steps, hold none.
-    """
-    if isinstance(module, (*NORMS, Quantizer, ParametrizationList)):
-        return []
-    moved = module._modules.get("parametrizations") or nn.ModuleDict()
-    held = [p for holder in (module, *moved.children()) for p in holder.parameters(recurse=False)]
-    return [p for p in held if not is_lazy(p) and p.ndim > 1]
-
-
-def has_unknown_products(module: nn.Module) -> bool:
-    """Whether a module that the table does not know holds a matrix, which a product of its own may read.
-
-    A vector, whatever its axes (a scale of shape (1, C, 1, 1), a token), is none, nor is a look-up table.
-    """
-    if row_of(module) is not None or isinstance(module, LOOKED_UP):
-        return False
-    return any(sum(n > 1 for n in weight.shape) > 1 for weight in own_weights(module))
-
-
-def bits_of(layer: Any) -> tuple[int, int]:
-    """Bits of a layer's weight and input in use: those learned where a method learns them (DQ), 32 for float.
-
-    An input without a quantizer of its own has the bits that the policy counts it with.
-    """
-    if not is_quantized(layer):
-        return FLOAT_BITS, FLOAT_BITS
-    weight, activations = layer.weight_quantizer, layer.input_quantizer
-    return (
-        weight.bit_width() if weight is not None else FLOAT_BITS,
-        activations.bit_width() if activations is not None else layer.spec.input_bits,
-    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from .activation import ActivationQuantizer
-from .quantizer import Quantizer, Site
+from .grid import CodeRange
+from .quantizer import Quantizer
 from .rounding import Number, learned_step, smallest_step
+from .site import Site
 
 
 class LearnedStepWeight(Quantizer, ABC):
@@ -23,23 +24,25 @@ class LearnedStepWeight(Quantizer, ABC):
     """
 
     surrogate = "learned"
+    learned_ranges = ("step",)
     granularities = ("tensor", "channel")
     step: nn.Parameter
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, gradient_scale: bool = True) -> None:
         super().__init__(bits, site, granularity)
-        self.step = nn.Parameter(torch.full(site.step_shape if granularity == "channel" else (), float("nan")))
+        self.step_shape = site.step_shape if granularity == "channel" else ()
+        self.add_state("step", self.step_shape, learned=True)
         self.gradient_scale = gradient_scale
-        self.calibrated = False
 
     @abstractmethod
     def start(self, w: Tensor) -> Tensor:
-        """The step to start from, of ``step``'s shape; 0 for a channel that is all zero."""
+        """The step to start from, of ``step_shape``; 0 for a channel that is all zero."""
 
-    def step_of(self, x: Tensor) -> Tensor:
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        step = self.current("step")
         if not self.gradient_scale:
-            return learned_step(self.step)
-        return learned_step(self.step, _scale(x.numel() // self.step.numel(), self.levels(x).high))
+            return learned_step(step)
+        return learned_step(step, _scale(x.numel() // step.numel(), codes.high))
 
     def observe_(self, x: Tensor) -> None:
         self._set_("step", self.start(x.detach()).clamp_min(smallest_step(self.step)))
@@ -56,6 +59,7 @@ class LearnedStepActivation(ActivationQuantizer, ABC):
     """
 
     surrogate = "learned"
+    learned_ranges = ("step",)
     range_name = "step"
     step: nn.Parameter
 
@@ -69,18 +73,16 @@ class LearnedStepActivation(ActivationQuantizer, ABC):
         gradient_scale: bool = True,
     ) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.step = nn.Parameter(torch.tensor(float("nan")))
+        self.add_state("step", learned=True)
         self.gradient_scale = gradient_scale
-        self.calibrated = False
 
     @abstractmethod
     def sharing(self, x: Tensor) -> int:
         """How many elements the gradient scale counts as sharing the step."""
 
-    def step_of(self, x: Tensor) -> Tensor:
-        if not self.gradient_scale:
-            return learned_step(self.step)
-        return learned_step(self.step, _scale(self.sharing(x), self.levels(x).high))
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        step = self.current("step")
+        return learned_step(step, _scale(self.sharing(x), codes.high)) if self.gradient_scale else learned_step(step)
 
 
 def _scale(count: int, high: Number) -> Number:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .quantizer import Site
+from .site import Site
 
 
 def one_of(site: Site, option: str, value: Any, allowed: tuple[str, ...]) -> Any:

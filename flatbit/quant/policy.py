@@ -11,60 +11,18 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import nn
 
 from ..registry import nearest
-from .layers import FLOAT_BITS, has_unknown_products, is_quantized, row_of
 from .quantizer import MAX_BITS
+from .spec import FLOAT_BITS, LayerSpec, TensorSpec
+from .table import Row, Slot, has_unknown_products, is_weighted, row_of
 
 ROLES = ("first", "last", "shortcut", "inner")
 SHORTCUT = re.compile(r"(^|\.)(shortcut|downsample|skip)(\.|$)")
 Pattern = str | type[nn.Module]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorSpec:
-    """What one tensor gets: method, bits, one step per ``tensor`` or ``channel``, the method's options."""
-
-    method: str
-    bits: int
-    granularity: str = "tensor"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        options = "".join(f", {key}={value}" for key, value in self.options.items())
-        return f"{self.bits} bit {self.method} per {self.granularity}{options}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayerSpec:
-    """What one layer gets; None leaves a tensor in float.
-
-    Attributes:
-        policy: the name of the policy that decided.
-        role: ``first``, ``last``, ``shortcut`` or ``inner``.
-        weight, bias, input, output: the specs of its tensors.
-        input_bits: the bits that its input is counted with in bit-operations, where no input
-            quantizer of its own says so (an input quantized by the activation before, an 8-bit image).
-        averaged_from: the weight's spec before captures of it were averaged onto the finer grid that
-            ``weight`` states; None where it is no average.
-    """
-
-    policy: str
-    role: str = "inner"
-    weight: TensorSpec | None = None
-    bias: TensorSpec | None = None
-    input: TensorSpec | None = None
-    output: TensorSpec | None = None
-    input_bits: int = FLOAT_BITS
-    averaged_from: TensorSpec | None = None
-
-    def __bool__(self) -> bool:
-        """Whether anything is quantized: a tensor of the layer, or the input that it reads."""
-        quantized = any(spec is not None for spec in (self.weight, self.bias, self.input, self.output))
-        return quantized or self.input_bits < FLOAT_BITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +35,9 @@ class Settings:
         granularity: one weight step per ``tensor`` or per output ``channel``.
         weight_options, activation_options: keyword arguments of the method's quantizers.
         input_bits: what the input counts as in bit-operations; None for ``activations``.
-        here: quantize activations at this very layer whatever the placement.
+        placement: of a weighted layer: whether its own ``input`` is quantized, or was at the ``output`` of what it
+            reads; of an activation module: whether its output is.
+        norm, bias: of batch norms' scales, and of the biases of all layers; None for float.
     """
 
     weights: int
@@ -88,7 +48,28 @@ class Settings:
     weight_options: Mapping[str, Any] = field(default_factory=dict)
     activation_options: Mapping[str, Any] = field(default_factory=dict)
     input_bits: int | None = None
-    here: bool = False
+    placement: Literal["input", "output"] = "input"
+    norm: TensorSpec | None = None
+    bias: TensorSpec | None = None
+
+    def tensor(self, slot: Slot, row: Row) -> TensorSpec | None:
+        """What a slot gets."""
+        if slot.role == "bias":
+            return self.bias if row.macs is not None or self.norm is not None else None
+        if slot.role in ("input", "output"):
+            return self._activations() if self.placement == slot.role else None
+        if row.kind == "normalization":
+            return self.norm
+        if self.weights >= FLOAT_BITS:
+            return None
+        return TensorSpec(
+            method=self.method, bits=self.weights, granularity=self.granularity, options=self.weight_options
+        )
+
+    def _activations(self) -> TensorSpec | None:
+        if self.activations >= FLOAT_BITS:
+            return None
+        return TensorSpec(method=self.activation_method, bits=self.activations, options=self.activation_options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +81,10 @@ class Rule:
     optional: bool = False
 
 
+KEPT_IDENTITIES = Rule(nn.Identity, {"placement": "input"}, optional=True)
+"""Identities are names in a model, not activations: none is quantized at its output unless a rule names it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """Which tensor of which layer gets which quantizer.
@@ -108,9 +93,6 @@ class Policy:
         name: the preset it came from.
         base: settings of every layer.
         rules: what changes for which layers, in order.
-        placement: activations are quantized at each weighted layer's ``input``, or once at the
-            ``output`` of the activation module for all its readers (FAQ, HOL).
-        fixed_point: batch-norm scales in 8-bit and biases in 32-bit fixed point (FAQ).
         first, last: names of the layers that read the image and that give the logits; None for the
             first and the last one defined.
     """
@@ -118,12 +100,10 @@ class Policy:
     name: str
     base: Settings
     rules: tuple[Rule, ...] = ()
-    placement: Literal["input", "output"] = "input"
-    fixed_point: bool = False
     first: str | None = None
     last: str | None = None
 
-    def edges(self, *, first: str | None = None, last: str | None = None) -> Policy:
+    def first_last(self, *, first: str | None = None, last: str | None = None) -> Policy:
         """The same policy for a model whose layers run in another order than they are defined in."""
         return replace(self, first=first or self.first, last=last or self.last)
 
@@ -132,9 +112,8 @@ class Policy:
 
         Args:
             pattern: a name with wildcards, a module type, ``@first``, ``@last`` or ``@shortcut``.
-            changes: ``weights``, ``activations`` (bits, 32 for float), ``method``,
-                ``activation_method``, ``granularity``, ``weight_options``, ``activation_options``,
-                ``input_bits``, ``here`` (``Settings`` says what each is).
+            changes: ``weights``, ``activations`` (bits, 32 for float), ``method``, ``placement`` and whatever else
+                ``Settings`` has.
 
         Raises:
             ValueError: a setting or an ``@`` role that does not exist, or bits that no method has.
@@ -147,6 +126,8 @@ class Policy:
                 raise ValueError(f"override({pattern!r}): unknown setting {key!r}: {nearest(key, known)}")
             if key in ("weights", "activations"):
                 check_bits(key, value)
+            if key == "placement" and value not in ("input", "output"):
+                raise ValueError(f"override({pattern!r}): placement={value!r}: expected input or output")
         return replace(self, rules=(*self.rules, Rule(pattern, changes)))
 
     def resolve(self, model: nn.Module) -> dict[str, LayerSpec]:
@@ -159,20 +140,16 @@ class Policy:
         roles = roles_of(model, self.first, self.last)
         modules = {name: m for name, m in model.named_modules() if name in rows or has_unknown_products(m)}
         self._check_rules(modules, roles)
-        return {
-            name: self._spec(
-                self._settings(name, modules[name], roles.get(name, "")),
-                row.kind,
-                modules[name],
-                roles.get(name, "inner"),
-            )
-            for name, row in rows.items()
-        }
+        return {name: self._spec(name, modules[name], row, roles.get(name, "")) for name, row in rows.items()}
 
     def keeps_float(self, name: str, module: nn.Module) -> bool:
         """Whether the policy leaves a module that the table does not know in float, weights and activations."""
         settings = self._settings(name, module, "")
         return settings.weights == settings.activations == FLOAT_BITS
+
+    def places_outputs(self) -> bool:
+        """Whether activations are quantized where they are made, for all layers that are not told otherwise."""
+        return self.base.placement == "output" and self.base.activations < FLOAT_BITS
 
     def _settings(self, name: str, module: nn.Module, role: str) -> Settings:
         settings = self.base
@@ -181,26 +158,14 @@ class Policy:
                 settings = replace(settings, **rule.changes)
         return settings
 
-    def _spec(self, settings: Settings, kind: str, module: nn.Module, role: str) -> LayerSpec:
-        spec = LayerSpec(policy=self.name, role=role)
-        multiplied = TensorSpec(method="fixed_point", bits=8, options={"exponent": -4})
-        added = TensorSpec(method="fixed_point", bits=32, options={"exponent": -16})
-        if kind == "normalization":
-            return replace(spec, weight=multiplied, bias=added) if self.fixed_point else spec
-        if kind == "activation":
-            quantized = self.placement == "output" and (not isinstance(module, nn.Identity) or settings.here)
-            return replace(spec, output=_activations(settings)) if quantized else spec
-        weight = None
-        if settings.weights < FLOAT_BITS:
-            options = settings.weight_options
-            weight = TensorSpec(
-                method=settings.method, bits=settings.weights, granularity=settings.granularity, options=options
-            )
-        reads = self.placement == "input" or settings.here
-        input_bits = settings.activations if settings.input_bits is None else settings.input_bits
-        bias = added if self.fixed_point and getattr(module, "bias", None) is not None else None
-        activations = _activations(settings) if reads else None
-        return replace(spec, weight=weight, bias=bias, input=activations, input_bits=input_bits)
+    def _spec(self, name: str, module: nn.Module, row: Row, role: str) -> LayerSpec:
+        settings = self._settings(name, module, role)
+        present = [slot for slot in row.slots if slot.role in ("input", "output") or _holds(module, slot)]
+        tensors = {slot.name: spec for slot in present if (spec := settings.tensor(slot, row)) is not None}
+        spec = LayerSpec(policy=self.name, role=role or "inner", tensors=tensors)
+        if row.macs is None:
+            return spec
+        return replace(spec, input_bits=settings.activations if settings.input_bits is None else settings.input_bits)
 
     def _check_rules(self, modules: dict[str, nn.Module], roles: dict[str, str]) -> None:
         for rule in self.rules:
@@ -218,8 +183,7 @@ def roles_of(model: nn.Module, first: str | None = None, last: str | None = None
     First and last are so by definition where they are not named. A model with one weighted layer has
     a first and no last. Raises ValueError for a name that is no weighted layer.
     """
-    rows = {name: row_of(module) for name, module in model.named_modules()}
-    weighted = [name for name, row in rows.items() if row and row.kind in ("convolution", "linear")]
+    weighted = [name for name, module in model.named_modules() if is_weighted(module)]
     roles = {name: "shortcut" if SHORTCUT.search(name) else "inner" for name in weighted}
     for name in filter(None, (first, last)):
         if name not in weighted:
@@ -228,24 +192,39 @@ def roles_of(model: nn.Module, first: str | None = None, last: str | None = None
     return roles | {name: role for role, names in ends.items() for name in names}
 
 
-def _activations(settings: Settings) -> TensorSpec | None:
-    if settings.activations >= FLOAT_BITS:
-        return None
-    return TensorSpec(method=settings.activation_method, bits=settings.activations, options=settings.activation_options)
-
-
-def _matches(pattern: Pattern, name: str, module: nn.Module, role: str) -> bool:
-    if isinstance(pattern, type):
-        return isinstance(module, pattern)
-    return pattern[1:] == role if pattern.startswith("@") else fnmatch.fnmatchcase(name, pattern)
-
-
-def spec_of(module: nn.Module) -> LayerSpec | None:
-    """The spec a module was quantized by; None for a float module."""
-    return cast(LayerSpec, module.spec) if is_quantized(module) else None
+def base_policy(
+    method: str,
+    weights: int,
+    activations: int,
+    rules: tuple[Rule, ...] = (),
+    *,
+    activation_method: str | None = None,
+    **settings: Any,
+) -> Policy:
+    """A policy of one method throughout, but for its rules; ``settings`` as ``Settings`` has them."""
+    base = Settings(
+        weights=weights,
+        activations=activations,
+        method=method,
+        activation_method=activation_method or method,
+        **settings,
+    )
+    kept = (KEPT_IDENTITIES,) if base.placement == "output" else ()
+    return Policy(name=method, base=base, rules=(*kept, *rules))
 
 
 def check_bits(what: str, bits: int) -> None:
     """Raise ValueError unless ``bits`` is 1 to 8, or 32 for float."""
     if isinstance(bits, bool) or (bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1)):
         raise ValueError(f"{what}={bits!r}: expected 1 to {MAX_BITS} bits, or {FLOAT_BITS} for float")
+
+
+def _holds(module: nn.Module, slot: Slot) -> bool:
+    """Whether a module has the tensor of a slot (a layer may have no bias, a norm no scale)."""
+    return slot.name in module._parameters and module._parameters[slot.name] is not None
+
+
+def _matches(pattern: Pattern, name: str, module: nn.Module, role: str) -> bool:
+    if isinstance(pattern, type):
+        return isinstance(module, pattern)
+    return pattern[1:] == role if pattern.startswith("@") else fnmatch.fnmatchcase(name, pattern)

@@ -18,16 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
-from .edges import RunOrder
-from .layers import (
-    FLOAT_BITS,
-    SLOTS,
-    quantized_layers,
-    quantizers_of,
-    row_of,
-)
-from .policy import TensorSpec
 from .quantizer import Quantizer
+from .run_order import RunOrder
+from .spec import FLOAT_BITS, TensorSpec
+from .table import Slot, is_weighted, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
 
 PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "attention", "transformer")
 
@@ -37,7 +31,7 @@ class QuantizationError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Levels:
+class Usage:
     """Distinct values of one tensor: how many were used, of how many the grid has."""
 
     used: int
@@ -48,7 +42,7 @@ class Levels:
 class Proof:
     """Levels used and allowed of every quantized tensor, by quantizer name, on one batch."""
 
-    levels: dict[str, Levels] = field(default_factory=dict)
+    levels: dict[str, Usage] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, list[int]]:
         """``{quantizer: [used, allowed]}``, for JSON."""
@@ -58,7 +52,7 @@ class Proof:
     def from_dict(cls, found: Mapping[str, list[int]]) -> Proof:
         """Read ``as_dict``. Raises ValueError."""
         try:
-            return cls(levels={name: Levels(used=used, allowed=allowed) for name, (used, allowed) in found.items()})
+            return cls(levels={name: Usage(used=used, allowed=allowed) for name, (used, allowed) in found.items()})
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{found!r:.60}: expected levels as {{quantizer: [used, allowed]}}") from error
 
@@ -85,15 +79,15 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
             a layer that reads unquantized activations though the policy counts them as quantized. Names the layer.
     """
     for name, layer in quantized_layers(model):
-        for slot in SLOTS:
-            _check_slot(name, layer, slot.removesuffix("_quantizer"))
+        for slot in slots_of(layer):
+            _check_slot(name, layer, slot)
     watched = dict(quantizers_of(model))
-    levels: dict[str, Levels] = {}
+    levels: dict[str, Usage] = {}
     names = {quantizer: name for name, quantizer in watched.items()}
 
     def check(quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(quantizer, Quantizer)
-        levels[names[quantizer]] = _levels(quantizer, args[0], output)
+        levels[names[quantizer]] = _usage(quantizer, args[0], output)
 
     hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
     hooks += [layer.register_forward_pre_hook(_InputCheck(name)) for name, layer in quantized_layers(model)]
@@ -104,7 +98,7 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
     finally:
         for hook in (*hooks, *order.hooks):
             hook.remove()
-    if wrong := order.wrong_edge():
+    if wrong := order.wrong_end():
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
         if name not in levels:
@@ -116,20 +110,20 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
     return Proof(levels=levels)
 
 
-def _check_slot(name: str, layer: Any, role: str) -> None:
+def _check_slot(name: str, layer: Any, slot: Slot) -> None:
     """A tensor has the quantizer of its spec, switched on. (DQ's ``bits`` say where its widths start.)"""
-    spec, quantizer = getattr(layer.spec, role), layer._modules.get(f"{role}_quantizer")
-    absent = role in ("weight", "bias") and getattr(layer, role, None) is None  # a norm without affine has a spec
-    stated, found = _words(None if absent else spec), _words(quantizer)
+    quantizer = quantizer_of(layer, slot.name)
+    stated, found = _words(layer.spec.tensors.get(slot.name)), _words(quantizer)
     if found != stated:
         raise QuantizationError(
-            f"{role} of layer {name!r} has {found}, its spec states {stated}: the layer was changed, or got the state "
-            "of another model, after quantize_. Call flatbit.restore_(model), then quantize_ with the policy that is "
-            "meant, then calibrate_, or load_ a file of the same policy"
+            f"{slot.name} of layer {name!r} has {found}, its spec states {stated}: the layer was changed, or got the "
+            "state of another model, after quantize_. Call flatbit.assign_bits_ to change bits; else "
+            "flatbit.restore_(model), then quantize_ with the policy that is meant, then calibrate_, or load_ a file "
+            "of the same policy"
         )
     if quantizer is not None and not quantizer.enabled:
         raise QuantizationError(
-            f"{role} of layer {name!r}: its quantizer is switched off (inside as_float?): nothing is quantized"
+            f"{slot.name} of layer {name!r}: its quantizer is switched off (inside as_float?): nothing is quantized"
         )
 
 
@@ -139,10 +133,11 @@ def _words(quantizer: Any) -> str:
         return "no quantizer"
     if not isinstance(quantizer, Quantizer | TensorSpec):
         return f"{type(quantizer).__name__}, which is no quantizer"
-    return f"{int(quantizer.bits)} bit {quantizer.method} per {quantizer.granularity}"
+    bits = quantizer.bits if isinstance(quantizer, TensorSpec) else quantizer.stated_bits
+    return f"{bits} bit {quantizer.method} per {quantizer.granularity}"
 
 
-def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
+def _usage(quantizer: Quantizer, x: Tensor, output: Tensor) -> Usage:
     grid = quantizer.grid(x)
     if not bool(output.isfinite().all()):
         raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")
@@ -151,7 +146,7 @@ def _levels(quantizer: Quantizer, x: Tensor, output: Tensor) -> Levels:
             f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid"
         )
     used = int(grid.codes(output).unique().numel())
-    return Levels(used=used, allowed=grid.num_levels)
+    return Usage(used=used, allowed=grid.num_levels)
 
 
 class _InputCheck:
@@ -162,9 +157,12 @@ class _InputCheck:
 
     def __call__(self, layer: Any, args: tuple[Tensor, ...]) -> None:
         bits = layer.spec.input_bits
-        row = row_of(layer)
-        weighted = row is not None and row.kind in ("convolution", "linear")
-        if not weighted or layer.input_quantizer is not None or bits == FLOAT_BITS or layer.spec.role == "first":
+        if (
+            not is_weighted(layer)
+            or quantizer_of(layer, "input") is not None
+            or bits == FLOAT_BITS
+            or layer.spec.role == "first"
+        ):
             return
         if not args:  # called by keyword: what it reads is not seen here
             raise QuantizationError(
@@ -174,8 +172,8 @@ class _InputCheck:
         if distinct > 2**bits:
             raise QuantizationError(
                 f"input of layer {self.name!r} counts as {bits} bit but has {distinct} distinct values: no quantized "
-                f"activation feeds it. Give it its own: policy.override({self.name!r}, activations={bits}, here=True), "
-                "or placement='input'"
+                f"activation feeds it. Give it its own: policy.override({self.name!r}, activations={bits}, "
+                "placement='input'), or take placement='input' for all"
             )
 
 
@@ -185,17 +183,19 @@ class _NoFloatWeight(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.latent = {
-            layer.weight.untyped_storage().data_ptr(): name
+            weight.untyped_storage().data_ptr(): (slot.name, name)
             for name, layer in quantized_layers(model)
-            if layer._modules.get("weight_quantizer") is not None
+            for slot, _, weight in quantized_tensors(layer, "weight")
         }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(product in func.__name__ for product in PRODUCTS):
             for arg in tree_leaves(args):
-                if isinstance(arg, Tensor) and (name := self.latent.get(arg.untyped_storage().data_ptr())) is not None:
-                    raise QuantizationError(
-                        f"weight of layer {name!r} entered {func.__name__} in float: something reads layer.weight past "
-                        "layer.quantized_weight(). Leave the layer float by policy, or make its caller call the layer"
-                    )
+                if not isinstance(arg, Tensor) or arg.untyped_storage().data_ptr() not in self.latent:
+                    continue
+                tensor, name = self.latent[arg.untyped_storage().data_ptr()]
+                raise QuantizationError(
+                    f"{tensor} of layer {name!r} entered {func.__name__} in float: something reads layer.{tensor} past "
+                    "its quantizer. Leave the layer float by policy, or make its caller call the layer"
+                )
         return func(*args, **(kwargs or {}))

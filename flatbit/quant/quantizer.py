@@ -1,8 +1,9 @@
 """The abstract quantizer: a module from x to x^q that can name its grid and its codes.
 
-A method is a subclass that says four things: its levels at a bit-width (``levels``), its step
-(``step_of``), how its state starts from data (``observe_``), and the surrogate gradient
-(``surrogate``). Everything else, from the fused kernel to packing, follows from these.
+A method is a subclass that says five things: its codes at a bit-width (``code_range``), its step
+(``step_of``), the state that calibration sets (``add_state``), how it starts from data (``observe_``),
+and the surrogate gradient (``surrogate``). Everything else, from the fused kernel to packing, follows
+from these.
 """
 
 from __future__ import annotations
@@ -10,42 +11,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .grid import Grid, Levels
-from .rounding import (
-    Surrogate,
-    Ties,
-    fake_quantize,
-    read_is_free,
-    wide,
-)
+from .grid import CodeRange, Grid
+from .rounding import Surrogate, Ties, fake_quantize, read_is_free, wide
+from .site import Site
 
 MAX_BITS = 8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
-    """Where a quantizer stands: what its maths and its error messages may need to know.
-
-    Attributes:
-        layer: the layer's name in the model.
-        role: ``weight``, ``input``, ``output``, ``scale`` or ``bias``.
-        kind: what the layer is: ``convolution``, ``linear``, ``activation`` or ``normalization``.
-        step_shape: shape of one step per output channel, broadcastable to the weight.
-    """
-
-    layer: str = "(no layer)"
-    role: str = "input"
-    kind: Literal["convolution", "linear", "activation", "normalization"] = "convolution"
-    step_shape: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.role} of layer {self.layer!r}"
+FACTS = ("bits", "signed")
+"""Buffers that say what a quantizer is; all others, and the parameters, are state that calibration sets."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -53,10 +30,11 @@ class Quantizer(nn.Module, ABC):
 
     ``bits`` is a buffer, so a change of bit-width compiles nothing anew and a checkpoint describes
     itself. ``forward`` never sets state: ``observe_`` does, called by ``calibrate_``; state that was
-    never set is NaN and ``forward`` raises.
+    never set is NaN and ``forward`` raises. Whether it is set is read from the tensors, so that it may
+    arrive by any way: loading, averaging, broadcasting, copying.
 
     Attributes:
-        bits: int64 scalar buffer.
+        bits: scalar buffer; a whole number in floating point, which averages of equal widths leave as it is.
         site: where the quantizer stands.
         enabled: False lets x pass through unchanged (the float network, for calibration and teachers).
         primitive: the fake-quantize function that runs; the reference face can be put in its place.
@@ -73,10 +51,14 @@ class Quantizer(nn.Module, ABC):
     granularities: ClassVar[tuple[str, ...]] = ("tensor",)
     decays: ClassVar[bool] = False
     """Whether weight decay acts on the learned step or clip."""
+    learned_ranges: ClassVar[tuple[str, ...]] = ()
+    """The learned state that the grid's range is made of: what jumps where the rate is too high for it."""
     calibration_batches: ClassVar[int] = 1
     observes_quantized: ClassVar[bool] = False
     """Whether calibration runs with all quantizers active (UNIQ), instead of through the float network."""
-    says_nothing: ClassVar[str] = "constant zero"
+    takes_unsigned: ClassVar[bool] = True
+    """Whether an input that is never negative can be quantized."""
+    uninformative: ClassVar[str] = "constant zero"
     """Which input calibration finds no range in, for its error message."""
 
     primitive: Callable[..., Tensor]
@@ -84,106 +66,213 @@ class Quantizer(nn.Module, ABC):
     def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
         super().__init__()
         self.site = site
-        if bits not in self.supported_bits:
-            raise ValueError(self._refused(bits))
+        for width in (*site.candidates, bits):
+            self._check_width(width)
         if granularity not in self.granularities:
             allowed = " or ".join(self.granularities)
             raise ValueError(f"{site}: method {self.method!r} takes one step per {allowed}, got {granularity!r}")
-        self.register_buffer("bits", torch.tensor(bits))
+        self.register_buffer("bits", torch.tensor(float(bits)))
         self.granularity = granularity
         self.enabled = True
         self.primitive = fake_quantize
-        self.calibrated = True
         self.perturbation: Tensor | None = None
+        self._judged: tuple[tuple[int, int], ...] = ()
 
     @abstractmethod
-    def levels(self, x: Tensor) -> Levels:
-        """Offset, lowest and highest code at the present ``bits``; only LSQ+'s and DQ's follow x or a parameter."""
+    def code_range(self, x: Tensor) -> CodeRange:
+        """Offset, lowest and highest code at the present ``bits``; only DQ's follows a parameter."""
 
     @abstractmethod
-    def step_of(self, x: Tensor) -> Tensor:
-        """The step for ``x``, positive; differentiable where it is learned. Shape () or ``site.step_shape``."""
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        """The step for ``x`` and its range of codes, positive; differentiable where it is learned.
+
+        Shape () or ``site.step_shape``.
+        """
 
     @abstractmethod
     def observe_(self, x: Tensor) -> None:
         """Set or widen the state from one calibration batch (activations) or from the weight."""
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         """What is quantized in place of x: SAQ's and DoReFa's transformed weights. Default: x itself."""
         return x
+
+    def limit(self, x: Tensor) -> Tensor:
+        """The transformed x, clipped before the grid, with gradients of its own (DQ, XNOR). Default: as it is."""
+        return x
+
+    def shifted(self, codes: CodeRange, step: Tensor) -> CodeRange:
+        """The range of codes with an offset that follows the step (LSQ+). Default: as it is."""
+        return codes
+
+    def unit_step(self, bits: int) -> float:
+        """How the state that scales (``learned_ranges``, or a fixed step) follows the width, up to one factor.
+
+        ``assign_bits_`` multiplies it by the ratio at two widths. Default 1: a clip stays as it is.
+        """
+        return 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """``x^q``, of x's shape and dtype. Raises RuntimeError if never calibrated, TypeError on integers."""
         if not self.enabled:
             return x
         self._check(x)
-        x = self.normalize(x)
-        value = self.primitive(x, self.step_of(x), *self.levels(x), surrogate=self.surrogate, ties=self.ties)
+        x = self.limit(self.transform(x))
+        codes = self.code_range(x)
+        step = self.step_of(x, codes)
+        value = self.primitive(x, step, *self.shifted(codes, step), surrogate=self.surrogate, ties=self.ties)
         return value if self.perturbation is None else value + self.perturbation
 
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         """The grid that ``forward(x)`` uses. Where the step is not computed from x, any x will do."""
         self._check(x)
-        x = self.normalize(x)
-        step = wide(self.step_of(x).detach())
-        offset, low, high = (torch.as_tensor(v).item() for v in self.levels(x))
-        return Grid(step=step.clone(), offset=float(offset), low=int(low), high=int(high))
+        x = self.limit(self.transform(x))
+        codes = self.code_range(x)
+        step = self.step_of(x, codes).detach()
+        offset, low, high = (torch.as_tensor(v).item() for v in self.shifted(codes, step))
+        return Grid(step=wide(step).clone(), offset=float(offset), low=int(low), high=int(high))
 
     def codes(self, x: Tensor) -> Tensor:
         """The integer codes of ``forward(x)``, int32: ``grid(x).value(codes(x))`` equals it bit for bit."""
         with torch.no_grad():
             return self.grid(x).codes(self(x))
 
+    @property
+    def stated_bits(self) -> int:
+        """The ``bits`` buffer as a number."""
+        return round(float(self.bits))
+
     def bit_width(self) -> int:
-        """Bits of a stored code. The ``bits`` buffer, except where a method learns them (DQ)."""
-        return int(self.bits)
+        """Bits of a stored code: those stated, except where a method learns them (DQ)."""
+        return self.stated_bits
 
     def width(self) -> Tensor:
         """``bit_width()`` as a float tensor of shape (); a method that learns its bits gives it a gradient (DQ)."""
-        return self.bits.float()
+        return self.bits
 
     @property
     def num_steps(self) -> int:
         """How many steps the grid has: one, or one per output channel."""
         return math.prod(self.site.step_shape) if self.granularity == "channel" else 1
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether everything that calibration sets is set, as the tensors have it."""
+        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self._state())
+
+    def add_state(self, name: str, shape: tuple[int, ...] = (), *, learned: bool) -> None:
+        """Declare state that calibration sets: NaN until then; a parameter where it is learned, else a buffer.
+
+        With ``site.candidates`` it is a table, a row for each of those widths; ``current`` reads the one in use.
+        """
+        rows = (len(self.site.candidates),) if self.site.candidates else ()
+        unset = torch.full((*rows, *shape), float("nan"))
+        if learned:
+            self.register_parameter(name, nn.Parameter(unset))
+        else:
+            self.register_buffer(name, unset)
+
+    def current(self, name: str) -> Tensor:
+        """A piece of state at the present width: all of it, or its row of the table."""
+        state: Tensor = getattr(self, name)
+        if not self.site.candidates:
+            return state
+        widths = self.site.candidates
+        bits = self._bits()
+        if not isinstance(bits, Tensor):
+            return state[widths.index(bits)]
+        row = (torch.tensor(widths, device=bits.device) == bits).float().argmax()
+        return state.index_select(0, row.reshape(1)).squeeze(0)
+
+    def start_(self, x: Tensor) -> None:
+        """``observe_``, at every candidate width where there are any."""
+        present = self.stated_bits
+        try:
+            for bits in self.site.candidates or (present,):
+                self.bits.fill_(bits)
+                self.observe_(x)
+        finally:
+            self.bits.fill_(present)
+
+    def check_assignable(self, bits: int) -> None:
+        """Raise ValueError for a width that the method does not have, here or at all, or that has no row."""
+        self._check_width(bits)
+
+    @torch.no_grad()
+    def assign_(self, bits: int) -> None:
+        """Change the width; state that scales follows by ``unit_step``, rows of a table stay. Raises ValueError."""
+        self.check_assignable(bits)
+        if not self.site.candidates:
+            ratio = self.unit_step(bits) / self.unit_step(self.stated_bits)
+            for name in self.scaled_state():
+                getattr(self, name).mul_(ratio)
+        self.bits.fill_(bits)
+
+    @torch.no_grad()
     def reset_(self) -> None:
         """Forget the calibration: the next ``observe_`` starts afresh."""
         for tensor in self._state():
-            tensor.data.fill_(float("nan"))
-        self.calibrated = not self._state()
+            tensor.fill_(float("nan"))
+        self._judged = ()
 
     def extra_repr(self) -> str:
         return f"{self.bit_width()} bit, {self.granularity}" + ("" if self.calibrated else ", uncalibrated")
 
-    def _numbers(self, *buffers: Tensor) -> tuple[Any, ...]:
-        """Read scalar buffers as numbers where a read is free, else leave them tensors."""
-        return tuple(b.item() for b in buffers) if read_is_free(self.bits) else buffers
+    def _bits(self) -> Any:
+        """The width as a whole number where a read is free, else as a tensor of whole numbers."""
+        return self.stated_bits if read_is_free(self.bits) else self.bits.round().long()
+
+    def scaled_state(self) -> tuple[str, ...]:
+        """The state that ``assign_`` scales: the learned range, or a fixed step."""
+        return self.learned_ranges or tuple(name for name in ("step",) if name in self._buffers)
 
     def _state(self) -> list[Tensor]:
         """The floating tensors that calibration sets."""
-        own = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
-        return [tensor for tensor in own if tensor.is_floating_point()]
+        own = {**self._parameters, **self._buffers}
+        held = [tensor for name, tensor in own.items() if name not in FACTS and tensor is not None]
+        return [tensor for tensor in held if tensor.is_floating_point()]
 
+    @torch.no_grad()
     def _set_(self, name: str, value: Tensor) -> None:
-        """Write one piece of state, in place: optimizers hold on to the tensor."""
+        """Write one piece of state at the present width, in place: optimizers hold on to the tensor."""
         state = getattr(self, name)
-        state.data.copy_(value.detach().reshape(state.shape))
-        self.calibrated = self._is_set()
+        if self.site.candidates:
+            state = state[self.site.candidates.index(self.stated_bits)]
+        state.copy_(value.detach().reshape(state.shape))
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise TypeError(f"{self.site}: expected a floating-point tensor, got {x.dtype}: convert it, e.g. x.float()")
-        if not self.calibrated:
+        if not self._known_to_be_set():
             raise RuntimeError(
                 f"{self.site}: the {self.method!r} quantizer has no step yet: "
                 "call flatbit.calibrate_(model, batches), or load a calibrated checkpoint"
             )
 
+    def _known_to_be_set(self) -> bool:
+        """Whether nothing speaks against it: the tensors are read where one changed, on the CPU and in eager mode.
+
+        On a device, where a read waits, they are read until they were once found set; entries to the library
+        (``evaluate``, ``save``, training) read them anyway.
+        """
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return True
+        state = self._state()
+        if any(tensor.is_inference() for tensor in state):  # these count no versions
+            return self.calibrated
+        versions = tuple((id(tensor), tensor._version) for tensor in state)
+        if versions == self._judged or (self._judged and not read_is_free(self.bits)):
+            return True
+        if not self.calibrated:
+            return False
+        self._judged = versions
+        return True
+
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """``to``, ``half`` and the like take the perturbation along."""
+        """``to``, ``half`` and the like take the perturbation along; what is set is judged anew."""
         super()._apply(*args, **kwargs)
+        self._judged = ()
         if self.perturbation is not None:
             self.perturbation.data = args[0](self.perturbation.data)
         return self
@@ -191,17 +280,19 @@ class Quantizer(nn.Module, ABC):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Load, but not bits that the method does not have: ``load_state_dict`` raises RuntimeError."""
         state, prefix, *_, errors = args
-        bits = int(state.get(f"{prefix}bits", self.bits))
+        try:
+            self._check_width(round(float(state.get(f"{prefix}bits", self.bits))))
+        except ValueError as error:
+            errors.append(str(error))
+        else:
+            super()._load_from_state_dict(*args, **kwargs)
+
+    def _check_width(self, bits: int) -> None:
+        """Raise ValueError for a width that the method does not have, or that has no row."""
         if bits not in self.supported_bits:
-            errors.append(self._refused(bits))
-            return
-        super()._load_from_state_dict(*args, **kwargs)
-        self.calibrated = self._is_set()
-
-    def _refused(self, bits: int) -> str:
-        span = f"{min(self.supported_bits)} to {max(self.supported_bits)}"
-        reason = f": {self.refusal}" if self.refusal else ""
-        return f"{self.site}: method {self.method!r} takes {span} bits, got {bits}{reason}"
-
-    def _is_set(self) -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in self._state())
+            span = f"{min(self.supported_bits)} to {max(self.supported_bits)}"
+            reason = f": {self.refusal}" if self.refusal else ""
+            raise ValueError(f"{self.site}: method {self.method!r} takes {span} bits, got {bits}{reason}")
+        if self.site.candidates and bits not in self.site.candidates:
+            listed = ", ".join(map(str, self.site.candidates))
+            raise ValueError(f"{self.site}: it was quantized with steps for {listed} bits, got {bits}")

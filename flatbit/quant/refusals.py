@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from .layers import TABLE, has_unknown_products, own_weights, row_of
-from .policy import LayerSpec
+from .spec import LayerSpec
+from .table import TABLE, has_unknown_products, is_weighted, own_weights, row_of, slots_of
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
@@ -33,7 +33,7 @@ def refusals(model: nn.Module) -> dict[str, str]:
                 "read by the encoder layer's fused kernel in eval mode: torch.backends.mha.set_fastpath_enabled(False)"
             )
             found |= {f"{name}.{child}".lstrip("."): reason for child in ("linear1", "linear2")}
-        elif isinstance(module, WEIGHTED) and name not in found:
+        elif (isinstance(module, WEIGHTED) or is_weighted(module)) and name not in found:
             reason = _reason(module)
             if reason:
                 found[name] = reason
@@ -45,13 +45,15 @@ def refusals(model: nn.Module) -> dict[str, str]:
 
 def tied_refusals(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str, str]:
     """Layers whose weight another module holds too, unless that one quantizes it the same way."""
-    owners: dict[int, list[str]] = {}
+    owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():
+        named = {id(parameter): key for key, parameter in module._parameters.items()}
         for parameter in own_weights(module):
-            owners.setdefault(id(parameter), []).append(name)
+            owners.setdefault(id(parameter), []).append((name, named.get(id(parameter), "")))
     found = {}
-    for names in owners.values():
-        weights = [specs[name].weight if name in specs else None for name in names]
+    for held in owners.values():
+        names = [name for name, _ in held]
+        weights = [specs[name].tensors.get(slot) if name in specs else None for name, slot in held]
         if any(weights) and any(weight != weights[0] for weight in weights):
             shared = " and ".join(names)
             reason = f"its weight is shared by {shared}, which would quantize it differently: override them alike"
@@ -66,8 +68,11 @@ def _reason(module: nn.Module) -> str:
         if base is None:
             return f"no quantized form of {type(module).__name__}"
         return f"{type(module).__name__} is a subclass of {base} whose forward may use the weight otherwise"
-    if isinstance(module._parameters.get("weight"), UninitializedParameter):
-        return "its weight has no shape yet: run one batch through the model first"
-    if module._parameters.get("weight") is None:
-        return "its weight is computed by a hook (weight_norm, spectral_norm): remove the reparametrisation first"
+    for slot in slots_of(module, "weight"):
+        weight = module._parameters.get(slot.name)
+        if isinstance(weight, UninitializedParameter):
+            return f"its {slot.name} has no shape yet: run one batch through the model first"
+        if weight is None:
+            why = "is computed by a hook (weight_norm, spectral_norm): remove the reparametrisation first"
+            return f"its {slot.name} {why}"
     return ""

@@ -239,11 +239,13 @@ def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
 
 
 def read_is_free(x: Tensor) -> bool:
-    """Whether reading a number out of a tensor costs nothing here: on the CPU, outside a compiled graph.
+    """Whether a number can be read out of a tensor at no cost: on the CPU, outside compiled graphs and transforms.
 
     There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
     """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def _product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:

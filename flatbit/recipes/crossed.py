@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..quant.policy import FLOAT_BITS, Policy
+from ..quant.policy import Policy
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.losses.teacher import Distillation, taught
 from ..train.schedules import Cosine

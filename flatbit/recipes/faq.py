@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..engine.recipe import Stage
-from ..quant.policy import FLOAT_BITS, Policy
+from ..quant.policy import Policy
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import START, From
 from ..train.schedules import Exponential, MultiStep, Schedule
 from . import RECIPES, Printed, Registration, Stages

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..engine.recipe import Stage
-from ..quant.policy import FLOAT_BITS, Policy
+from ..quant.policy import Policy
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.losses.teacher import Distillation, taught
 from ..train.schedules import Cosine
@@ -39,7 +40,7 @@ class Layers:
         if self.placement is not None and activations >= FLOAT_BITS:
             raise ValueError(f"layers.placement={self.placement} cannot act: activations are float: leave it out")
         made = policy(name, weights=weights, activations=activations, placement=self.placement)
-        made = made.edges(first=self.first, last=self.last)
+        made = made.first_last(first=self.first, last=self.last)
         for pattern in self.leave_float:
             made = made.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
         return made

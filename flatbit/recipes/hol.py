@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..engine.recipe import Stage
-from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.losses.labels import CrossEntropy
 from ..train.losses.orthogonality import Lipschitz

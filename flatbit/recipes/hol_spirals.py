@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..quant.policy import FLOAT_BITS, Rule
+from ..quant.policy import Rule
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.optimizers import Adam
 from ..train.schedules import Cosine
@@ -59,7 +60,7 @@ def spiral_stages(
     for w, a in pairs(weights, activations, quantized):
         chosen = policy("hol-synthetic", weights=w, activations=a)
         if sums == "quantized":
-            chosen = chosen.override("*.residual", here=True)
+            chosen = chosen.override("*.residual", placement="output")
         elif sums == "float":
             chosen = replace(chosen, rules=(*chosen.rules, *READS_SUMS))
         stages.append(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..quant.policy import FLOAT_BITS
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.schedules import Cosine
 from . import RECIPES, Registration, Stages, stage_of

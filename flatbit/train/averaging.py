@@ -9,21 +9,22 @@ average back to low bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..device import device_of
 from ..quant.calibrate import start_weights_
-from ..quant.convert import apply_specs_, make_quantizer, planned, restore_
+from ..quant.convert import apply_specs_, make_quantizer, resolved_specs, restore_
 from ..quant.grid import Grid
-from ..quant.layers import quantized_layers, quantizers_of
-from ..quant.policy import LayerSpec, Policy, TensorSpec
+from ..quant.layers import QUANTIZER, QuantizedLayer
+from ..quant.policy import Policy
 from ..quant.quantizer import MAX_BITS, Quantizer
+from ..quant.spec import LayerSpec, TensorSpec
+from ..quant.table import is_weighted, quantized_layers, quantized_tensors, quantizers_of, slots_of
 from .mean_grid import capacity, check_joins, mean_spec
 
 
@@ -49,7 +50,7 @@ class QuantizedAverage:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.count = 0
-        self._specs = {name: _averageable(layer) for name, layer in _on_grid(model).items()}
+        self._specs = {name: _averageable(tensor) for name, tensor in _on_grid(model).items()}
         self._codes: dict[str, Tensor] = {}
         self._grids: dict[str, Grid] = {}
         self._sums: dict[str, Tensor] = {}
@@ -58,12 +59,12 @@ class QuantizedAverage:
     @property
     def capacity(self) -> int | None:
         """How many captures of the calibrated model have an average of at most 8 bits; None for a float model."""
-        grids = [layer.weight_quantizer.grid(layer.weight) for layer in _on_grid(self.model).values()]
+        grids = [found.quantizer.grid(found.weight) for found in _on_grid(self.model).values()]
         return min(map(capacity, grids), default=None)
 
     def quantizers(self) -> list[Quantizer]:
         """Of the weights that are averaged after quantization, whose grids must not move between captures."""
-        return [layer.weight_quantizer for layer in _on_grid(self.model).values()]
+        return [found.quantizer for found in _on_grid(self.model).values()]
 
     @torch.no_grad()
     def add(self) -> None:
@@ -75,7 +76,7 @@ class QuantizedAverage:
         """
         self._check_same(self.model)
         means, latest = _tensors(self.model)
-        captured = {name: self._captured(name, layer) for name, layer in _on_grid(self.model).items()}
+        captured = {name: self._captured(name, found) for name, found in _on_grid(self.model).items()}
         for name, (grid, codes) in captured.items():
             self._grids.setdefault(name, grid)
             self._codes[name] = codes + self._codes.get(name, 0)
@@ -102,13 +103,14 @@ class QuantizedAverage:
         for name, tensor in latest.items():
             tensor.copy_(self._latest[name])
         shared: dict[int, Quantizer] = {}
-        for name, layer in _on_grid(model).items():
+        for name, found in _on_grid(model).items():
             spec = mean_spec(self._grids[name], self.count)
-            quantizer = shared.setdefault(id(layer.weight), self._quantizer(name, layer, spec))
-            codes = self._codes[name].to(layer.weight.device) + int(self.count * self._grids[name].offset)
-            layer.weight.copy_(quantizer.grid(layer.weight).value(codes))
-            layer.register_module("weight_quantizer", quantizer)
-            layer.spec = replace(layer.spec, weight=spec, averaged_from=_low_bits(layer.spec))
+            quantizer = shared.setdefault(id(found.weight), self._quantizer(name, found, spec))
+            codes = self._codes[name].to(found.weight.device) + int(self.count * self._grids[name].offset)
+            found.weight.copy_(quantizer.grid(found.weight).value(codes))
+            found.layer.register_module(found.slot + QUANTIZER, quantizer)
+            before = dict(found.layer.spec.averaged_from) | {found.slot: found.low_bits}
+            found.layer.spec = replace(found.layer.spec.with_tensor(found.slot, spec), averaged_from=before)
 
     def state_dict(self) -> dict[str, Any]:
         """The captures so far, in plain numbers and tensors: ``torch.load(weights_only=True)`` reads them."""
@@ -127,27 +129,27 @@ class QuantizedAverage:
         )
         self._grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
 
-    def _captured(self, name: str, layer: Any) -> tuple[Grid, Tensor]:
+    def _captured(self, name: str, found: _OnGrid) -> tuple[Grid, Tensor]:
         """The grid and the codes of one weight, if they can join what was captured before."""
-        if not layer.weight.isfinite().all():
-            raise ValueError(f"weight of layer {name!r} has NaN or infinite values: the run diverged")
-        grid = layer.weight_quantizer.grid(layer.weight)
-        check_joins(layer.weight_quantizer, grid, self._grids.get(name) or grid, self.count + 1)
-        return grid, layer.weight_quantizer.codes(layer.weight)
+        if not found.weight.isfinite().all():
+            raise ValueError(f"{found.quantizer.site} has NaN or infinite values: the run diverged")
+        grid = found.quantizer.grid(found.weight)
+        check_joins(found.quantizer, grid, self._grids.get(name) or grid, self.count + 1)
+        return grid, found.quantizer.codes(found.weight)
 
-    def _quantizer(self, name: str, layer: Any, spec: TensorSpec) -> Quantizer:
-        """The fixed grid of one layer's average."""
-        quantizer = make_quantizer(spec, layer.weight_quantizer.site).to(layer.weight)
+    def _quantizer(self, name: str, found: _OnGrid, spec: TensorSpec) -> Quantizer:
+        """The fixed grid of one weight's average."""
+        quantizer = make_quantizer(spec, replace(found.quantizer.site, candidates=())).to(found.weight)
         quantizer.load_state_dict({"bits": quantizer.bits, "step": self._grids[name].step.reshape(()) / self.count})
         return quantizer
 
     def _check_same(self, model: nn.Module) -> None:
         """Raise ValueError unless the model has the weight specs and the shapes of what was captured."""
-        specs = {name: _low_bits(layer.spec) for name, layer in _on_grid(model).items()}
+        specs = {name: found.low_bits for name, found in _on_grid(model).items()}
         for name in [*self._specs, *specs]:
             if (got := specs.get(name)) != (expected := self._specs.get(name)):
                 raise ValueError(
-                    f"weight of layer {name!r} is {got or 'float'} here, {expected or 'float'} in the model that "
+                    f"weight {name!r} is {got or 'float'} here, {expected or 'float'} in the model that "
                     "QuantizedAverage was made for: quantize by the same policy, and before"
                 )
         if self.count:
@@ -177,18 +179,21 @@ def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool 
         ValueError: not quantized, nothing averaged and no policy, whatever ``quantize_`` refuses.
     """
     before = {name: (layer, layer.spec, dict(layer._modules)) for name, layer in quantized_layers(model)}
-    specs = planned(model, policy, strict=strict)[0] if policy and before else _unaveraged(model)
+    specs = resolved_specs(model, policy, strict=strict)[0] if policy and before else _unaveraged(model)
     apply_specs_(model, specs)
     for name, (layer, spec, quantizers) in before.items():
         if name not in specs:
             restore_(layer)
             continue
-        for slot, quantizer in quantizers.items():
-            role = slot.removesuffix("_quantizer")
-            if getattr(spec, role) == getattr(layer.spec, role):
-                layer.register_module(slot, quantizer)
+        layer.spec = replace(layer.spec, producers=spec.producers)
+        for slot in slots_of(layer):
+            kept = spec.tensors.get(slot.name)
+            if kept is not None and kept == layer.spec.tensors.get(slot.name):
+                layer.register_module(slot.name + QUANTIZER, quantizers[slot.name + QUANTIZER])
     for name, layer in quantized_layers(model):
-        if name not in before or before[name][1].weight != layer.spec.weight:
+        weights = [slot.name for slot in slots_of(layer, "weight")]
+        old = before[name][1].tensors if name in before else {}
+        if any(old.get(slot) != layer.spec.tensors.get(slot) for slot in weights):
             start_weights_(name, layer)
 
 
@@ -201,19 +206,33 @@ def freeze_weight_steps_(model: nn.Module) -> None:
                 parameter.grad = None  # or an optimizer goes on with what is left in it
 
 
-def _on_grid(model: nn.Module) -> dict[str, Any]:
-    """The layers whose weights are averaged after quantization, by name: not the scales of batch norms, nor 8 bits."""
-    layers = {name: layer for name, layer in quantized_layers(model) if not isinstance(layer, _NormBase)}
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if (spec := _low_bits(layer.spec)) is not None and spec.bits < MAX_BITS
-    }
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _OnGrid:
+    """A weight that is averaged after quantization: where it is, what quantizes it, its spec before any averaging."""
+
+    layer: QuantizedLayer
+    slot: str
+    quantizer: Quantizer
+    weight: nn.Parameter
+    low_bits: TensorSpec
+
+
+def _on_grid(model: nn.Module) -> dict[str, _OnGrid]:
+    """The weights that are averaged after quantization, by name: not the scales of batch norms, nor 8 bits."""
+    found = {}
+    for name, layer in quantized_layers(model):
+        for slot, quantizer, weight in quantized_tensors(layer, "weight"):
+            spec = layer.spec.averaged_from.get(slot.name) or layer.spec.tensors[slot.name]
+            if is_weighted(layer) and spec.bits < MAX_BITS:
+                found[f"{name}.{slot.name}"] = _OnGrid(
+                    layer=layer, slot=slot.name, quantizer=quantizer, weight=weight, low_bits=spec
+                )
+    return found
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What is averaged plainly, and what is kept from the last capture, by name; neither holds weights on grids."""
-    on_grid = [t for layer in _on_grid(model).values() for t in (layer.weight, *_state(layer.weight_quantizer))]
+    on_grid = [t for found in _on_grid(model).values() for t in (found.weight, *_state(found.quantizer))]
     named = dict(chain(model.named_parameters(), model.named_buffers()))
     named = {name: tensor for name, tensor in named.items() if id(tensor) not in set(map(id, on_grid))}
     trained = {id(t) for t in chain(model.parameters(), *(_state(quantizer) for _, quantizer in quantizers_of(model)))}
@@ -225,20 +244,15 @@ def _state(quantizer: Quantizer) -> list[Tensor]:
     return [*quantizer.parameters(), *quantizer.buffers()]
 
 
-def _averageable(layer: Any) -> TensorSpec | None:
+def _averageable(found: _OnGrid) -> TensorSpec:
     """The spec of a weight, which must have one step."""
-    quantizer = layer.weight_quantizer
+    quantizer = found.quantizer
     if quantizer.num_steps > 1:
         raise ValueError(
             f"{quantizer.site} has {quantizer.num_steps} steps, one per output channel, and an average needs one per "
             f"tensor: policy.override({quantizer.site.layer!r}, granularity='tensor')"
         )
-    return _low_bits(layer.spec)
-
-
-def _low_bits(spec: LayerSpec) -> TensorSpec | None:
-    """The weight's spec before any averaging."""
-    return spec.averaged_from or spec.weight
+    return found.low_bits
 
 
 def _unaveraged(model: nn.Module) -> dict[str, LayerSpec]:
@@ -251,13 +265,16 @@ def _unaveraged(model: nn.Module) -> dict[str, LayerSpec]:
             "no weight of the model is an average, so there is nothing to go back to: call "
             "QuantizedAverage.apply_(model) first, or say what it shall get with requantize_(model, policy)"
         )
-    return {name: replace(spec, weight=_low_bits(spec), averaged_from=None) for name, spec in specs.items()}
+    return {
+        name: replace(spec, tensors=dict(spec.tensors) | dict(spec.averaged_from), averaged_from={})
+        for name, spec in specs.items()
+    }
 
 
 def _check_shapes(state: Mapping[str, Any], model: nn.Module) -> None:
     """Raise ValueError unless captures have the tensors of the model."""
     means, latest = _tensors(model)
-    codes = {name: layer.weight for name, layer in _on_grid(model).items()}
+    codes = {name: found.weight for name, found in _on_grid(model).items()}
     for key, own in (("codes", codes), ("sums", means), ("latest", latest)):
         for name in [*state[key], *own]:
             there, here = (tuple(held[name].shape) if name in held else "missing" for held in (state[key], own))

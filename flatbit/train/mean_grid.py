@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from ..quant.grid import Grid
-from ..quant.policy import TensorSpec
 from ..quant.quantizer import MAX_BITS, Quantizer
+from ..quant.spec import TensorSpec
 
 LARGEST = 2 ** (MAX_BITS - 1) - 0.5  # steps from zero to the last level of the widest symmetric grid
 
@@ -22,7 +22,7 @@ def mean_spec(grid: Grid, count: int) -> TensorSpec:
     reach`` steps from zero: its whole part takes ``bit_length`` bits, and the sign one more.
     """
     levels = "midrise" if count * grid.offset % 1 else "midtread"
-    return TensorSpec(method="sqwa", bits=int(count * _reach(grid)).bit_length() + 1, options={"levels": levels})
+    return TensorSpec(method="sqwa", bits=int(count * _reach(grid)).bit_length() + 1, options={"grid": levels})
 
 
 def capacity(grid: Grid) -> int:

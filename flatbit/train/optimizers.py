@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import plain
-from ..quant.layers import quantizers_of
+from ..quant.table import quantizers_of
 from ..registry import Registry
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..quant.layers import own_weights, quantized_layers
 from ..quant.quantizer import Quantizer
+from ..quant.table import own_weights, quantized_layers, quantized_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,14 +46,11 @@ def attach_leaves_(model: nn.Module) -> list[Member]:
     """
     leaves: dict[Quantizer, Member] = {}
     for _, layer in quantized_layers(model):
-        for role in ("weight", "bias"):
-            quantizer, latent = layer._modules.get(f"{role}_quantizer"), getattr(layer, role, None)
-            if quantizer is None or latent is None or not latent.requires_grad:
+        for slot, quantizer, latent in quantized_tensors(layer):
+            if not latent.requires_grad:
                 continue
-            quantizer.perturbation = torch.zeros_like(latent, requires_grad=True)
-            leaves[quantizer] = Member(
-                tensor=quantizer.perturbation, shifts=role == "bias", quantizer=quantizer, latent=latent
-            )
+            leaf = quantizer.perturbation = torch.zeros_like(latent, requires_grad=True)
+            leaves[quantizer] = Member(tensor=leaf, shifts=slot.role == "bias", quantizer=quantizer, latent=latent)
     return list(leaves.values())
 
 

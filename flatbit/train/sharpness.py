@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from ..quant.layers import quantizers_of
+from ..quant.table import quantizers_of
 from .perturbed import ascent, attach_leaves_, carried, perturbed_set, weights_of
 
 SharpnessMethod = Literal["sam", "asam", "saq", "asaq"]

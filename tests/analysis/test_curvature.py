@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 import flatbit as fb
 from flatbit.analysis.curvature import hessian, hessian_vector_product
-from flatbit.quant.layers import quantized_layers, quantizers_of
+from flatbit.quant.table import quantized_layers, quantizers_of
 from flatbit.train import SharpnessAware
 
 EXACT = {"tolerance": 1e-12, "max_iterations": 3000}

@@ -6,7 +6,7 @@ from torch import nn
 
 import flatbit as fb
 from flatbit.analysis.doctor import JUMPING, OSCILLATING, diagnose
-from flatbit.quant.layers import quantizers_of
+from flatbit.quant.table import quantizers_of
 from flatbit.train.optimizers import SGD, Adam
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -4,18 +4,23 @@ import pytest
 import torch
 
 from flatbit.quant.activation import ActivationQuantizer
-from flatbit.quant.quantizer import Quantizer, Site
+from flatbit.quant.quantizer import MAX_BITS, Quantizer
 from flatbit.quant.quantizers import METHODS
+from flatbit.quant.site import Site
 
-OPTIONS = {"fixed_point": {"exponent": -4}}
 SHAPE = (6, 4, 3, 3)
 
 
-def make(name: str, role: str, bits: int, *, granularity: str = "tensor", kind: str = "convolution") -> Quantizer:
+def class_of(name: str, role: str) -> type[Quantizer] | None:
     method = METHODS.get(name)
-    made = method.weights if role == "weight" else method.activations
-    site = Site(layer="layer", role=role, kind=kind, step_shape=(SHAPE[0], 1, 1, 1))
-    return made(bits, site, granularity, **OPTIONS.get(name, {}))
+    return method.weights if role == "weight" else method.activations
+
+
+def make(
+    name: str, role: str, bits: int, *, granularity: str = "tensor", kind="convolution", candidates=()
+) -> Quantizer:
+    site = Site(layer="layer", role=role, kind=kind, step_shape=(SHAPE[0], 1, 1, 1), candidates=tuple(candidates))
+    return class_of(name, role)(bits, site, granularity)
 
 
 def sample(role: str, signed: bool, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -25,43 +30,76 @@ def sample(role: str, signed: bool, *, seed: int = 0, dtype: torch.dtype = torch
 
 def calibrated(name: str, role: str, bits: int, signed: bool, *, dtype=torch.float32, **more) -> Quantizer:
     quantizer = make(name, role, bits, **more).to(dtype)
-    quantizer.observe_(sample(role, signed, dtype=dtype))
+    quantizer.start_(sample(role, signed, dtype=dtype))
     return quantizer
 
 
-def every_case() -> list:
-    cases = []
-    for name in METHODS.names():
-        method = METHODS.get(name)
-        if method.weights is not None:
-            bits = [b for b in method.weights.supported_bits if b <= 8]
-            cases += [pytest.param(name, "weight", b, True, id=f"{name}-weight-{b}") for b in bits]
-        if method.activations is not None:
-            cases += _activation_cases(name, method.activations)
-    return cases
+def widths(name: str, role: str, signed: bool) -> list[int]:
+    """The bit-widths, up to 8, that a method has for a tensor."""
+    made = class_of(name, role)
+    found = [bits for bits in made.supported_bits if bits <= MAX_BITS]
+    if not issubclass(made, ActivationQuantizer) or not signed:
+        return found
+    return [bits for bits in found if bits in made.signed_bits]
 
 
-def _activation_cases(name, made):
-    for bits in made.supported_bits:
-        if name != "xnor":
-            yield pytest.param(name, "input", bits, False, id=f"{name}-unsigned-{bits}")
-        signed_bits = made.signed_bits if issubclass(made, ActivationQuantizer) else made.supported_bits
-        if bits in signed_bits:
-            yield pytest.param(name, "input", bits, True, id=f"{name}-signed-{bits}")
+def every_tensor() -> list:
+    """Method, role and sign of everything that is quantized."""
+    tensors = [(name, "weight", True) for name in METHODS.names()]
+    tensors += [(name, "input", signed) for name in METHODS.names() for signed in (False, True)]
+    made = [(name, role, signed) for name, role, signed in tensors if class_of(name, role) is not None]
+    made = [(name, role, signed) for name, role, signed in made if signed or class_of(name, role).takes_unsigned]
+    return [tensor for tensor in made if widths(*tensor)]
 
 
-CASES = every_case()
+TENSORS = every_tensor()
 
 
-def quantizers_where(condition=lambda name, role, bits, signed: True):
-    """Parametrize a test over the cases that meet a condition."""
-    return pytest.mark.parametrize(("name", "role", "bits", "signed"), [c for c in CASES if condition(*c.values)])
+def _id(name: str, role: str, signed: bool, *bits: int) -> str:
+    return "-".join([name, role if role == "weight" else "signed" if signed else "unsigned", *map(str, bits)])
 
 
-every_quantizer = quantizers_where()
+CASES = [
+    pytest.param(name, role, bits, signed, id=_id(name, role, signed, bits))
+    for name, role, signed in TENSORS
+    for bits in widths(name, role, signed)
+]
 
 
-def is_symmetric(name: str, role: str, bits: int, signed: bool) -> bool:
+def quantizers_where(condition=lambda quantizer, x: True):
+    """Parametrize a test over the cases whose quantizer, calibrated, and its tensor meet a condition."""
+    chosen = [c for c in CASES if condition(calibrated(*c.values), sample(c.values[1], c.values[3]))]
+    return pytest.mark.parametrize(("name", "role", "bits", "signed"), chosen)
+
+
+every_quantizer = pytest.mark.parametrize(("name", "role", "bits", "signed"), CASES)
+each_tensor = pytest.mark.parametrize(
+    ("name", "role", "signed"), [pytest.param(*tensor, id=_id(*tensor)) for tensor in TENSORS]
+)
+
+
+def transforms(quantizer: Quantizer) -> bool:
+    """Whether something else than x is quantized in place of x."""
+    return type(quantizer).transform is not Quantizer.transform
+
+
+def follows(quantizer: Quantizer, x: torch.Tensor) -> bool:
+    """Whether the step is computed from x at every forward."""
+    return not torch.equal(quantizer.grid(3 * x).step, quantizer.grid(x).step)
+
+
+def is_symmetric(quantizer: Quantizer, x: torch.Tensor) -> bool:
     """Whether the grid is its own mirror image."""
-    grid = calibrated(name, role, bits, signed).grid(sample(role, signed))
+    grid = quantizer.grid(x)
     return grid.low + grid.offset == -(grid.high + grid.offset)
+
+
+def has_state(quantizer: Quantizer, x: torch.Tensor) -> bool:
+    """Whether calibration sets anything."""
+    return bool(state_of(quantizer))
+
+
+def state_of(quantizer: Quantizer) -> dict[str, torch.Tensor]:
+    """What calibration sets, by name: all tensors but the facts that every quantizer states."""
+    named = dict(quantizer.named_parameters()) | dict(quantizer.named_buffers())
+    return {name: tensor for name, tensor in named.items() if name not in ("bits", "signed")}

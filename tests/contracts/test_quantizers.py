@@ -1,7 +1,8 @@
-"""The contract of every quantizer: adding one adds it here."""
+"""The contract of every quantizer: registering one is enough to be held to it."""
 
 import copy
 import importlib
+import inspect
 import io
 import pkgutil
 
@@ -11,35 +12,65 @@ import torch._dynamo.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from flatbit.quant import quantizers as folder
 from flatbit.quant.convert import apply_specs_
-from flatbit.quant.policy import LayerSpec, TensorSpec
-from flatbit.quant.quantizers import METHODS
+from flatbit.quant.presets import policy
+from flatbit.quant.quantizer import Quantizer
+from flatbit.quant.quantizers import METHODS, POLICIES
 from flatbit.quant.rounding import fake_quantize_reference
+from flatbit.quant.spec import LayerSpec, TensorSpec
 
-from .cases import CASES, OPTIONS, SHAPE, calibrated, every_quantizer, is_symmetric, make, quantizers_where, sample
+from .cases import (
+    CASES,
+    SHAPE,
+    calibrated,
+    class_of,
+    each_tensor,
+    every_quantizer,
+    follows,
+    has_state,
+    is_symmetric,
+    make,
+    quantizers_where,
+    sample,
+    state_of,
+    transforms,
+    widths,
+)
 
-NORMALIZED = {"saq", "dorefa", "xnor"}  # their weights are transformed before they are rounded
+WEIGHTS = [name for name in METHODS.names() if METHODS.get(name).weights is not None]
+PER_CHANNEL = [name for name in WEIGHTS if "channel" in class_of(name, "weight").granularities]
 
 
-def _takes_channels(name):
-    made = METHODS.get(name).weights
-    return made is not None and "channel" in made.granularities
+def test_each_file_registers_its_method_by_its_own_name_or_conventions_of_others():
+    for file in pkgutil.iter_modules(folder.__path__):
+        module = importlib.import_module(f"{folder.__name__}.{file.name}")
+        classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+        quantizers = {c for c in classes if issubclass(c, Quantizer)}
+        conventions = [name for name in POLICIES.names() if POLICIES.get(name).__module__ == module.__name__]
+        assert quantizers or conventions
+        if quantizers:
+            method = METHODS.get(file.name)
+            assert {method.weights, method.activations} - {None} == quantizers
+            assert all(made.method == file.name for made in quantizers)
 
 
-def test_each_file_registers_one_method_of_its_own_name():
-    files = [module.name for module in pkgutil.iter_modules(folder.__path__)]
-    assert files == METHODS.names()
-    for name in files:
-        module = importlib.import_module(f"flatbit.quant.quantizers.{name}")
-        made = [c for c in (METHODS.get(name).weights, METHODS.get(name).activations) if c is not None]
-        assert all(c.__module__ == module.__name__ and c.method == name for c in made)
+def test_the_suites_cover_every_method_that_is_registered():
+    assert {case.values[0] for case in CASES} == set(METHODS.names())
 
 
-def test_the_suites_cover_all_methods_of_the_papers():
-    covered = {case.values[0] for case in CASES}
-    assert covered >= {"sqwa", "pact", "saq", "uniq", "faq", "lsq", "lsq_plus", "dorefa", "xnor", "dq"}
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if METHODS.get(name).public])
+def test_a_method_is_a_policy_whose_first_and_last_layers_it_has(name):
+    """Its own convention, or 8 bits there, or the most that it has."""
+    method = METHODS.get(name)
+    weights = 32 if method.weights is None else max(method.weights.supported_bits)
+    activations = 32 if method.activations is None else max(method.activations.supported_bits)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    specs = policy(name, weights=weights, activations=activations).resolve(model)
+    apply_specs_(model, {name: spec for name, spec in specs.items() if spec})  # raises for a width that it has not
+    assert any(spec.tensors for spec in specs.values())
 
 
 @every_quantizer
@@ -61,39 +92,43 @@ def test_uses_no_more_levels_than_its_bits(name, role, bits, signed):
     assert grid.num_levels <= 2**bits
     assert grid.bits <= bits
     assert quantizer.bit_width() <= bits
+    assert quantizer.stated_bits == bits
+    assert float(quantizer.width().detach()) == quantizer.bit_width()
     assert len(grid.levels) == grid.num_levels
 
 
-@quantizers_where(lambda name, role, bits, signed: role != "weight" or name not in NORMALIZED)
+@quantizers_where(lambda quantizer, x: not transforms(quantizer))
 def test_is_idempotent(name, role, bits, signed):
     """But for those that transform their weight first: a second pass would transform again."""
     quantizer = calibrated(name, role, bits, signed)
-    once = quantizer(sample(role, signed, seed=1))
-    if name == "faq" and role == "weight":  # its step follows the weight: the second pass takes the first one's
-        step, levels = quantizer.step_of(sample(role, signed, seed=1)), quantizer.levels(once)
-        twice = fake_quantize_reference(once, step, *levels, surrogate="identity", ties=quantizer.ties)
-    else:
-        twice = quantizer(once)
+    x = sample(role, signed, seed=1)
+    once, grid = quantizer(x), quantizer.grid(x)  # where the step follows the weight: the first pass' for both
+    twice = fake_quantize_reference(
+        once, grid.step, grid.offset, grid.low, grid.high, surrogate="identity", ties=quantizer.ties
+    )
     assert torch.equal(once, twice)
+    assert follows(quantizer, x) or torch.equal(once, quantizer(once))
 
 
 @every_quantizer
 def test_is_monotone(name, role, bits, signed):
     quantizer = calibrated(name, role, bits, signed)
-    x = sample(role, signed, seed=2).flatten().sort().values.reshape(SHAPE)
-    out = quantizer(x)
-    if name == "xnor" and role == "weight":  # one scale per filter: monotone inside a filter
-        assert bool((out.flatten(1).diff(dim=1) >= 0).all())
-        return
+    out = quantizer(sample(role, signed, seed=2).flatten().sort().values.reshape(SHAPE))
     assert bool((out.flatten().diff() >= 0).all())
+
+
+@pytest.mark.parametrize("name", PER_CHANNEL)
+def test_is_monotone_in_each_channel(name):
+    quantizer = calibrated(name, "weight", min(class_of(name, "weight").supported_bits), True, granularity="channel")
+    out = quantizer(sample("weight", True, seed=2).flatten(1).sort(1).values.reshape(SHAPE))
+    assert bool((out.flatten(1).diff(dim=1) >= 0).all())
 
 
 @quantizers_where(is_symmetric)
 def test_is_odd_where_the_grid_is_symmetric(name, role, bits, signed):
     quantizer = calibrated(name, role, bits, signed)
     x = sample(role, True, seed=3)
-    if name == "saq" and role == "weight":
-        x = x - x.mean()  # its normalisation subtracts the mean
+    x = x - x.mean()  # which a transform may subtract
     assert torch.allclose(quantizer(-x), -quantizer(x), rtol=1e-5, atol=1e-6)
 
 
@@ -101,13 +136,13 @@ def test_is_odd_where_the_grid_is_symmetric(name, role, bits, signed):
 def test_error_inside_the_range_is_at_most_half_a_step(name, role, bits, signed):
     quantizer = calibrated(name, role, bits, signed)
     x = sample(role, signed, seed=4)
-    grid, rounded = quantizer.grid(x), quantizer.normalize(x).detach()
+    grid, rounded = quantizer.grid(x), quantizer.transform(x).detach()
     inside = (rounded > grid.step * (grid.low + grid.offset)) & (rounded < grid.step * (grid.high + grid.offset))
     error = ((quantizer(x).detach() - rounded).abs() / grid.step)[inside.expand_as(x)]
     assert error.numel() == 0 or float(error.max()) <= 0.5 + 1e-4
 
 
-@quantizers_where(lambda name, role, bits, signed: role != "weight" or name not in {*NORMALIZED, "faq"})
+@quantizers_where(lambda quantizer, x: not transforms(quantizer) and not follows(quantizer, x))
 def test_values_outside_the_range_take_the_end_levels(name, role, bits, signed):
     """But for those whose range follows the weight."""
     quantizer = calibrated(name, role, bits, signed)
@@ -140,35 +175,34 @@ def test_fused_equals_reference_to_second_order(name, role, bits, signed):
     assert torch.equal(faces[0][0], faces[1][0])
 
 
-@quantizers_where(lambda name, role, bits, signed: name != "dq")
+@every_quantizer
 def test_autograd_is_the_stated_surrogate(name, role, bits, signed):
-    """The surrogate of the docstring, written out again. DQ, whose range clips before, has its own test."""
+    """The surrogate of the docstring, written out again over what the quantizer says of itself."""
     quantizer = calibrated(name, role, bits, signed, dtype=torch.float64)
-    x = sample(role, signed, seed=8, dtype=torch.float64)
+    x = sample(role, signed, seed=8, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    v = quantizer.limit(quantizer.transform(x))
+    codes = quantizer.code_range(v)
+    step = quantizer.step_of(v, codes)
+    offset, low, high = quantizer.shifted(codes, step)
     with torch.no_grad():
-        v, step = quantizer.normalize(x), quantizer.step_of(x)
-        offset, low, high = quantizer.levels(x)
         inside = (v > step * (low + offset)) & (v < step * (high + offset))
-        value = quantizer(x)
-        residual = value / step - v / step
-        weights = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-        bound = value / step
-    v = v.clone().requires_grad_()
-    step = step.clone().requires_grad_()
+        code = quantizer(x) / step - offset
+        residual = code + offset - v / step
+    bound = step * (code + offset)
     surrogate = {
         "identity": v,
-        "clip": torch.where(inside, v, step * bound),
-        "learned": torch.where(inside, v + step * residual, step * bound),
+        "clip": torch.where(inside, v, bound),
+        "learned": torch.where(inside, v + step * residual, bound),
+        "residual": v + step * residual,
     }[quantizer.surrogate]
-    expected = torch.autograd.grad((surrogate * weights).sum(), [v, step], allow_unused=True)
-    v2, step2 = v.detach().requires_grad_(), step.detach().requires_grad_()
-    out = quantizer.primitive(v2, step2, offset, low, high, surrogate=quantizer.surrogate, ties=quantizer.ties)
-    found = torch.autograd.grad((out * weights).sum(), [v2, step2], allow_unused=True)
-    assert torch.allclose(found[0], expected[0])
-    if expected[1] is not None:
-        assert torch.allclose(found[1], expected[1], rtol=1e-8, atol=1e-10)
-    else:
-        assert found[1] is None
+    found, expected = (
+        torch.autograd.grad((value * weights).sum(), [x, *quantizer.parameters()], allow_unused=True)
+        for value in (quantizer(x), surrogate)
+    )
+    assert (found[0] != 0).any()
+    for mine, stated in zip(found, expected, strict=True):
+        assert (mine is None and stated is None) or torch.allclose(mine, stated, rtol=1e-8, atol=1e-10)
 
 
 @every_quantizer
@@ -187,12 +221,65 @@ def test_survives_deepcopy_pickle_and_state_dict(name, role, bits, signed):
     assert torch.equal(fresh(x), expected)
 
 
-@quantizers_where(lambda *case: bool(calibrated(*case)._state()))
-def test_uncalibrated_raises_and_names_the_call(name, role, bits, signed):
+@quantizers_where(has_state)
+def test_what_was_never_set_raises_and_names_the_call(name, role, bits, signed):
+    """All of it, a piece of it, or after a reset: never NaN in silence."""
+    with pytest.raises(RuntimeError, match=r"layer 'layer'.*calibrate_"):
+        make(name, role, bits)(sample(role, signed))
     quantizer = calibrated(name, role, bits, signed)
+    quantizer(sample(role, signed))
+    for state in state_of(quantizer).values():
+        kept = state.detach().clone()
+        with torch.no_grad():
+            state.fill_(float("nan"))
+        with pytest.raises(RuntimeError, match=r"layer 'layer'.*calibrate_"):
+            quantizer(sample(role, signed))
+        with torch.no_grad():
+            state.copy_(kept)
+        quantizer(sample(role, signed))
     quantizer.reset_()
+    assert not quantizer.calibrated
     with pytest.raises(RuntimeError, match=r"layer 'layer'.*calibrate_"):
         quantizer(sample(role, signed))
+
+
+@every_quantizer
+def test_state_may_come_by_copying_tensors(name, role, bits, signed):
+    source, target = calibrated(name, role, bits, signed), make(name, role, bits)
+    with torch.no_grad():
+        for key, tensor in target.state_dict().items():
+            tensor.copy_(source.state_dict()[key])
+    x = sample(role, signed, seed=1)
+    assert torch.equal(target(x), source(x))
+
+
+@every_quantizer
+@pytest.mark.parametrize("exponential", [False, True])
+def test_torchs_own_averages_keep_the_widths_and_the_sign(name, role, bits, signed, exponential):
+    quantizer = calibrated(name, role, bits, signed)
+    x = sample(role, signed, seed=1)
+    average = AveragedModel(quantizer, avg_fn=get_ema_avg_fn(0.9995) if exponential else None, use_buffers=True)
+    for _ in range(20):
+        average.update_parameters(quantizer)
+    grid, expected = average.module.grid(x), quantizer.grid(x)
+    assert (grid.low, grid.high, grid.offset) == (expected.low, expected.high, pytest.approx(expected.offset, abs=1e-3))
+    assert torch.allclose(grid.step, expected.step, rtol=1e-3)
+    assert average.module.bit_width() == quantizer.bit_width()
+
+
+@every_quantizer
+def test_vmap_over_stacked_quantizers_is_each_of_them(name, role, bits, signed):
+    quantizers = [calibrated(name, role, bits, signed) for _ in range(2)]
+    with torch.no_grad():
+        for state in state_of(quantizers[1]).values():
+            state.mul_(2)
+    x = sample(role, signed, seed=1)
+    parameters, buffers = torch.func.stack_module_state(quantizers)
+    base = copy.deepcopy(quantizers[0]).to("meta")
+    run = lambda p, b: torch.func.functional_call(base, (p, b), (x,))  # noqa: E731
+    stacked = torch.func.vmap(run)(parameters, buffers)
+    for out, quantizer in zip(stacked, quantizers, strict=True):
+        assert torch.allclose(out, quantizer(x), rtol=1e-6, atol=1e-7)
 
 
 @every_quantizer
@@ -205,6 +292,7 @@ def test_keeps_dtype_shape_and_memory_format(name, role, bits, signed):
     assert out.dtype == torch.bfloat16
     assert bool(out.isfinite().all())
     assert half.grid(x.bfloat16()).contains(out)
+    assert half.stated_bits == bits
 
 
 @every_quantizer
@@ -237,40 +325,93 @@ def test_any_scale_calibrates_finite_and_on_grid(name, role, bits, signed, seed,
     assert bool(x.grad.isfinite().all())
 
 
-def _compiles(name, role, signed, bits):
+@each_tensor
+def test_assigned_widths_scale_the_step_by_the_ratio_of_unit_steps_and_back(name, role, signed):
+    quantizer = calibrated(name, role, widths(name, role, signed)[-1], signed)
+    x, first = sample(role, signed, seed=1), widths(name, role, signed)[-1]
+    states = {id(state) for state in state_of(quantizer).values()}
+    for bits in widths(name, role, signed):
+        before = {key: state.detach().clone() for key, state in state_of(quantizer).items()}
+        ratio = quantizer.unit_step(bits) / quantizer.unit_step(first)
+        quantizer.assign_(bits)
+        assert (quantizer.stated_bits, quantizer.bit_width()) == (bits, bits)
+        assert quantizer.grid(x).bits == quantizer.grid(x).num_levels.bit_length() - (
+            quantizer.grid(x).num_levels & (quantizer.grid(x).num_levels - 1) == 0
+        )
+        assert quantizer.grid(x).num_levels <= 2**bits
+        assert quantizer.grid(x).contains(quantizer(x))
+        if type(quantizer).assign_ is Quantizer.assign_:
+            for key, state in state_of(quantizer).items():
+                expected = before[key] * (ratio if key in quantizer.scaled_state() else 1)
+                assert torch.allclose(state, expected, rtol=1e-6)
+        quantizer.assign_(first)
+        for key, state in state_of(quantizer).items():
+            assert torch.allclose(state, before[key], rtol=1e-6)
+    assert {id(state) for state in state_of(quantizer).values()} == states
+
+
+@each_tensor
+def test_a_width_that_it_does_not_have_changes_nothing(name, role, signed):
+    quantizer = calibrated(name, role, widths(name, role, signed)[0], signed)
+    before = {key: tensor.clone() for key, tensor in quantizer.state_dict().items()}
+    for bits in [b for b in (0, *range(1, 9), 33) if b not in widths(name, role, signed)]:
+        if bits in quantizer.supported_bits and bits > 8:
+            continue
+        with pytest.raises(ValueError, match=rf"of layer 'layer'.*{bits}"):
+            quantizer.assign_(bits)
+    for key, tensor in quantizer.state_dict().items():
+        assert torch.equal(tensor, before[key])
+
+
+@each_tensor
+def test_with_candidates_each_width_has_the_step_of_a_quantizer_of_its_own(name, role, signed):
+    candidates = widths(name, role, signed)
+    quantizer = calibrated(name, role, candidates[0], signed, candidates=candidates)
+    x = sample(role, signed, seed=1)
+    assert all(len(state) == len(candidates) for state in state_of(quantizer).values())
+    assert quantizer.stated_bits == candidates[0]
+    for bits in (*candidates, *reversed(candidates)):
+        quantizer.assign_(bits)
+        alone = calibrated(name, role, bits, signed)
+        assert torch.equal(quantizer(x), alone(x))
+        assert quantizer.num_steps == alone.num_steps
+        out = quantizer(x.requires_grad_())
+        quantizer.zero_grad()
+        (out * torch.linspace(-1, 1, x.numel()).reshape(SHAPE)).sum().backward()
+        row = candidates.index(bits)
+        for parameter in quantizer.parameters():
+            used = parameter.grad.reshape(len(candidates), -1).any(1)
+            assert not used[[i for i in range(len(candidates)) if i != row]].any()
+    outside = next(b for b in range(9, 0, -1) if b not in candidates)
+    with pytest.raises(ValueError, match=rf"of layer 'layer'.*got {outside}|no {outside} bit"):
+        quantizer.assign_(outside)
+
+
+def _compiles(name, role, signed, bits, candidates=()):
     """How many graphs a quantizer takes for several bit-widths in turn."""
-    quantizer = calibrated(name, role, bits[0], signed)
-    counter = torch._dynamo.testing.CompileCounter()
+    quantizer = calibrated(name, role, bits[0], signed, candidates=candidates)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(quantizer, backend=counter, fullgraph=True, dynamic=False)
     x = sample(role, signed, seed=1)
     for b in bits:
-        quantizer.bits.fill_(b)
+        quantizer.assign_(b)
         expected = quantizer(x)
         assert torch.allclose(compiled(x), expected, rtol=1e-5, atol=1e-6)
     return counter.frame_count
 
 
-WHOLE = sorted({(case.values[0], case.values[1], case.values[3]) for case in CASES})
-
-
-@pytest.mark.parametrize(("name", "role", "signed"), WHOLE)
-def test_compiles_once_for_all_bits(name, role, signed):
+@each_tensor
+@pytest.mark.parametrize("table", [False, True])
+def test_compiles_once_for_all_bits(name, role, signed, table):
     torch._dynamo.reset()
-    bits = [
-        case.values[2] for case in CASES if (case.values[0], case.values[1], case.values[3]) == (name, role, signed)
-    ]
-    assert _compiles(name, role, signed, bits) == 1
+    bits = widths(name, role, signed)
+    assert _compiles(name, role, signed, bits, bits if table else ()) == 1
 
 
-@pytest.mark.parametrize(("name", "role", "signed"), WHOLE)
+@each_tensor
 def test_compiled_gradients_are_the_eager_ones(name, role, signed):
     torch._dynamo.reset()
-    bits = next(
-        case.values[2]
-        for case in reversed(CASES)
-        if (case.values[0], case.values[1], case.values[3]) == (name, role, signed)
-    )
-    quantizer = calibrated(name, role, bits, signed)
+    quantizer = calibrated(name, role, widths(name, role, signed)[-1], signed)
     compiled = torch.compile(quantizer, backend="aot_eager", fullgraph=True)
     gradients = []
     for run in (quantizer, compiled):
@@ -290,10 +431,13 @@ def test_a_model_keeps_its_float_keys(name):
     )
     model(torch.zeros(1, 1, 6, 6))
     float_state = copy.deepcopy(model.state_dict())
-    method, options = METHODS.get(name), OPTIONS.get(name, {})
-    weight = method.weights and TensorSpec(method=name, bits=min(method.weights.supported_bits), options=options)
-    read = method.activations and TensorSpec(method=name, bits=max(method.activations.supported_bits))
-    apply_specs_(model, {layer: LayerSpec(policy=name, weight=weight, input=read) for layer in ("0", "3", "5")})
+    method = METHODS.get(name)
+    tensors = {}
+    if method.weights is not None:
+        tensors["weight"] = TensorSpec(method=name, bits=min(method.weights.supported_bits))
+    if method.activations is not None:
+        tensors["input"] = TensorSpec(method=name, bits=max(method.activations.supported_bits))
+    apply_specs_(model, {layer: LayerSpec(policy=name, tensors=tensors) for layer in ("0", "3", "5")})
     missing, unexpected = model.load_state_dict(float_state, strict=False)
     assert not unexpected
     assert missing
@@ -301,16 +445,17 @@ def test_a_model_keeps_its_float_keys(name):
     assert [key for key in model.state_dict() if "_quantizer." not in key] == list(float_state)
 
 
-@quantizers_where(lambda name, role, bits, signed: role == "weight")
+@pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_weight_that_became_zero_stays_finite_and_on_its_grid(name, role, bits, signed, dtype):
-    quantizer = calibrated(name, role, bits, signed, dtype=dtype)
-    zero = torch.zeros(SHAPE, dtype=dtype)
-    assert bool(quantizer(zero).isfinite().all())
-    assert quantizer.grid(zero).contains(quantizer(zero))
+def test_a_weight_that_became_zero_stays_finite_and_on_its_grid(name, dtype):
+    for bits in widths(name, "weight", True):
+        quantizer = calibrated(name, "weight", bits, True, dtype=dtype)
+        zero = torch.zeros(SHAPE, dtype=dtype)
+        assert bool(quantizer(zero).isfinite().all())
+        assert quantizer.grid(zero).contains(quantizer(zero))
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS.names() if _takes_channels(n)])
+@pytest.mark.parametrize("name", PER_CHANNEL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_dead_filter_stays_about_zero(name, dtype):
     """Mid-rise grids have no level at zero: the other filters' step would make a constant of it."""

@@ -13,7 +13,7 @@ import flatbit as fb
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import plan, run
 from flatbit.engine.recipe import Recipe, Stage
-from flatbit.quant.layers import quantizers_of
+from flatbit.quant.table import quantizers_of
 from flatbit.reference import From
 from flatbit.train.losses import LossTerm
 from flatbit.train.losses.labels import cross_entropy

@@ -11,7 +11,7 @@ from flatbit.engine import Checkpoint, plan
 from flatbit.engine.checks import check_steps, specs_of
 from flatbit.engine.recipe import Stage
 from flatbit.quant.convert import quantize_
-from flatbit.quant.layers import quantized_layers
+from flatbit.quant.table import quantized_layers
 from flatbit.reference import From
 from flatbit.train.losses.cost import CostPenalty
 from flatbit.train.losses.labels import CrossEntropy

@@ -12,7 +12,7 @@ from flatbit.engine import Checkpoint
 from flatbit.engine.checks import specs_of
 from flatbit.engine.draft import Draft
 from flatbit.engine.record import Totals
-from flatbit.quant.layers import has_quantized_layers
+from flatbit.quant.table import has_quantized_layers
 
 from .cases import FLOAT, POLICY, net, recipe, shades, small, still
 

@@ -5,7 +5,7 @@ import flatbit as fb
 from flatbit import data as datasets
 from flatbit.engine.fit import arguments_of, build_model, fitted, matched, outputs_of
 from flatbit.engine.recipe import Recipe, Stage
-from flatbit.quant.layers import has_quantized_layers
+from flatbit.quant.table import has_quantized_layers
 
 from .cases import recipe, shades, small
 

@@ -103,7 +103,7 @@ def test_every_optimizer_is_read_back_equal(optimizer):
     [
         POLICY, fb.policy("faq", weights=4), fb.policy("saq", weights=3, activations=3, granularity="channel"),
         POLICY.override(nn.Linear, weights=4).override("4*", method="lsq", activation_options={"signed": True}),
-        POLICY.override("@first", input_bits=8, here=True).edges(first="0", last="8"),
+        POLICY.override("@first", input_bits=8, placement="input").first_last(first="0", last="8"),
     ],
 )  # fmt: skip
 def test_every_policy_is_read_back_equal(policy):

@@ -9,7 +9,7 @@ import flatbit as fb
 from flatbit.engine.fit import build_model
 from flatbit.engine.recipe import Stage
 from flatbit.engine.sources import Checkpoint, Sources, model_file
-from flatbit.quant.layers import has_quantized_layers, quantized_layers
+from flatbit.quant.table import has_quantized_layers, quantized_layers
 from flatbit.reference import From
 from flatbit.train.averaging import averaged
 

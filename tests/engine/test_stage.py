@@ -13,7 +13,7 @@ from flatbit.engine.loop import TrainingError
 from flatbit.engine.recipe import Stage
 from flatbit.engine.record import BatchNormChange
 from flatbit.engine.stage import descend, keep, measure, optimizer_of, prepare, quantize_for_
-from flatbit.quant.layers import quantizers_of
+from flatbit.quant.table import quantizers_of
 from flatbit.reference import From
 from flatbit.train.averaging import averaged
 from flatbit.train.losses.labels import CrossEntropy

@@ -6,10 +6,10 @@ from torch import nn
 
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
-from flatbit.quant.layers import quantizers_of
 from flatbit.quant.optimal_step import midrise_step, unsigned_step
 from flatbit.quant.presets import policy
 from flatbit.quant.statistics import percentile
+from flatbit.quant.table import quantizers_of
 
 
 def made(model, name="uniq", weights=4, activations=4, **options):

@@ -3,8 +3,7 @@ import json
 import pytest
 from torch import nn
 
-from flatbit import models
-from flatbit.plain import to_plain
+from flatbit import models, plain
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
@@ -70,7 +69,10 @@ def test_float_model():
 
 
 def test_is_plain_data():
-    assert json.loads(json.dumps(to_plain(of("uniq", 2, 2))))["inner"] == "W2/A2"
+    found = of("uniq", 2, 2)
+    written = json.loads(json.dumps(plain.to_plain(found)))
+    assert written["inner"] == "W2/A2"
+    assert plain.from_plain(type(found), written) == found
 
 
 @pytest.mark.parametrize("words", ["uniq: W2/A2", "first W8/A8", "image 8 bit", "batch norm float"])

@@ -15,10 +15,11 @@ from flatbit.quant.convert import (
     quantize_,
     restore_,
 )
-from flatbit.quant.layers import QConv2d, QLinear, QReLU, quantizers_of
-from flatbit.quant.policy import LayerSpec, TensorSpec
+from flatbit.quant.layers import QConv2d, QLinear, QReLU
 from flatbit.quant.presets import policy
 from flatbit.quant.quantizer import Site
+from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.table import quantizers_of
 
 UNIQ = policy("uniq", weights=2, activations=2)
 
@@ -174,7 +175,7 @@ def test_copies_pickles_and_moves(net, images, quantized):
     buffer.seek(0)
     assert torch.equal(torch.load(buffer, weights_only=False)(images), expected)
     double = copy.deepcopy(net).double()
-    assert double.layers[0][0].conv1.weight_quantizer.bits.dtype == torch.int64
+    assert double.layers[0][0].conv1.weight_quantizer.stated_bits == 4
     assert torch.allclose(double(images.double()).float(), expected, atol=0.2)
     half = copy.deepcopy(net).bfloat16()
     assert half(images.bfloat16()).dtype == torch.bfloat16

@@ -8,8 +8,8 @@ from flatbit import models
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_, restore_
 from flatbit.quant.cost import cost
-from flatbit.quant.policy import LayerSpec
 from flatbit.quant.presets import policy
+from flatbit.quant.spec import LayerSpec
 
 
 def saq_resnet20(bits=None, **arguments):

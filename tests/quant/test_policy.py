@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.quant.policy import LayerSpec, check_bits, roles_of, spec_of
+from flatbit.quant.policy import check_bits, roles_of
 from flatbit.quant.presets import policy
+from flatbit.quant.spec import LayerSpec
+from flatbit.quant.table import spec_of
 
 
 def bits(spec: LayerSpec) -> tuple:
@@ -65,12 +67,12 @@ def test_patterns_by_type_role_and_name(net):
 
 def test_override_changes_method_granularity_and_options(net):
     p = policy("uniq", weights=2, activations=2).override(
-        "layers.0.*", method="sqwa", activation_method="pact", weight_options={"levels": "midrise"}
+        "layers.0.*", method="sqwa", activation_method="pact", weight_options={"grid": "midrise"}
     )
     spec = p.resolve(net)["layers.0.0.conv1"]
     assert (spec.weight.method, spec.input.method) == ("sqwa", "pact")
-    assert spec.weight.options == {"levels": "midrise"}
-    assert str(spec.weight) == "2 bit sqwa per tensor, levels=midrise"
+    assert spec.weight.options == {"grid": "midrise"}
+    assert str(spec.weight) == "2 bit sqwa per tensor, grid=midrise"
     channel = policy("uniq", weights=2).override("fc", granularity="channel").resolve(net)["fc"]
     assert channel.weight.granularity == "channel"
 
@@ -102,15 +104,21 @@ def test_bits_are_one_to_eight_or_float(bits):
         check_bits("weights", bits)
 
 
-def test_here_quantizes_an_input_under_output_placement(net):
+def test_placement_is_a_setting_of_each_layer(net):
     p = policy("uniq", weights=2, activations=2, placement="output").override(
-        "layers.0.0.conv1", activations=4, here=True
+        "layers.0.0.conv1", activations=4, placement="input"
     )
     specs = p.resolve(net)
     assert specs["layers.0.0.conv1"].input.bits == 4
     assert specs["layers.0.0.conv2"].input is None
     assert specs["layers.0.0.conv2"].input_bits == 2  # counted as what the activation before gives
     assert specs["layers.0.0.relu1"].output.bits == 2
+    assert specs["layers.1.0.residual"].output is None  # an identity is a name, not an activation
+    named = p.override("*.residual", placement="output", activations=8).resolve(net)
+    assert named["layers.1.0.residual"].output.bits == 8
+    inputs = policy("uniq", weights=2, activations=2).override("layers.0.0.relu1", placement="output").resolve(net)
+    assert inputs["layers.0.0.relu1"].output.bits == inputs["layers.0.0.conv1"].input.bits == 2
+    assert inputs["layers.1.0.relu1"].output is None
 
 
 def test_spec_of_a_module(net, quantized):
@@ -143,15 +151,15 @@ def test_misspelt_roles_are_refused():
         policy("uniq", weights=2).override("@frist", weights=8)
 
 
-def test_edges_that_are_named_take_the_roles():
+def test_first_and_last_that_are_named_take_the_roles():
     model = nn.ModuleDict({name: nn.Linear(2, 2) for name in "abc"})
     assert roles_of(model) == {"a": "first", "b": "inner", "c": "last"}
     assert roles_of(model, "b", "a") == {"a": "last", "b": "first", "c": "inner"}
-    named = policy("uniq", weights=2).edges(first="b").edges(last="a")
+    named = policy("uniq", weights=2).first_last(first="b").first_last(last="a")
     specs = named.resolve(model)
     assert {name: spec.weight.bits for name, spec in specs.items()} == {"a": 8, "b": 8, "c": 2}
     with pytest.raises(ValueError, match="no weighted layer 'd'"):
-        named.edges(last="d").resolve(model)
+        named.first_last(last="d").resolve(model)
 
 
 def test_true_is_no_bit_width():
@@ -162,3 +170,5 @@ def test_true_is_no_bit_width():
 def test_placement_is_input_or_output():
     with pytest.raises(ValueError, match="placement='middle': expected input or output"):
         policy("uniq", weights=2, placement="middle")
+    with pytest.raises(ValueError, match=r"override\('fc'\): placement='middle': expected input or output"):
+        policy("uniq", weights=2).override("fc", placement="middle")

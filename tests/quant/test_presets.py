@@ -7,8 +7,8 @@ from torch import nn
 from flatbit import models
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
-from flatbit.quant.policy import FLOAT_BITS
 from flatbit.quant.presets import policy, preset, preset_names
+from flatbit.quant.spec import FLOAT_BITS
 
 
 def resolved(name, weights, activations, model=None, **options):
@@ -39,7 +39,7 @@ def test_hol_quantizes_at_relus_and_residuals():
     imagenet = resolved("hol-imagenet", 2, 2)
     assert imagenet["layers.1.0.residual"].output.bits == 8
     assert imagenet["layers.1.0.relu1"].output.bits == 2
-    assert imagenet[INNER].weight.options == {"levels": "midrise"}
+    assert imagenet[INNER].weight.options == {"grid": "midrise"}
     assert resolved("hol-imagenet", 2, 32)["layers.1.0.residual"].output is None
 
 

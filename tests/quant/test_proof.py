@@ -7,11 +7,11 @@ from torch import nn
 
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import as_float, make_quantizer, quantize_
-from flatbit.quant.layers import quantizers_of
-from flatbit.quant.policy import TensorSpec
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import QuantizationError, prove
 from flatbit.quant.quantizer import Site
+from flatbit.quant.spec import TensorSpec
+from flatbit.quant.table import quantizers_of
 
 
 def test_counts_levels_of_every_tensor(net, images, quantized):
@@ -133,7 +133,7 @@ def test_unquantized_activations_that_count_as_quantized_are_caught():
     quantize_(model, policy("faq", weights=4, activations=4))
     calibrate_(model, [x])
     with pytest.raises(
-        QuantizationError, match=r"input of layer '4' counts as 4 bit but has \d+ distinct values.*here=True"
+        QuantizationError, match=r"input of layer '4' counts as 4 bit but has \d+ distinct values.*placement='input'"
     ):
         prove(model, x)
 
@@ -143,7 +143,7 @@ def test_the_mend_that_the_message_names_works():
         nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
     )
     x = torch.randn(16, 8)
-    quantize_(model, policy("faq", weights=4, activations=4).override("4", activations=4, here=True))
+    quantize_(model, policy("faq", weights=4, activations=4).override("4", activations=4, placement="input"))
     calibrate_(model, [x])
     assert prove(model, x).levels["4.input_quantizer"].allowed == 15
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from flatbit.quant.convert import quantize_
-from flatbit.quant.layers import is_quantized
 from flatbit.quant.presets import policy
 from flatbit.quant.refusals import refusals
+from flatbit.quant.table import is_quantized
 
 UNIQ = policy("uniq", weights=4, activations=4)
 

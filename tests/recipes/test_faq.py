@@ -132,10 +132,10 @@ def test_batch_doubling_keeps_its_places_in_another_length():
 def test_the_policy_is_the_papers_and_takes_the_options():
     options = {"quantizers.calibrate": False, "quantizers.clip_is_half_width": True, "quantizers.placement": "input"}
     policy = faq(options).policy
-    assert (policy.name, policy.placement) == ("faq", "input")
+    assert (policy.name, policy.base.placement) == ("faq", "input")
     assert policy.base.weight_options == {"clip_is_half_width": True}
     assert policy.base.activation_options == {"calibrate": False}
-    assert faq().policy.placement == "output"
+    assert faq().policy.base.placement == "output"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_settings_reach_the_stages():
     settings = {"training.batch_size": 32, "layers.placement": "input", "layers.strict": False}
     for stage in made("finetune", settings, policy="faq").stages[1:]:
         assert (stage.batch_size, stage.strict) == (32, False)
-        assert (stage.policy.name, stage.policy.placement) == ("faq", "input")
+        assert (stage.policy.name, stage.policy.base.placement) == ("faq", "input")
 
 
 def test_layers_reach_the_policy():

@@ -9,7 +9,7 @@ from torch import nn
 
 import flatbit as fb
 from flatbit import models
-from flatbit.quant.layers import quantized_layers
+from flatbit.quant.table import quantized_layers
 from flatbit.train import QuantizedAverage, freeze_weight_steps_
 from flatbit.train.averaging import averaged, requantize_
 
@@ -110,7 +110,7 @@ def test_any_grid_that_stays_is_averaged_exactly(name, bits, activations, count)
     average, seen = captured(model, count)
     average.apply_(model)
     check_average(model, seen)
-    kinds = {layer.spec.weight.options["levels"] for _, layer in quantized_layers(model) if layer.spec.weight}
+    kinds = {layer.spec.weight.options["grid"] for _, layer in quantized_layers(model) if layer.spec.weight}
     whole = name in ("lsq",) or (name.startswith("sqwa") and bits > 1) or count % 2 == 0
     assert kinds == {"midtread" if whole else "midrise"}
 
@@ -156,7 +156,7 @@ def test_one_capture_is_the_model_itself(name):
     average.add()
     average.apply_(model)
     assert torch.equal(model(IMAGES), expected)
-    assert {n: layer.spec.averaged_from for n, layer in quantized_layers(model)} == bits
+    assert {n: layer.spec.averaged_from["weight"] for n, layer in quantized_layers(model)} == bits
     assert averaged(model)
 
 
@@ -339,7 +339,7 @@ def test_weights_of_eight_bits_are_averaged_before_quantization_and_keep_their_g
         average.add()
     average.apply_(model)
     assert torch.allclose(model[0].weight, sum(latent) / 3, atol=1e-6)
-    assert (model[0].spec.averaged_from, model[3].weight_quantizer.bit_width()) == (None, 4)
+    assert (model[0].spec.averaged_from, model[3].weight_quantizer.bit_width()) == ({}, 4)
     assert str(fb.grids(model)["0"].weight) == str(grid)
     fb.evaluate(model, [(IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))])
     fb.requantize_(model)
@@ -357,9 +357,9 @@ def test_a_diverged_model_is_refused():
 def test_another_model_is_refused_and_left_as_it_was():
     average, _ = captured(quantized(), 2)
     for other, words in (
-        (quantized(weights=3), r"weight of layer '0' is 3 bit sqwa per tensor here, 2 bit sqwa"),
-        (net(), r"weight of layer '0' is float here, 2 bit sqwa"),
-        (quantized(model=nn.Sequential(*net(), nn.Linear(10, 10))), r"weight of layer '8' is 2 bit sqwa.* here, float"),
+        (quantized(weights=3), r"weight '0.weight' is 3 bit sqwa per tensor here, 2 bit sqwa"),
+        (net(), r"weight '0.weight' is float here, 2 bit sqwa"),
+        (quantized(model=nn.Sequential(*net(), nn.Linear(10, 10))), r"weight '8.weight' is 2 bit sqwa.* here, float"),
     ):
         before = copy.deepcopy(other.state_dict())
         with pytest.raises(ValueError, match=words):
@@ -378,7 +378,7 @@ def test_a_model_quantized_after_its_average_began_is_refused():
     average = QuantizedAverage(model)
     quantized(model=model)
     with pytest.raises(
-        ValueError, match=r"'0' is 2 bit .* here, float in the model that QuantizedAverage was made for"
+        ValueError, match=r"'0.weight' is 2 bit .* here, float in the model that QuantizedAverage was made for"
     ):
         average.add()
 
@@ -430,7 +430,7 @@ def test_an_empty_state_is_one_too():
 def test_captures_of_another_model_are_refused():
     average, _ = captured(quantized(), 2)
     other = QuantizedAverage(quantized(model=nn.Sequential(*net(), nn.Linear(10, 10))))
-    with pytest.raises(ValueError, match=r"captures are of another model: '8' is missing in them, \(10, 10\)"):
+    with pytest.raises(ValueError, match=r"captures are of another model: '8.weight' is missing in them, \(10, 10\)"):
         other.load_state_dict(average.state_dict())
     assert other.count == 0
 
@@ -577,7 +577,7 @@ def test_averages_of_averages_go_back_to_the_first_bits():
     second, seen = captured(model, 3)
     second.apply_(model)
     check_average(model, seen)
-    assert {layer.spec.averaged_from.bits for _, layer in quantized_layers(model)} == {2}
+    assert {layer.spec.averaged_from["weight"].bits for _, layer in quantized_layers(model)} == {2}
     fb.requantize_(model)
     assert {layer.spec.weight.bits for _, layer in quantized_layers(model)} == {2}
 

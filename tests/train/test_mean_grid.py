@@ -30,7 +30,7 @@ def own_grid(spec):
 @pytest.mark.parametrize(("count", "bits"), [(1, 2), (3, 3), (7, 4), (15, 5), (31, 6)])
 def test_ternary_captures_take_the_papers_bits(count, bits):
     spec = mean_spec(grid_of(midtread(2)), count)
-    assert (spec.method, spec.bits, spec.granularity, spec.options) == ("sqwa", bits, "tensor", {"levels": "midtread"})
+    assert (spec.method, spec.bits, spec.granularity, spec.options) == ("sqwa", bits, "tensor", {"grid": "midtread"})
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_ternary_captures_take_the_papers_bits(count, bits):
 )  # fmt: skip
 def test_binary_captures_have_one_level_more_than_captures(count, bits, levels):
     spec = mean_spec(grid_of(midrise(1)), count)
-    assert (spec.bits, spec.options) == (bits, {"levels": levels})
+    assert (spec.bits, spec.options) == (bits, {"grid": levels})
     assert own_grid(spec).num_levels >= count + 1
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import flatbit as fb
 from flatbit.quant.convert import apply_specs_
-from flatbit.quant.layers import quantizers_of
-from flatbit.quant.policy import LayerSpec, TensorSpec
+from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.table import quantizers_of
 from flatbit.train.perturbed import ascent, attach_leaves_, perturbed_set, weights_of
 
 
@@ -98,7 +98,7 @@ def test_tied_weights_share_a_leaf():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
     weight = TensorSpec(method="uniq", bits=2)
-    apply_specs_(model, {name: LayerSpec(policy="uniq", weight=weight) for name in ("0", "2")})
+    apply_specs_(model, {name: LayerSpec(policy="uniq", tensors={"weight": weight}) for name in ("0", "2")})
     assert len(attach_leaves_(model)) == 1
 
 

@@ -10,11 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import flatbit as fb
 from flatbit.quant.convert import apply_specs_
-from flatbit.quant.policy import LayerSpec, TensorSpec
+from flatbit.quant.spec import LayerSpec, TensorSpec
 from flatbit.train import Sharpness, SharpnessAware
 from flatbit.train.optimizers import SGD, make_optimizer
 
-SAQ_2_BIT = LayerSpec(policy="saq", weight=TensorSpec(method="saq", bits=2))
+SAQ_2_BIT = LayerSpec(policy="saq", tensors={"weight": TensorSpec(method="saq", bits=2)})
 METHODS = pytest.mark.parametrize("method", ["sam", "asam", "saq", "asaq"])
 
 

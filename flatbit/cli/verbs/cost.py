@@ -9,8 +9,8 @@ import typer
 
 from ...quant.convert import quantize_
 from ...quant.cost import cost
-from ...quant.policy import FLOAT_BITS
 from ...quant.presets import policy as policy_of
+from ...quant.spec import FLOAT_BITS
 from .. import COMMANDS
 from ..console import (
     ActivationBits,

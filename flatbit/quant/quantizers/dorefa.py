@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, midrise, unsigned
+from ..first_last import in_float
+from ..grid import CodeRange, midrise, unsigned
+from ..policy import Policy, base_policy
 from ..quantizer import Quantizer
-from ..rounding import SMALLEST_STEP
+from ..rounding import SMALLEST_STEP, Number
 from ..statistics import mean_magnitude
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 
 @final
@@ -31,17 +33,17 @@ class DorefaWeight(Quantizer):
     method = "dorefa"
     surrogate = "identity"
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         t = x.tanh()
         t = t / t.detach().abs().max().clamp_min(torch.finfo(x.dtype).tiny)
-        (bits,) = self._numbers(self.bits)
+        bits = self._bits()
         return torch.where(bits == 1, x, t) if isinstance(bits, Tensor) else x if bits == 1 else t
 
-    def levels(self, x: Tensor) -> Levels:
-        return midrise(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return midrise(self._bits())
 
-    def step_of(self, x: Tensor) -> Tensor:
-        (bits,) = self._numbers(self.bits)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        bits = self._bits()
         magnitude = mean_magnitude(x).clamp_min(SMALLEST_STEP)
         fixed = torch.ones_like(magnitude)
         top = (
@@ -65,17 +67,23 @@ class DorefaActivation(ActivationQuantizer):
     signed_bits = range(0)
     signed_refusal = "its levels lie in [0, 1]"
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return unsigned(bits)  # never in use: observe_ refuses signed inputs
 
-    def step_of(self, x: Tensor) -> Tensor:
-        (bits,) = self._numbers(self.bits)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        bits = self._bits()
         return torch.ones((), dtype=x.dtype, device=x.device) / ((1 << bits) - 1)
 
     def start(self, x: Tensor) -> Tensor:
-        return x.new_zeros(())
+        return x.new_zeros(())  # never asked: the range is fixed
+
+
+def convention(weights: int, activations: int) -> Policy:
+    """DoReFa: first and last layer float."""
+    return base_policy("dorefa", weights, activations, in_float())
 
 
 METHODS.add(
     "dorefa", Method(weights=DorefaWeight, activations=DorefaActivation, paper="DoReFa-Net (Zhou et al., 2016)")
 )
+POLICIES.add("dorefa", convention)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, choose
-from ..quantizer import MAX_BITS, Quantizer, Site
-from ..rounding import learned_step, straight_through
+from ..grid import CodeRange, choose
+from ..quantizer import MAX_BITS, Quantizer
+from ..rounding import Number, learned_step, straight_through
+from ..site import Site
 from . import METHODS, Method
 from .faq import ONE_BIT, next_power_of_two
 
@@ -43,6 +44,7 @@ class DqWeight(Quantizer):
     method = "dq"
     surrogate = "residual"
     ties = "away"
+    learned_ranges = ("step", "reach")
     supported_bits = range(2, 9)
     refusal = ONE_BIT
     step: nn.Parameter
@@ -50,33 +52,40 @@ class DqWeight(Quantizer):
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
         super().__init__(bits, site, granularity)
-        self.step, self.reach = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
-        self.calibrated = False
+        self.add_state("step", learned=True)
+        self.add_state("reach", learned=True)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        limit = learned_range(self.step, self.reach, MOST_SIGNED)
+    def limit(self, x: Tensor) -> Tensor:
+        limit = learned_range(self.current("step"), self.current("reach"), MOST_SIGNED)
         return torch.clamp(x, -limit, limit)
 
-    def levels(self, x: Tensor) -> Levels:
-        highest = highest_code(self.step, self.reach, MOST_SIGNED)
-        return Levels(0.0, -highest, highest)
+    def code_range(self, x: Tensor) -> CodeRange:
+        highest = highest_code(self.current("step"), self.current("reach"), MOST_SIGNED)
+        return CodeRange(0.0, -highest, highest)
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return nearest_power_of_two(self.step)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return nearest_power_of_two(self.current("step"))
 
     def observe_(self, x: Tensor) -> None:
-        highest = 2 ** (int(self.bits) - 1) - 1
+        highest = 2 ** (self.stated_bits - 1) - 1
         step = next_power_of_two(x.detach().abs().max() / highest)
         self._set_("step", step)
         self._set_("reach", step * highest)
 
     def bit_width(self) -> int:
         if not self.calibrated:
-            return int(self.bits)
-        return math.ceil(math.log2(int(highest_code(self.step, self.reach, MOST_SIGNED)) + 1) + 1)
+            return self.stated_bits
+        highest = int(highest_code(self.current("step"), self.current("reach"), MOST_SIGNED))
+        return math.ceil(math.log2(highest + 1) + 1)
 
     def width(self) -> Tensor:
-        return learned_width(self.step, self.reach, MOST_SIGNED) + 1
+        return learned_width(self.current("step"), self.current("reach"), MOST_SIGNED) + 1
+
+    @torch.no_grad()
+    def assign_(self, bits: int) -> None:
+        """Take the power-of-two step at which the range q has that many bits."""
+        super().assign_(bits)
+        respaced_(self, 2 ** (bits - 1) - 1)
 
 
 @final
@@ -94,6 +103,7 @@ class DqActivation(ActivationQuantizer):
     method = "dq"
     surrogate = "residual"
     ties = "away"
+    learned_ranges = ("step", "reach")
     range_name = "reach"
     signed_bits = range(2, 9)
     signed_refusal = ONE_BIT
@@ -102,41 +112,60 @@ class DqActivation(ActivationQuantizer):
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.step, self.reach = (nn.Parameter(torch.tensor(float("nan"))) for _ in range(2))
-        self.calibrated = False
+        self.add_state("step", learned=True)
+        self.add_state("reach", learned=True)
 
-    def signed_levels(self, bits: object) -> Levels:
-        highest = highest_code(self.step, self.reach, MOST_SIGNED)
-        return Levels(0.0, -highest, highest)
+    def signed_range(self, bits: Number) -> CodeRange:
+        highest = highest_code(self.current("step"), self.current("reach"), MOST_SIGNED)
+        return CodeRange(0.0, -highest, highest)
 
-    def levels(self, x: Tensor) -> Levels:
-        highest = highest_code(self.step, self.reach, MOST_UNSIGNED)
-        (signed,) = self._numbers(self.signed)
-        return choose(signed, self.signed_levels(self.bits), Levels(0.0, 0, highest))
+    def code_range(self, x: Tensor) -> CodeRange:
+        highest = highest_code(self.current("step"), self.current("reach"), MOST_UNSIGNED)
+        return choose(self._signed(), self.signed_range(self._bits()), CodeRange(0.0, 0, highest))
 
-    def normalize(self, x: Tensor) -> Tensor:
-        limit = learned_range(self.step, self.reach, self._most())
-        return torch.clamp(x, -limit * self.signed, limit)
+    def limit(self, x: Tensor) -> Tensor:
+        limit = learned_range(self.current("step"), self.current("reach"), self._most())
+        return torch.clamp(x, -limit * self._signed(), limit)
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return nearest_power_of_two(self.step)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return nearest_power_of_two(self.current("step"))
 
     def start(self, x: Tensor) -> Tensor:
-        highest = 2 ** (int(self.bits) - int(self.signed)) - 1
         self._set_("step", x.new_tensor(ACTIVATION_STEP))
-        return x.new_tensor(ACTIVATION_STEP * highest)
+        return x.new_tensor(ACTIVATION_STEP * self._highest(self.stated_bits))
 
     def bit_width(self) -> int:
         if not self.calibrated:
-            return int(self.bits)
-        highest = int(highest_code(self.step, self.reach, self._most()))
-        return math.ceil(math.log2(highest + 1)) + int(self.signed)
+            return self.stated_bits
+        highest = int(highest_code(self.current("step"), self.current("reach"), self._most()))
+        return math.ceil(math.log2(highest + 1)) + bool(self._signed())
 
     def width(self) -> Tensor:
-        return learned_width(self.step, self.reach, self._most()) + self.signed
+        return learned_width(self.current("step"), self.current("reach"), self._most()) + (self.signed > 0)
+
+    @torch.no_grad()
+    def assign_(self, bits: int) -> None:
+        """Take the power-of-two step at which the range q has that many bits."""
+        super().assign_(bits)
+        respaced_(self, self._highest(bits))
 
     def _most(self) -> Tensor:
-        return torch.where(self.signed, MOST_SIGNED, MOST_UNSIGNED)
+        return torch.where(self.signed > 0, MOST_SIGNED, MOST_UNSIGNED)
+
+    def _highest(self, bits: int) -> int:
+        return 2 ** (bits - bool(self.signed > 0)) - 1
+
+
+def respaced_(quantizer: Quantizer, highest: int) -> None:
+    """Give a DQ quantizer the step ``d = 2^round(log2(q/highest))`` and the range ``q = d highest``, in place.
+
+    Not one that has learned that width, has a row for it, or was not calibrated and so has no range.
+    """
+    if quantizer.site.candidates or not quantizer.calibrated or quantizer.bit_width() == quantizer.stated_bits:
+        return
+    step = nearest_power_of_two(quantizer.current("reach") / highest)
+    quantizer._set_("step", step)
+    quantizer._set_("reach", step * highest)
 
 
 def nearest_power_of_two(step: Tensor) -> Tensor:

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, midtread
+from ..first_last import at_8_bits
+from ..grid import CodeRange, midtread
 from ..optimal_step import power_of_two_width
-from ..quantizer import Quantizer, Site
+from ..policy import Policy, base_policy
+from ..quantizer import Quantizer
+from ..rounding import Number
+from ..site import Site
+from ..spec import TensorSpec
 from ..statistics import percentile, spread
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 PAPER_WIDTHS = {4: 4.12}
 ONE_BIT = "the symmetric grid has the single level 0"
@@ -55,11 +60,12 @@ class FaqWeight(Quantizer):
         widths = [PAPER_WIDTHS.get(b) or power_of_two_width(b, "gaussian" if b < 4 else "laplace") for b in range(2, 9)]
         self.unit_steps = [self.halves * c / (2**b - 1) for b, c in enumerate(widths, start=2)]
 
-    def levels(self, x: Tensor) -> Levels:
-        return midtread(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return midtread(self._bits())
 
-    def step_of(self, x: Tensor) -> Tensor:
-        unit = x.new_tensor(self.unit_steps).index_select(0, (self.bits - 2).reshape(1)).squeeze(0)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        row = (self.bits - 2).round().long()
+        unit = x.new_tensor(self.unit_steps).index_select(0, row.reshape(1)).squeeze(0)
         return next_power_of_two(unit * spread(x).clamp_min(1e-12))
 
     def observe_(self, x: Tensor) -> None:
@@ -98,24 +104,31 @@ class FaqActivation(ActivationQuantizer):
         calibrate: bool = True,
     ) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.register_buffer("step", torch.tensor(float("nan")))
+        self.add_state("step", learned=False)
         self.reads_data = calibrate
-        self.calibrated = False
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return midtread(bits)
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return self.step
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return self.current("step")
+
+    def unit_step(self, bits: int) -> float:
+        return 0.5**bits if self.reads_data else control_step(bits)  # y_max stays
 
     def start(self, x: Tensor) -> Tensor:
         bits, signed = self.bit_width(), bool(self.signed)
         if not self.reads_data:
-            return next_power_of_two(x.new_tensor((2 ** (bits / 2) - 1) / (2**bits - 1)))
+            return x.new_tensor(control_step(bits))
         largest = percentile(x.abs() if signed else x, 99.99 if bits > 4 else 99.9)
         if largest <= 0:
             return largest.new_zeros(())
         return next_power_of_two(largest.float()) * math.ldexp(1.0, signed - bits)
+
+
+def control_step(bits: int) -> float:
+    """The step of the control without calibration: the next power of two from ``(2^(b/2) - 1)/(2^b - 1)``."""
+    return 2.0 ** math.ceil(math.log2((2 ** (bits / 2) - 1) / (2**bits - 1)))
 
 
 def next_power_of_two(x: Tensor) -> Tensor:
@@ -124,4 +137,18 @@ def next_power_of_two(x: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(x), torch.where(mantissa == 0.5, exponent - 1, exponent))
 
 
+def convention(weights: int, activations: int) -> Policy:
+    """FAQ: edges 8 bits, each ReLU's output quantized once, batch norm and biases in fixed point."""
+    return base_policy(
+        "faq",
+        weights,
+        activations,
+        at_8_bits(weights, activations, placement="input"),
+        placement="output",
+        norm=TensorSpec(method="fixed_point", bits=8, options={"exponent": -4}),
+        bias=TensorSpec(method="fixed_point", bits=32, options={"exponent": -16}),
+    )
+
+
 METHODS.add("faq", Method(weights=FaqWeight, activations=FaqActivation, paper="FAQ (McKinstry et al., 2018)"))
+POLICIES.add("faq", convention)

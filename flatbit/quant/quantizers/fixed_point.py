@@ -7,8 +7,9 @@ from typing import final
 
 from torch import Tensor
 
-from ..grid import Levels, midtread
-from ..quantizer import Quantizer, Site
+from ..grid import CodeRange, midtread
+from ..quantizer import Quantizer
+from ..site import Site
 from . import METHODS, Method
 from .faq import ONE_BIT
 
@@ -18,7 +19,7 @@ class FixedPoint(Quantizer):
     """A number in fixed point: step ``2^l`` with l given. FAQ's BatchNorm scales and biases.
 
     ``x^q = max(min(round(x 2^-l), K), -K) 2^l``, ``K = 2^(b-1) - 1``; backward identity. FAQ takes 8
-    bits and l = -4 for what multiplies, 32 bits and l = -16 for what is added.
+    bits and l = -4 for what multiplies, 32 bits and l = -16 for what is added: l = -b/2 unless ``exponent`` says.
 
     Deliberate difference: above 25 bits K is the largest integer below ``2^(b-1)`` that float32
     holds (``2^31 - 128`` at 32 bits), so that the largest codes survive the way to a value and back.
@@ -29,20 +30,20 @@ class FixedPoint(Quantizer):
     supported_bits = range(2, 33)
     refusal = ONE_BIT
 
-    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, exponent: int) -> None:
+    def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, exponent: int | None = None) -> None:
         super().__init__(bits, site, granularity)
-        self.exponent = exponent
+        self.exponent = -bits // 2 if exponent is None else exponent
 
-    def levels(self, x: Tensor) -> Levels:
-        highest = midtread(*self._numbers(self.bits)).high
+    def code_range(self, x: Tensor) -> CodeRange:
+        highest = midtread(self._bits()).high
         highest = highest & ~(highest >> 24)  # b - 1 ones, of which float32 holds 24
-        return Levels(0.0, -highest, highest)
+        return CodeRange(0.0, -highest, highest)
 
-    def step_of(self, x: Tensor) -> Tensor:
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         return x.new_tensor(math.ldexp(1.0, self.exponent))
 
     def observe_(self, x: Tensor) -> None:
         """Nothing to set: the step is given."""
 
 
-METHODS.add("fixed_point", Method(weights=FixedPoint, paper="FAQ (McKinstry et al., 2018)"))
+METHODS.add("fixed_point", Method(weights=FixedPoint, paper="FAQ (McKinstry et al., 2018)", public=False))

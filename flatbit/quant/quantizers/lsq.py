@@ -9,8 +9,9 @@ from typing import final
 
 from torch import Tensor
 
-from ..grid import Levels, twos_complement
+from ..grid import CodeRange, twos_complement, unsigned
 from ..learned import LearnedStepActivation, LearnedStepWeight
+from ..rounding import Number
 from ..statistics import mean_magnitude
 from . import METHODS, Method
 
@@ -30,11 +31,14 @@ class LsqWeight(LearnedStepWeight):
     supported_bits = range(2, 9)
     refusal = ONE_BIT
 
-    def levels(self, x: Tensor) -> Levels:
-        return twos_complement(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return twos_complement(self._bits())
+
+    def unit_step(self, bits: int) -> float:
+        return twos_complement(bits).high ** -0.5
 
     def start(self, w: Tensor) -> Tensor:
-        return 2 * mean_magnitude(w, tuple(self.step.shape)) / float(self.levels(w).high) ** 0.5
+        return 2 * mean_magnitude(w, self.step_shape) / float(self.code_range(w).high) ** 0.5
 
 
 @final
@@ -49,11 +53,14 @@ class LsqActivation(LearnedStepActivation):
     signed_bits = range(2, 9)
     signed_refusal = ONE_BIT
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return twos_complement(bits)
 
+    def unit_step(self, bits: int) -> float:
+        return (self.signed_range(bits) if self.signed else unsigned(bits)).high ** -0.5
+
     def start(self, x: Tensor) -> Tensor:
-        return 2 * mean_magnitude(x) / float(self.levels(x).high) ** 0.5
+        return 2 * mean_magnitude(x) / float(self.code_range(x).high) ** 0.5
 
     def sharing(self, x: Tensor) -> int:
         return x[0].numel()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import Literal, final
 
-import torch
 from torch import Tensor, nn
 
-from ..grid import Levels, twos_complement, unsigned
+from ..grid import CodeRange, twos_complement, unsigned
 from ..learned import LearnedStepWeight
 from ..options import one_of
-from ..quantizer import Quantizer, Site
+from ..quantizer import Quantizer
 from ..rounding import learned_step
+from ..site import Site
 from ..statistics import group_mean, spread
 from . import METHODS, Method
 from .lsq import ONE_BIT
@@ -30,11 +30,14 @@ class LsqPlusWeight(LearnedStepWeight):
     supported_bits = range(2, 9)
     refusal = ONE_BIT
 
-    def levels(self, x: Tensor) -> Levels:
-        return twos_complement(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return twos_complement(self._bits())
+
+    def unit_step(self, bits: int) -> float:
+        return 0.5 ** (bits - 1)
 
     def start(self, w: Tensor) -> Tensor:
-        shape = tuple(self.step.shape)
+        shape = self.step_shape
         reach = group_mean(w, shape).abs() + 3 * spread(w, shape)
         return reach / 2 ** (self.bit_width() - 1)
 
@@ -54,7 +57,8 @@ class LsqPlusActivation(Quantizer):
 
     method = "lsq_plus"
     surrogate = "learned"
-    says_nothing = "constant"
+    learned_ranges = ("step", "shift")
+    uninformative = "constant"
     step: nn.Parameter
     shift: nn.Parameter
 
@@ -68,19 +72,27 @@ class LsqPlusActivation(Quantizer):
         gradient_scale: bool = True,
     ) -> None:
         super().__init__(bits, site, granularity)
-        self.step = nn.Parameter(torch.tensor(float("nan")))
-        self.shift = nn.Parameter(torch.tensor(float("nan")))
+        self.add_state("step", learned=True)
+        self.add_state("shift", learned=True)
         self.start_rule = one_of(site, "start", start, ("mse", "minmax"))
         self.gradient_scale = gradient_scale
-        self.calibrated = False
 
-    def levels(self, x: Tensor) -> Levels:
-        return self._unsigned()._replace(offset=self.shift / self.step_of(x))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return unsigned(self._bits())
 
-    def step_of(self, x: Tensor) -> Tensor:
-        if not self.gradient_scale:
-            return learned_step(self.step)
-        return learned_step(self.step, (x[0].numel() * self._unsigned().high) ** -0.5)
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        step = self.current("step")
+        return learned_step(step, (x[0].numel() * codes.high) ** -0.5) if self.gradient_scale else learned_step(step)
+
+    def shifted(self, codes: CodeRange, step: Tensor) -> CodeRange:
+        return codes._replace(offset=self.current("shift") / step)
+
+    def unit_step(self, bits: int) -> float:
+        return 1 / (2**bits - 1)
+
+    def scaled_state(self) -> tuple[str, ...]:
+        """The shift is where the range begins, and stays."""
+        return ("step",)
 
     def observe_(self, x: Tensor) -> None:
         low, high = x.detach().float().aminmax()
@@ -91,9 +103,6 @@ class LsqPlusActivation(Quantizer):
             step, shift = best_affine_grid(x.detach().float(), step, shift, 2 ** self.bit_width() - 1)
         self._set_("step", step)
         self._set_("shift", shift)
-
-    def _unsigned(self) -> Levels:
-        return unsigned(*self._numbers(self.bits))
 
 
 def best_affine_grid(x: Tensor, step: Tensor, shift: Tensor, high: int) -> tuple[Tensor, Tensor]:

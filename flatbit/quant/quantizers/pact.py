@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, midtread
+from ..first_last import in_float
+from ..grid import CodeRange, midtread
 from ..options import one_of_or_positive
-from ..quantizer import Site
-from ..rounding import learned_step
+from ..policy import Policy, base_policy
+from ..rounding import Number, learned_step
+from ..site import Site
 from ..statistics import percentile
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 PERCENT = 99.9
 
@@ -40,6 +41,7 @@ class PactActivation(ActivationQuantizer):
     method = "pact"
     surrogate = "clip"
     decays = True
+    learned_ranges = ("clip",)
     calibration_batches = 5
     range_name = "clip"
     signed_bits = range(2, 9)
@@ -56,15 +58,14 @@ class PactActivation(ActivationQuantizer):
         clip: float | None = None,
     ) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.clip = nn.Parameter(torch.tensor(float("nan")))
+        self.add_state("clip", learned=True)
         self.fixed_start = None if clip is None else one_of_or_positive(site, "clip", clip, ())
-        self.calibrated = False
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return midtread(bits)
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return learned_step(self.clip) / self.levels(x).high
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return learned_step(self.current("clip")) / codes.high
 
     def start(self, x: Tensor) -> Tensor:
         if self.fixed_start is not None:
@@ -72,4 +73,11 @@ class PactActivation(ActivationQuantizer):
         return percentile(x.abs(), PERCENT) if self.signed else percentile(x, PERCENT)
 
 
+def convention(weights: int, activations: int) -> Policy:
+    """PACT: DoReFa's weights, clips that start at 10 as in its paper; first and last layer float."""
+    options = {"clip": 10.0}
+    return base_policy("dorefa", weights, activations, in_float(), activation_method="pact", activation_options=options)
+
+
 METHODS.add("pact", Method(activations=PactActivation, paper="PACT (Choi et al., 2018)"))
+POLICIES.add("pact", convention)

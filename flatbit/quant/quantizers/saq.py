@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from ..activation import ActivationQuantizer
-from ..grid import Levels, midrise
-from ..quantizer import Quantizer, Site
-from ..rounding import learned_step
+from ..first_last import at_8_bits
+from ..grid import CodeRange, midrise
+from ..policy import Policy, Rule, base_policy
+from ..quantizer import Quantizer
+from ..rounding import Number, learned_step
+from ..site import Site
+from ..spec import FLOAT_BITS
 from ..statistics import spread
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 FIRST_CLIP = 1.0
 LINEAR_CLIP = 0.8  # of the largest magnitude, for fully connected layers (authors' code)
@@ -39,23 +42,23 @@ class SaqWeight(Quantizer):
     surrogate = "learned"
     ties = "even_from_low"
     decays = True
+    learned_ranges = ("clip",)
     clip: nn.Parameter
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor") -> None:
         super().__init__(bits, site, granularity)
-        self.clip = nn.Parameter(torch.tensor(float("nan")))
-        self.calibrated = False
+        self.add_state("clip", learned=True)
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         if self.site.kind != "convolution":
             return x
         return (x - x.detach().mean()) / spread(x).clamp_min(1e-12)
 
-    def levels(self, x: Tensor) -> Levels:
-        return midrise(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return midrise(self._bits())
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return learned_step(self.clip) * (2 / _intervals(self))
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return learned_step(self.current("clip")) * (2 / _intervals(self))
 
     def observe_(self, x: Tensor) -> None:
         convolution = self.site.kind == "convolution"
@@ -79,30 +82,36 @@ class SaqActivation(ActivationQuantizer):
     surrogate = "learned"
     ties = "even_from_low"
     decays = True
+    learned_ranges = ("clip",)
     range_name = "clip"
     clip: nn.Parameter
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, signed: bool | None = None) -> None:
         super().__init__(bits, site, granularity, signed=signed)
-        self.clip = nn.Parameter(torch.tensor(float("nan")))
-        self.calibrated = False
+        self.add_state("clip", learned=True)
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return midrise(bits)
 
-    def step_of(self, x: Tensor) -> Tensor:
-        (signed,) = self._numbers(self.signed)
-        return learned_step(self.clip) * ((1 + signed) / _intervals(self))
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        signed = self._signed()
+        return learned_step(self.current("clip")) * ((1 + signed) / _intervals(self))
 
     def start(self, x: Tensor) -> Tensor:
         largest = x.abs().max()
         return LINEAR_CLIP * largest if self.site.kind == "linear" else FIRST_CLIP * (largest > 0)
 
 
-def _intervals(quantizer: Quantizer) -> int:
+def _intervals(quantizer: Quantizer) -> Number:
     """s = 2^b - 1, the number of steps between the lowest and the highest level."""
-    (bits,) = quantizer._numbers(quantizer.bits)
-    return (1 << bits) - 1
+    return (1 << quantizer._bits()) - 1
+
+
+def convention(weights: int, activations: int) -> Policy:
+    """SAQ: first and last weights 8 bits, the last input too; images not quantized, counted as 8 bits."""
+    image = Rule("@first", {"activations": FLOAT_BITS, "input_bits": 8})
+    return base_policy("saq", weights, activations, (*at_8_bits(weights, activations), image))
 
 
 METHODS.add("saq", Method(weights=SaqWeight, activations=SaqActivation, paper="SAQ (Liu et al., 2021)"))
+POLICIES.add("saq", convention)

@@ -12,13 +12,16 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from ..grid import Levels, choose, midrise, midtread
+from ..first_last import in_float
+from ..grid import CodeRange, choose, midrise, midtread
 from ..optimal_step import midrise_step, midtread_step
 from ..options import one_of
-from ..quantizer import Quantizer, Site
+from ..policy import Policy, base_policy
+from ..quantizer import Quantizer
 from ..rounding import SMALLEST_STEP
+from ..site import Site
 from ..statistics import spread
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 
 @final
@@ -31,7 +34,7 @@ class SqwaWeight(Quantizer):
     grid and their average lies on the grid ``D/n``.
 
     Deliberate differences: at 1 bit the printed formula leaves the single level 0, so the levels are
-    +-D with ``D = mean|w|`` and sign(0) = +1, the L2 optimum. ``levels="midrise"`` is HOL's
+    +-D with ``D = mean|w|`` and sign(0) = +1, the L2 optimum. ``grid="midrise"`` is HOL's
     "4-level 2-bit" grid for ImageNet, which the paper names without a formula: D by the same
     alternation.
 
@@ -45,26 +48,26 @@ class SqwaWeight(Quantizer):
     step: Tensor
 
     def __init__(
-        self, bits: int, site: Site, granularity: str = "tensor", *, levels: Literal["midtread", "midrise"] = "midtread"
+        self, bits: int, site: Site, granularity: str = "tensor", *, grid: Literal["midtread", "midrise"] = "midtread"
     ) -> None:
         super().__init__(bits, site, granularity)
-        self.register_buffer("step", torch.tensor(float("nan")))
-        self.kind = one_of(site, "levels", levels, ("midtread", "midrise"))
-        self.calibrated = False
+        self.add_state("step", learned=False)
+        self.kind = one_of(site, "grid", grid, ("midtread", "midrise"))
 
-    def levels(self, x: Tensor) -> Levels:
-        (bits,) = self._numbers(self.bits)
+    def code_range(self, x: Tensor) -> CodeRange:
+        bits = self._bits()
         if self.kind == "midrise":
             return midrise(bits)
         return choose(bits == 1, midrise(bits), midtread(bits))
 
-    def step_of(self, x: Tensor) -> Tensor:
-        return self.step
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
+        return self.current("step")
 
     def observe_(self, x: Tensor) -> None:
-        bits, offset = self.bit_width(), float(self.levels(x).offset)
+        bits, codes = self.bit_width(), self.code_range(x)
+        offset = float(codes.offset)
         unit = midrise_step(bits) if offset else midtread_step(bits)
-        self._set_("step", least_squares_step(x, unit * spread(x), offset, int(self.levels(x).high)))
+        self._set_("step", least_squares_step(x, unit * spread(x), offset, int(codes.high)))
 
 
 def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Tensor:
@@ -98,4 +101,16 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
     return step[error.argmin()].clamp_min(SMALLEST_STEP).to(start.dtype)
 
 
+def float_first_last(weights: int, activations: int) -> Policy:
+    """SQWA: first and last layer float, as the works it compares with; activations float in the paper."""
+    return base_policy("sqwa", weights, activations, in_float())
+
+
+def all_layers(weights: int, activations: int) -> Policy:
+    """SQWA with every layer at b bits, which the paper does not exclude."""
+    return base_policy("sqwa", weights, activations)
+
+
 METHODS.add("sqwa", Method(weights=SqwaWeight, paper="SQWA (Shin et al., 2020)"))
+POLICIES.add("sqwa", float_first_last)
+POLICIES.add("sqwa-all", all_layers)

@@ -10,13 +10,16 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from ..grid import Levels, midrise
+from ..first_last import FIRST_LAST, at_8_bits, in_float
+from ..grid import CodeRange, midrise
 from ..learned import LearnedStepActivation, LearnedStepWeight
 from ..optimal_step import Density, midrise_step, unsigned_step
 from ..options import one_of_or_positive
-from ..quantizer import Site
+from ..policy import Policy, Rule, base_policy
+from ..rounding import Number
+from ..site import Site
 from ..statistics import mean_magnitude, spread
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 Start = float | Literal["optimal", "laplace", "lsq"]
 DENSITIES: dict[Any, Density] = {"optimal": "gaussian", "laplace": "laplace"}
@@ -52,14 +55,17 @@ class UniqWeight(LearnedStepWeight):
         super().__init__(bits, site, granularity, gradient_scale=gradient_scale)
         self.start_rule: Start = one_of_or_positive(site, "start", start, (*DENSITIES, "lsq"))
 
-    def levels(self, x: Tensor) -> Levels:
-        return midrise(*self._numbers(self.bits))
+    def code_range(self, x: Tensor) -> CodeRange:
+        return midrise(self._bits())
+
+    def unit_step(self, bits: int) -> float:
+        return midrise_step(bits, DENSITIES.get(self.start_rule, "gaussian"))
 
     def start(self, w: Tensor) -> Tensor:
-        shape = tuple(self.step.shape)
+        shape = self.step_shape
         if density := DENSITIES.get(self.start_rule):
             return midrise_step(self.bit_width(), density) * spread(w, shape)
-        return _table5_start(self.start_rule, mean_magnitude(w, shape), self.levels(w))
+        return _table5_start(self.start_rule, mean_magnitude(w, shape), self.code_range(w))
 
 
 @final
@@ -94,13 +100,17 @@ class UniqActivation(LearnedStepActivation):
         super().__init__(bits, site, granularity, signed=signed, gradient_scale=gradient_scale)
         self.start_rule: Start = one_of_or_positive(site, "start", start, (*DENSITIES, "lsq"))
 
-    def signed_levels(self, bits: int) -> Levels:
+    def signed_range(self, bits: Number) -> CodeRange:
         return midrise(bits)
+
+    def unit_step(self, bits: int) -> float:
+        density = DENSITIES.get(self.start_rule, "gaussian")
+        return midrise_step(bits, density) if self.signed else unsigned_step(bits, density)
 
     def start(self, x: Tensor) -> Tensor:
         density = DENSITIES.get(self.start_rule)
         if density is None:
-            return _table5_start(self.start_rule, mean_magnitude(x), self.levels(x))
+            return _table5_start(self.start_rule, mean_magnitude(x), self.code_range(x))
         rms, bits = x.float().square().mean().sqrt(), self.bit_width()
         return midrise_step(bits, density) * rms if self.signed else unsigned_step(bits, density) * 2**0.5 * rms
 
@@ -108,11 +118,29 @@ class UniqActivation(LearnedStepActivation):
         return x.numel()
 
 
-def _table5_start(rule: Start, magnitude: Tensor, levels: Levels) -> Tensor:
+def _table5_start(rule: Start, magnitude: Tensor, codes: CodeRange) -> Tensor:
     """A constant, or LSQ's ``2 E|x| / sqrt(highest code)`` (Table 5's other starts)."""
     if rule == "lsq":
-        return 2 * magnitude / max(float(levels.high), 1.0) ** 0.5
+        return 2 * magnitude / max(float(codes.high), 1.0) ** 0.5
     return magnitude.new_full(magnitude.shape, float(rule))
 
 
+def per_tensor(weights: int, activations: int) -> Policy:
+    """UNIQ: edges 8 bits per tensor from 2 bits up; at 1 bit the edges and shortcut convolutions float."""
+    return base_policy("uniq", weights, activations, _first_last(weights, activations))
+
+
+def per_channel(weights: int, activations: int) -> Policy:
+    """UNIQ on ImageNet's ResNets: one weight step per output channel, edges per tensor."""
+    edges = tuple(Rule(pattern, {"granularity": "tensor"}) for pattern in FIRST_LAST)
+    rules = (*_first_last(weights, activations), *edges)
+    return base_policy("uniq", weights, activations, rules, granularity="channel")
+
+
+def _first_last(weights: int, activations: int) -> tuple[Rule, ...]:
+    return in_float(*FIRST_LAST, "@shortcut") if 1 in (weights, activations) else at_8_bits(weights, activations)
+
+
 METHODS.add("uniq", Method(weights=UniqWeight, activations=UniqActivation, paper="UNIQ (Pham et al., 2021)"))
+POLICIES.add("uniq", per_tensor)
+POLICIES.add("uniq-imagenet", per_channel)

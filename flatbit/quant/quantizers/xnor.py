@@ -11,11 +11,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..grid import Levels, midrise
-from ..quantizer import Quantizer, Site
+from ..first_last import in_float
+from ..grid import CodeRange, midrise
+from ..policy import Policy, base_policy
+from ..quantizer import Quantizer
 from ..rounding import SMALLEST_STEP, straight_through
+from ..site import Site
 from ..statistics import mean_magnitude
-from . import METHODS, Method
+from . import METHODS, POLICIES, Method
 
 
 @final
@@ -37,13 +40,13 @@ class XnorWeight(Quantizer):
         self.step_shape = site.step_shape if granularity == "channel" else ()
         self.mask = mask
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def limit(self, x: Tensor) -> Tensor:
         return straight_through(x, x.clamp(-1, 1)) if self.mask else x
 
-    def levels(self, x: Tensor) -> Levels:
+    def code_range(self, x: Tensor) -> CodeRange:
         return midrise(1)
 
-    def step_of(self, x: Tensor) -> Tensor:
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         return 2 * mean_magnitude(x, self.step_shape).clamp_min(SMALLEST_STEP)
 
     def observe_(self, x: Tensor) -> None:
@@ -62,14 +65,15 @@ class XnorActivation(Quantizer):
     surrogate = "identity"
     supported_bits = (1,)
     refusal = "XNOR-Net is binary"
+    takes_unsigned = False
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def limit(self, x: Tensor) -> Tensor:
         return straight_through(x, x.clamp(-1, 1))
 
-    def levels(self, x: Tensor) -> Levels:
+    def code_range(self, x: Tensor) -> CodeRange:
         return midrise(1)
 
-    def step_of(self, x: Tensor) -> Tensor:
+    def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         return torch.full((), 2.0, dtype=x.dtype, device=x.device)
 
     def observe_(self, x: Tensor) -> None:
@@ -81,4 +85,10 @@ class XnorActivation(Quantizer):
             )
 
 
+def convention(weights: int, activations: int) -> Policy:
+    """XNOR-Net: one scale per output filter; first and last layer float."""
+    return base_policy("xnor", weights, activations, in_float(), granularity="channel")
+
+
 METHODS.add("xnor", Method(weights=XnorWeight, activations=XnorActivation, paper="XNOR-Net (Rastegari et al., 2016)"))
+POLICIES.add("xnor", convention)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...quant.cost import cost
-from ...quant.layers import bits_of, quantizers_of
+from ...quant.table import bits_of, quantizer_of, quantizers_of
 from . import LOSSES, LossTerm
 
 MILLION = 1e6
@@ -76,7 +76,7 @@ def _learns_no_bits(model: nn.Module) -> ValueError:
 
 def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
     """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
-    quantizer = layer._modules.get(f"{role}_quantizer")
+    quantizer = quantizer_of(layer, role)
     return bits_of(layer)[role == "input"] if quantizer is None else quantizer.width()
 
 

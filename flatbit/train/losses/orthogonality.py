@@ -8,9 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from ...quant.layers import FLOAT_BITS, has_quantized_layers, row_of
-from ...quant.policy import spec_of
 from ...quant.rounding import wide
+from ...quant.spec import FLOAT_BITS
+from ...quant.table import has_quantized_layers, slots_of, spec_of, weighted_layers
 from . import LOSSES, LossTerm, check_weight
 
 
@@ -59,8 +59,7 @@ def _weights_of(model: nn.Module) -> list[Any]:
 
 def _regularized(model: nn.Module) -> list[Any]:
     """The layers that the Lipschitz term takes."""
-    rows = ((module, row_of(module)) for module in model.modules())
-    weighted = [module for module, row in rows if row and row.kind in ("convolution", "linear")]
+    weighted = [layer for _, layer in weighted_layers(model)]
     if not has_quantized_layers(model):
         return weighted
     specs = ((layer, spec_of(layer)) for layer in weighted)
@@ -69,9 +68,9 @@ def _regularized(model: nn.Module) -> list[Any]:
 
 def _columns(layer: Any) -> Tensor:
     """The transposed weight matrix of each group, (groups, c_out / groups, fan_in)."""
-    row, groups = row_of(layer), getattr(layer, "groups", 1)
+    groups = getattr(layer, "groups", 1)
     by_group = layer.weight.unflatten(0, (groups, -1))
-    if row is not None and row.channel_axis == 1:  # transposed: (c_in, c_out / groups, ...)
+    if slots_of(layer, "weight")[0].channel_axis == 1:  # transposed: (c_in, c_out / groups, ...)
         by_group = by_group.transpose(1, 2)
     return wide(by_group.flatten(2))
 

@@ -6,7 +6,7 @@ import torch
 import flatbit as fb
 from flatbit.data.sets.digits import load_digits
 from flatbit.engine.record import read_run
-from flatbit.quant.layers import quantized_layers
+from flatbit.quant.table import quantized_layers
 from flatbit.reference import From
 from flatbit.train.losses.teacher import Distillation
 
@@ -129,7 +129,7 @@ def test_edges_that_are_wrong_are_found(flatbit, nets, no_page):
 
 def test_activations_are_quantized_where_told(flatbit, nets, no_page):
     assert flatbit("quantize", f"{nets}:net", *FAST, "--placement", "output", "--out", "done").status == 0
-    assert stage("done", "calibrated").policy.placement == "output"
+    assert stage("done", "calibrated").policy.base.placement == "output"
 
 
 @pytest.mark.parametrize(("kind", "weight"), [("mixed", 0.9), ("only", 1.0)])

@@ -42,7 +42,7 @@ def test_linear_layers_are_not_normalised(site):
     quantizer = SaqWeight(2, site(kind="linear"))
     quantizer.observe_(w)
     assert float(quantizer.clip.detach()) == pytest.approx(0.8 * float(w.abs().max()))
-    assert torch.equal(quantizer.normalize(w), w)
+    assert torch.equal(quantizer.transform(w), w)
 
 
 def test_convolutions_start_at_clip_one(site):

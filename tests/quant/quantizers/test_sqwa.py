@@ -79,7 +79,7 @@ def test_gradient_passes_unchanged_even_outside(site, gradients, x64, g64):
 
 def test_four_level_variant_of_hol(site):
     w = torch.randn(2000, dtype=torch.float64)
-    quantizer = SqwaWeight(2, site(), levels="midrise").double()
+    quantizer = SqwaWeight(2, site(), grid="midrise").double()
     quantizer.observe_(w)
     levels = (quantizer(w) / quantizer.step).unique()
     assert torch.allclose(levels, torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64))
@@ -109,6 +109,6 @@ def test_weights_of_zeros_get_a_positive_step(offset):
         assert float(least_squares_step(w, torch.tensor(start), offset, 3)) == pytest.approx(1e-8)
 
 
-def test_levels_of_another_name_are_refused(site):
-    with pytest.raises(ValueError, match=r"weight of layer 'layer': levels='x': expected 'midtread' or 'midrise'"):
-        SqwaWeight(2, site(), levels="x")
+def test_a_grid_of_another_name_are_refused(site):
+    with pytest.raises(ValueError, match=r"weight of layer 'layer': grid='x': expected 'midtread' or 'midrise'"):
+        SqwaWeight(2, site(), grid="x")

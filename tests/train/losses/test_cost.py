@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import flatbit as fb
-from flatbit.quant.layers import quantizers_of
+from flatbit.quant.table import quantizers_of
 from flatbit.train.losses import cost as costs
 from flatbit.train.losses.cost import CostPenalty, mbitops
 from flatbit.train.losses.labels import cross_entropy
@@ -209,7 +209,7 @@ def test_bits_that_are_kept_fixed_are_not_learned():
 
 def test_the_check_needs_no_weights_and_no_calibration():
     model = net().to("meta")
-    specs = fb.quant.convert.planned(model, fb.policy("dq", weights=4, activations=4), strict=True)[0]
+    specs = fb.quant.convert.resolved_specs(model, fb.policy("dq", weights=4, activations=4), strict=True)[0]
     fb.quant.convert.apply_specs_(model, specs)
     CostPenalty(target_mbitops=1).check(model)
 

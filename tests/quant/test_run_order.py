@@ -34,12 +34,12 @@ def made(policy):
 def test_bits_on_the_wrong_edges_are_an_error_and_names_mend_it(name):
     policy = fb.policy(name, weights=2, activations=2)
     with pytest.raises(
-        QuantizationError, match=r"layer 'stem' runs first, .* took 'mid' .*policy\.edges\(first='stem'\)"
+        QuantizationError, match=r"layer 'stem' runs first, .* took 'mid' .*policy\.first_last\(first='stem'\)"
     ):
         fb.evaluate(made(policy), BATCH)
     with pytest.raises(QuantizationError, match=r"layer 'head' runs last, .* took 'late'"):
-        fb.evaluate(made(policy.edges(first="stem")), BATCH)
-    model = made(policy.edges(first="stem", last="head"))
+        fb.evaluate(made(policy.first_last(first="stem")), BATCH)
+    model = made(policy.first_last(first="stem", last="head"))
     metrics = fb.evaluate(model, BATCH)
     assert model.stem.spec.weight.bits == model.head.spec.weight.bits == 8
     assert model.mid.spec.weight.bits == 2
@@ -54,7 +54,7 @@ def test_bits_on_the_wrong_edges_are_an_error_and_names_mend_it(name):
 def test_edges_left_in_float_are_checked_too():
     with pytest.raises(QuantizationError, match="left in float what is defined first"):
         fb.evaluate(made(fb.policy("sqwa", weights=2)), BATCH)
-    metrics = fb.evaluate(made(fb.policy("sqwa", weights=2).edges(first="stem", last="head")), BATCH)
+    metrics = fb.evaluate(made(fb.policy("sqwa", weights=2).first_last(first="stem", last="head")), BATCH)
     assert (metrics.convention.first, metrics.convention.last) == ("float", "float")
     assert metrics.convention.inner == "W2/A32"
 
@@ -64,7 +64,7 @@ def test_where_all_layers_are_alike_order_does_not_matter():
 
 
 def test_names_of_no_layer_are_refused():
-    policy = fb.policy("uniq", weights=2, activations=2).edges(first="stam")
+    policy = fb.policy("uniq", weights=2, activations=2).first_last(first="stam")
     with pytest.raises(ValueError, match="no weighted layer 'stam' to be the first or last: did you mean stem"):
         fb.quantize_(Jumbled(), policy)
 

@@ -1,4 +1,4 @@
-"""Edges: do the layers that a policy took for the first and the last really run first and last?
+"""Run order: do the layers that a policy took for the first and the last really run first and last?
 
 Roles follow the order of definition, which code need not run in. A first layer at 8 bits that is not
 the one that reads the image would make every stated convention false.
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import quantized_layers, row_of
+from .table import quantized_layers, weighted_layers
 
 
 class RunOrder:
@@ -28,11 +28,7 @@ class RunOrder:
         self.names: list[str] = []
         self.read_image: set[str] = set()
         self.image = x.data_ptr()
-        self.hooks = [
-            module.register_forward_pre_hook(self._note(name))
-            for name, module in model.named_modules()
-            if (row := row_of(module)) and row.kind in ("convolution", "linear")
-        ]
+        self.hooks = [module.register_forward_pre_hook(self._note(name)) for name, module in weighted_layers(model)]
 
     def _note(self, name: str) -> Any:
         def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -42,10 +38,10 @@ class RunOrder:
 
         return note
 
-    def wrong_edge(self) -> str | None:
+    def wrong_end(self) -> str | None:
         """What is wrong with the first or last layer, and the mend; None where all is right.
 
-        A layer that is quantized as the stated edge would be is no error, whatever its role is called.
+        A layer that is quantized as the stated one would be is no error, whatever its role is called.
         """
         if not self.names:
             return None
@@ -58,12 +54,12 @@ class RunOrder:
                 continue
             stated = next((other for other, layer in layers.items() if layer.spec.role == role), None)
             own = layers[name].spec
-            alike = stated is not None and replace(layers[stated].spec, role=own.role) == own
+            alike = stated is not None and replace(layers[stated].spec.stated(), role=own.role) == own.stated()
             if alike or (role == "first" and stated in self.read_image):
                 continue
             taken = f"took {stated!r} for it" if stated else f"left in float what is defined {role}"
             return (
-                f"layer {name!r} runs {role}, but the policy {taken}: the edges' bits are on the wrong layers. "
-                f"Name it: policy.edges({role}={name!r}) (--{role} {name})"
+                f"layer {name!r} runs {role}, but the policy {taken}: their bits are on the wrong layers. "
+                f"Name it: policy.first_last({role}={name!r}) (--{role} {name})"
             )
         return None

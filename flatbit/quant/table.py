@@ -1,0 +1,215 @@
+"""The exact-type table: from float class to quantized class, its slots, and how its multiply-adds are counted.
+
+A layer that is not here is not quantized. A class of your own enters by ``add_layer``; with one row and
+one class it may have any slots, two weights of different shapes for one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from . import layers
+from .layers import QUANTIZER, QuantizedLayer, with_quantized_output
+from .quantizer import Quantizer
+from .spec import FLOAT_BITS, LayerSpec, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor of a layer that can be quantized.
+
+    Attributes:
+        name: of the tensor; its quantizer is the module ``NAME_quantizer``.
+        role: what it is.
+        channel_axis: of a weight: the axis of its output channels.
+    """
+
+    name: str
+    role: Literal["weight", "bias", "input", "output"]
+    channel_axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the table says of a float class.
+
+    Attributes:
+        quantized: its quantized class.
+        kind: what it is.
+        slots: which of its tensors can be quantized, in the order that its forward uses them.
+        macs: multiply-adds of one image, from the layer, its input and its output; None where it multiplies by no
+            weight.
+    """
+
+    quantized: type[nn.Module]
+    kind: Literal["convolution", "linear", "activation", "normalization"]
+    slots: tuple[Slot, ...]
+    macs: Callable[[Any, Tensor, Tensor], int] | None = None
+
+
+def linear_macs(layer: Any, x: Tensor, output: Tensor) -> int:
+    """Each output meets every input feature."""
+    return output.numel() // len(x) * layer.in_features
+
+
+def convolution_macs(layer: Any, x: Tensor, output: Tensor) -> int:
+    """Each position of the output, or of a transposed one's input, meets the whole kernel."""
+    positions = x if layer.transposed else output
+    per_position = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
+    return per_position * math.prod(positions.shape[2:])
+
+
+INPUT, BIAS, OUTPUT = Slot("input", "input"), Slot("bias", "bias"), Slot("output", "output")
+WEIGHTED = (INPUT, Slot("weight", "weight"), BIAS)
+TRANSPOSED = (INPUT, Slot("weight", "weight", 1), BIAS)
+NORMALIZED = (Slot("weight", "weight"), BIAS)
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity,
+)  # fmt: skip
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
+
+TABLE: dict[type[nn.Module], Row] = {
+    nn.Linear: Row(layers.QLinear, "linear", WEIGHTED, linear_macs),
+    nn.Conv1d: Row(layers.QConv1d, "convolution", WEIGHTED, convolution_macs),
+    nn.Conv2d: Row(layers.QConv2d, "convolution", WEIGHTED, convolution_macs),
+    nn.Conv3d: Row(layers.QConv3d, "convolution", WEIGHTED, convolution_macs),
+    nn.ConvTranspose1d: Row(layers.QConvTranspose1d, "convolution", TRANSPOSED, convolution_macs),
+    nn.ConvTranspose2d: Row(layers.QConvTranspose2d, "convolution", TRANSPOSED, convolution_macs),
+    nn.BatchNorm1d: Row(layers.QBatchNorm1d, "normalization", NORMALIZED),
+    nn.BatchNorm2d: Row(layers.QBatchNorm2d, "normalization", NORMALIZED),
+    nn.BatchNorm3d: Row(layers.QBatchNorm3d, "normalization", NORMALIZED),
+    **{base: Row(with_quantized_output(base), "activation", (OUTPUT,)) for base in ACTIVATIONS},
+}
+FLOAT_CLASS: dict[type[nn.Module], type[nn.Module]] = {row.quantized: base for base, row in TABLE.items()}
+# Pickle looks a class up by name in its module; the generated ones have no name here yet.
+for _row in TABLE.values():
+    if _row.kind == "activation":
+        setattr(layers, _row.quantized.__name__, _row.quantized)
+
+
+def add_layer(base: type[nn.Module], row: Row) -> None:
+    """Add a float class to the table: its quantized class, its slots, how its multiply-adds are counted.
+
+    Raises ValueError for a class that is there already.
+    """
+    if base in TABLE:
+        raise ValueError(f"{base.__name__} is in the table already, as {TABLE[base].quantized.__name__}")
+    TABLE[base] = row
+    FLOAT_CLASS[row.quantized] = base
+
+
+def row_of(module: nn.Module) -> Row | None:
+    """The table's row for a module's exact type, float or quantized; None where there is none."""
+    return TABLE.get(FLOAT_CLASS.get(type(module), type(module)))
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether the module is of a quantized class."""
+    return type(module) in FLOAT_CLASS
+
+
+def is_weighted(module: nn.Module) -> bool:
+    """Whether a module multiplies by a weight that the table knows: a convolution or linear layer."""
+    row = row_of(module)
+    return row is not None and row.macs is not None
+
+
+def weighted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every convolution and linear layer of a model, float or quantized, by name, each once."""
+    return ((name, module) for name, module in model.named_modules() if is_weighted(module))
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """Every quantized layer of a model, by name, each once."""
+    return ((name, cast(QuantizedLayer, module)) for name, module in model.named_modules() if is_quantized(module))
+
+
+def has_quantized_layers(model: nn.Module) -> bool:
+    """Whether any layer of a model is of a quantized class."""
+    return next(quantized_layers(model), None) is not None
+
+
+def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """Every quantizer of a model, by name, each once (tied weights share theirs)."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+
+
+def slots_of(module: nn.Module, *roles: str) -> tuple[Slot, ...]:
+    """The slots of a module that the table knows, all of them or those of some roles."""
+    row = row_of(module)
+    return tuple(slot for slot in row.slots if not roles or slot.role in roles) if row else ()
+
+
+def quantizer_of(layer: nn.Module, slot: str) -> Quantizer | None:
+    """The quantizer of a layer's slot; None where its tensor is float."""
+    return cast("Quantizer | None", layer._modules.get(slot + QUANTIZER))
+
+
+def quantized_tensors(layer: nn.Module, *roles: str) -> Iterator[tuple[Slot, Quantizer, nn.Parameter]]:
+    """Slot, quantizer and parameter of each of a layer's quantized weights and biases, or those of some roles."""
+    for slot in slots_of(layer, *(roles or ("weight", "bias"))):
+        quantizer, parameter = quantizer_of(layer, slot.name), getattr(layer, slot.name, None)
+        if quantizer is not None and parameter is not None:
+            yield slot, quantizer, parameter
+
+
+def own_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of two axes or more that a module holds itself: what its products may read.
+
+    ``torch.nn.utils.parametrize`` moves them one module down; they count as the module's. Norms,
+    whose parameters scale and shift, and quantizers, whose parameters are steps, hold none.
+    """
+    if isinstance(module, (*NORMS, Quantizer, ParametrizationList)):
+        return []
+    moved = module._modules.get("parametrizations") or nn.ModuleDict()
+    held = [p for holder in (module, *moved.children()) for p in holder.parameters(recurse=False)]
+    return [p for p in held if not is_lazy(p) and p.ndim > 1]
+
+
+def has_unknown_products(module: nn.Module) -> bool:
+    """Whether a module that the table does not know holds a matrix, which a product of its own may read.
+
+    A vector, whatever its axes (a scale of shape (1, C, 1, 1), a token), is none, nor is a look-up table.
+    """
+    if row_of(module) is not None or isinstance(module, LOOKED_UP):
+        return False
+    return any(sum(n > 1 for n in weight.shape) > 1 for weight in own_weights(module))
+
+
+def bits_of(layer: Any) -> tuple[int, int]:
+    """Bits of a layer's weight and input in use: those learned where a method learns them (DQ), 32 for float.
+
+    An input without a quantizer of its own has the bits that the policy counts it with. Of several weights the
+    widest counts.
+    """
+    if not is_quantized(layer):
+        return FLOAT_BITS, FLOAT_BITS
+    weights = [quantizer_of(layer, slot.name) for slot in slots_of(layer, "weight")]
+    read = quantizer_of(layer, "input")
+    return (
+        max((q.bit_width() if q is not None else FLOAT_BITS for q in weights), default=FLOAT_BITS),
+        read.bit_width() if read is not None else layer.spec.input_bits,
+    )
+
+
+def tensor_specs(module: nn.Module, *roles: str) -> list[TensorSpec]:
+    """The specs of a module's quantized tensors, all of them or those of some roles; none of a float module."""
+    spec = spec_of(module)
+    tensors = {} if spec is None else spec.tensors
+    return [tensors[slot.name] for slot in slots_of(module, *roles) if slot.name in tensors]
+
+
+def spec_of(module: nn.Module) -> LayerSpec | None:
+    """The spec a module was quantized by; None for a float module."""
+    return cast(QuantizedLayer, module).spec if is_quantized(module) else None
