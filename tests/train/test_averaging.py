@@ -367,7 +367,7 @@ def test_another_model_is_refused_and_left_as_it_was():
         assert same(dict(other.state_dict()), dict(before))
     wide = nn.Sequential(*net())
     wide[7] = nn.Linear(4, 11)
-    with pytest.raises(ValueError, match=r"of another model: '7' is \(10, 4\) in them, \(11, 4\) in this one"):
+    with pytest.raises(ValueError, match=r"of another model: '7.weight' is \(10, 4\) in them, \(11, 4\) in this one"):
         average.apply_(quantized(model=wide))
     with pytest.raises(ValueError, match=r"call add\(\) at least once"):
         QuantizedAverage(net()).apply_(net())
