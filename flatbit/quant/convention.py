@@ -39,8 +39,8 @@ class Convention:
 
     def in_words(self) -> str:
         """All but the policy and the inner layers, in a sentence."""
-        edges = {"first": self.first, "last": self.last, "shortcut": self.shortcut, "image": self.image}
-        parts = [f"{label} {stated}" for label, stated in edges.items()]
+        stated_of = {"first": self.first, "last": self.last, "shortcut": self.shortcut, "image": self.image}
+        parts = [f"{label} {stated}" for label, stated in stated_of.items()]
         parts += ["weights float" if self.weight_step == "none" else f"weight step per {self.weight_step}"]
         parts += ["activations float" if self.activations == "none" else f"activations at the {self.activations}"]
         return ", ".join([*parts, f"batch norm {self.batch_norm}", f"bias {self.bias}"])

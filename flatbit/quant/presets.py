@@ -80,8 +80,8 @@ def _usual(name: str) -> Preset:
 
     def make(weights: int, activations: int) -> Policy:
         """First and last layer 8 bits, or the most that the method has."""
-        edges = at_bits(_widest(method.weights, weights), _widest(method.activations, activations))
-        return base_policy(name, weights, activations, edges)
+        first_last = at_bits(_widest(method.weights, weights), _widest(method.activations, activations))
+        return base_policy(name, weights, activations, first_last)
 
     return make
 

@@ -38,7 +38,7 @@ def deeplab_stages(
 ) -> Stages:
     """W alone, A alone and both, each from the float net (HOL, section 5.4, Tables 2 and 3).
 
-    SGD 0.9, lr 1e-3 with a polynomial of power 0.9, batch 16, 30000 updates, no decay; edges float,
+    SGD 0.9, lr 1e-3 with a polynomial of power 0.9, batch 16, 30000 updates, no decay; first and last layer float,
     PACT at each ReLU's output and on residual tensors. The paper names neither the float training nor
     the head: see ``FLOAT`` and ``deeplab_mobilenet_v2``.
 

@@ -70,7 +70,7 @@ class Quantizers:
     Attributes:
         method: ``lsq`` is Table 4's re-run of LSQ in this setting.
         step: UNIQ's first step: Table 5's ``optimal``, ``lsq``, 0.1 or 0.2.
-        granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets, but for the edges.
+        granularity: one weight step per output ``channel`` in the paper's ImageNet ResNets, first and last apart.
         gradient_scale: of the steps.
     """
 

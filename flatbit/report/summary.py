@@ -28,7 +28,7 @@ class StageSummary:
         num_seeds: n.
         size_bytes, bitops: of the model, one image.
         seconds: mean training time.
-        convention: the rules the accuracy was got under; ``edges``: the part that differs most, short.
+        convention: the rules the accuracy was got under; ``first_last``: the part that differs most, short.
     """
 
     stage: str
@@ -44,7 +44,7 @@ class StageSummary:
     bitops: int
     seconds: float
     convention: str
-    edges: str
+    first_last: str
 
     @property
     def accuracy(self) -> str:
@@ -87,7 +87,7 @@ def table_of(rows: Sequence[StageSummary], title: str) -> Table:
     for row in rows:
         loss = "" if row.loss is None or row.method == "float" else f"{row.loss:+.2f}"
         cost = f"{row.size_bytes:,}", f"{row.bitops / 1e6:,.1f} M"
-        table.add_row(row.stage, row.bits, row.accuracy, loss, *cost, f"{row.seconds:.1f}", row.edges)
+        table.add_row(row.stage, row.bits, row.accuracy, loss, *cost, f"{row.seconds:.1f}", row.first_last)
     return table
 
 
@@ -117,12 +117,12 @@ def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> 
         bitops=first.cost.bitops,
         seconds=statistics.mean(entry.seconds for entry in entries),
         convention="float" if is_float else convention.in_words(),
-        edges="" if is_float else _edges(convention),
+        first_last="" if is_float else _first_last(convention),
     )
 
 
-def _edges(convention: Convention) -> str:
+def _first_last(convention: Convention) -> str:
     """First / last / shortcut, and batch norm where it is not float."""
-    edges = {"first": convention.first, "last": convention.last, "shortcut": convention.shortcut}
-    bits = " ".join(f"{role} {stated}" for role, stated in edges.items() if stated != "none")
+    stated_of = {"first": convention.first, "last": convention.last, "shortcut": convention.shortcut}
+    bits = " ".join(f"{role} {stated}" for role, stated in stated_of.items() if stated != "none")
     return bits + ("" if convention.batch_norm == "float" else f" BN {convention.batch_norm}")

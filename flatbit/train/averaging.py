@@ -34,7 +34,7 @@ class QuantizedAverage:
 
     Weights of convolutions and linear layers of at most 7 bits: the sum of their integer codes, on
     the one grid that all captures must share; the mean is ``(step/n) (sum of codes + n offset)``. Weights
-    of 8 bits (edges, in many conventions) have no finer grid: their latent weights are averaged, and
+    of 8 bits (first and last, in many conventions) have no finer grid: their latent weights are averaged, and
     stay on their own grid. Other parameters, and the learned or calibrated state of activation
     quantizers: the arithmetic mean. All other buffers, the running statistics of batch norms among
     them, are the last capture's: re-estimate these after ``apply_`` (``reestimate_batchnorm_``), as SWA does.

@@ -74,7 +74,7 @@ def test_the_convention_is_spelled_out():
         "first W8/A8, last W8/A8, shortcut none, image 8 bit, weight step per tensor, activations at the input, "
         "batch norm fixed point, bias float",
     ]
-    assert [row.edges for row in rows] == [
+    assert [row.first_last for row in rows] == [
         "", "first W8/A8 last W8/A8 shortcut W2/A2", "first W8/A8 last W8/A8 BN fixed point",
     ]  # fmt: skip
 

@@ -138,7 +138,7 @@ def next_power_of_two(x: Tensor) -> Tensor:
 
 
 def convention(weights: int, activations: int) -> Policy:
-    """FAQ: edges 8 bits, each ReLU's output quantized once, batch norm and biases in fixed point."""
+    """FAQ: first and last layer at 8 bits, each ReLU's output quantized once, batch norm and biases in fixed point."""
     return base_policy(
         "faq",
         weights,

@@ -14,7 +14,7 @@ RESIDUAL = Rule("*.residual", {"placement": "output"}, optional=True)
 
 
 def hol_cifar(weights: int, activations: int) -> Policy:
-    """HOL on CIFAR-10 and VOC: edges float, PACT at each ReLU's output, residual tensors at b bits."""
+    """HOL on CIFAR-10 and VOC: first and last layer float, PACT at each ReLU's output, residual tensors at b bits."""
     return _hol(weights, activations, (RESIDUAL, *in_float()))
 
 
@@ -24,7 +24,7 @@ def hol_synthetic(weights: int, activations: int) -> Policy:
 
 
 def hol_imagenet(weights: int, activations: int) -> Policy:
-    """HOL on ImageNet: edges float, residual tensors at 8 bits, "4-level" (mid-rise) weights."""
+    """HOL on ImageNet: first and last layer float, residual tensors at 8 bits, "4-level" (mid-rise) weights."""
     wider = {"activations": 8} if activations < FLOAT_BITS else {}
     residual = Rule("*.residual", {**RESIDUAL.changes, **wider}, optional=True)
     return _hol(weights, activations, (residual, *in_float()), weight_options={"grid": "midrise"})

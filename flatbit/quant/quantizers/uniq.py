@@ -126,14 +126,14 @@ def _table5_start(rule: Start, magnitude: Tensor, codes: CodeRange) -> Tensor:
 
 
 def per_tensor(weights: int, activations: int) -> Policy:
-    """UNIQ: edges 8 bits per tensor from 2 bits up; at 1 bit the edges and shortcut convolutions float."""
+    """UNIQ: first and last layer at 8 bits per tensor from 2 bits up; at 1 bit they and shortcut convolutions float."""
     return base_policy("uniq", weights, activations, _first_last(weights, activations))
 
 
 def per_channel(weights: int, activations: int) -> Policy:
-    """UNIQ on ImageNet's ResNets: one weight step per output channel, edges per tensor."""
-    edges = tuple(Rule(pattern, {"granularity": "tensor"}) for pattern in FIRST_LAST)
-    rules = (*_first_last(weights, activations), *edges)
+    """UNIQ on ImageNet's ResNets: one weight step per output channel, first and last layer per tensor."""
+    per_tensor = tuple(Rule(pattern, {"granularity": "tensor"}) for pattern in FIRST_LAST)
+    rules = (*_first_last(weights, activations), *per_tensor)
     return base_policy("uniq", weights, activations, rules, granularity="channel")
 
 
