@@ -20,7 +20,6 @@ from ..quant.policy import LayerSpec, TensorSpec
 from ..quant.quantizer import MAX_BITS, Site
 from ..reference import From
 from ..train.averaging import QuantizedAverage
-from ..train.losses.teacher import Distillation
 from ..train.mean_grid import capacity, mean_spec
 from .fit import build_model
 from .recipe import Recipe, Stage
@@ -100,6 +99,12 @@ def _check_captures(model: nn.Module, stage: Stage, specs: Mapping[str, LayerSpe
     """Raise ValueError for steps that would move between captures, or an average of more than 8 bits."""
     averaged = QuantizedAverage(model).quantizers()
     by_tensor = {(q.site.layer, q.site.role): getattr(specs[q.site.layer], q.site.role) for q in averaged}
+    for (layer, role), spec in by_tensor.items():
+        if _follows_the_weight(spec):
+            raise ValueError(
+                f"stage {stage.name!r}: the step of {Site(layer=layer, role=role)} follows the weight "
+                f"({spec}), and captures must share one grid: take a method that keeps its step, or no captures"
+            )
     most = min((capacity(_grid(spec)) for spec in by_tensor.values()), default=None)
     if most is not None and most < len(stage.captures):
         raise ValueError(
@@ -121,10 +126,19 @@ def _grid(spec: TensorSpec) -> Grid:
     return quantizer.grid(SAMPLE)
 
 
-def check_steps(stage: Stage, steps: int, num_samples: int) -> None:
-    """Raise ValueError where an epoch's mini-batches, ``steps`` at most, are fewer than one update takes."""
+def _follows_the_weight(spec: TensorSpec) -> bool:
+    """Whether a weight's grid is computed from it at each step, so that it moves as the weight does."""
+    quantizer = make_quantizer(spec, Site(role="weight"))
+    quantizer.observe_(SAMPLE)
+    one, other = quantizer.grid(SAMPLE), quantizer.grid(3 * SAMPLE)
+    kept = (one.offset, one.low, one.high) == (other.offset, other.low, other.high)
+    return not kept or not torch.equal(one.step, other.step)
+
+
+def check_steps(stage: Stage, steps: int, num_samples: int, *, begin: int = 0) -> None:
+    """Raise ValueError where an epoch from ``begin`` on has fewer mini-batches, ``steps`` at most, than an update."""
     steps = min(steps, stage.max_steps or steps)
-    largest = max((stage.batches_per_update(epoch) for epoch in range(stage.epochs)), default=0)
+    largest = max((stage.batches_per_update(epoch) for epoch in range(begin, stage.epochs)), default=0)
     if steps < largest:
         raise ValueError(
             f"stage {stage.name!r}: an epoch of {num_samples} samples has {steps} mini-batches, fewer than one "
@@ -145,7 +159,7 @@ def check_sources(model: nn.Module, recipe: Recipe, data: Data, checkpoint: Chec
         for term in stage.losses:
             for source in term.teachers():
                 if source.kind == "file":
-                    alike = model if isinstance(term, Distillation) else None
+                    alike = model if term.mimics else None
                     _check_teacher(source, f"stage {stage.name!r}: its teacher {source}", alike, data)
                 elif not has_weights and not _is_trained(recipe, source):
                     raise ValueError(
