@@ -1,6 +1,6 @@
 """Do the papers' methods help? Fashion-MNIST, a small pre-activation ResNet, every arm over the same seeds.
 
-    python benchmarks/methods.py --data DIR [--out runs/methods] [--seeds 5] [--pilot]
+    python benchmarks/methods.py --data-dir DIR [--out runs/methods] [--seeds 5] [--pilot]
 
 DIR holds Fashion-MNIST's four files. Training is on its first 6,000 images (padded, cropped, flipped), the score is
 the last epoch's top-1 on all 10,000 test images; PreResNet-8 (14 in part of (e)) of width 8, batch 100, mostly 8
@@ -136,13 +136,13 @@ def result_of(made: dict[str, dict[int, Run]], curvature: dict[str, dict[int, fl
 def main() -> None:
     """Run what is missing, then write, draw and print the results."""
     parser = options_of(__doc__, out=Path("runs/methods"), seeds=5)
-    parser.add_argument("--data", required=True, help="the folder with Fashion-MNIST's four files")
+    parser.add_argument("--data-dir", required=True, help="the folder with Fashion-MNIST's four files")
     parser.add_argument("--pilot", action="store_true", help="choose rho instead, on held-out training images")
     options = parser.parse_args()
     study = Study(
         out=options.out / ("pilot" if options.pilot else "study"),
         data="methods:few_images",
-        data_root=options.data,
+        data_root=options.data_dir,
         data_arguments={"samples": SAMPLES, "held_out": options.pilot},
     )
     arms, seeds = (pilot(), [PILOT_SEED]) if options.pilot else (all_arms(), range(options.seeds))
@@ -153,7 +153,7 @@ def main() -> None:
         for name, runs in made.items():
             print(f"{name:24} {[round(score, 2) for score in scores(runs).values()]}")
         return
-    result = result_of(made, eigenvalues(made, options.data))
+    result = result_of(made, eigenvalues(made, options.data_dir))
     path = write({"environment": environment("cpu", 1, ["flatbit"])} | result, f"{study_name()}")
     dots({QUESTIONS[key]: panel(made, key) for key in QUESTIONS}, path.with_suffix(".png"), "top-1, %")
     print(table(result["pairs"]))

@@ -19,6 +19,8 @@ from .reference import From
 from .registry import nearest
 
 OFF, ON = "none", "on"
+MADE_UP = ("other", "another", "file:other")
+"""Texts that are tried in place of another, and are nobody's candidates."""
 
 
 def bound(
@@ -39,6 +41,9 @@ def bound(
     for name in given:
         if name.partition(".")[0] not in parameters:
             raise ValueError(f"no setting {name!r}: {nearest(name.partition('.')[0], parameters)}")
+        head, _, field = name.partition(".")
+        if field and _holds(given.get(head), field):
+            raise ValueError(f"{name} is given twice, alone and in {head}={given[head]}: one of them cannot act")
     arguments = {}
     for name, parameter in parameters.items():
         kind = known.get(name, Any)
@@ -66,6 +71,50 @@ def alternatives(kind: Hint, value: object) -> list[Any]:
     return [other for other in found if other != value or isinstance(other, bool) != isinstance(value, bool)]
 
 
+def check_that_all_act(
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    make: Callable[[Mapping[str, Any]], Any],
+    fits: Callable[[Mapping[str, Any]], Any],
+) -> Any:
+    """What ``make`` makes of the settings, if every one acts: without it, or with another value, it would be other.
+
+    Args:
+        function: whose settings they are.
+        given: by place.
+        make: from settings to what they decide.
+        fits: raises where the function's parameters do not take some settings.
+
+    Raises:
+        ValueError: a setting that could not act; whatever ``make`` raises for those that are given.
+    """
+    made, kinds = make(given), places(function)
+
+    def same(others: Mapping[str, Any]) -> bool:
+        return bool(_tried(lambda: make(others) == made))
+
+    for place, value in given.items():
+        rest = {key: setting for key, setting in given.items() if key != place}
+        kind = kinds.get(place, Any)
+        known = alternatives(type(value) if kind is Any else kind, value)
+        fitting = [other for other in known if _tried(lambda to=rest | {place: other}: fits(to) or True)]
+        untold = kind is Any and not known  # nothing to try in its place: it may be the default, said aloud
+        settings = (rest, *(rest | {place: other} for other in fitting))
+        if not untold and bool(known) == bool(fitting) and all(map(same, settings)):
+            shown = [str(other) for other in fitting if other not in MADE_UP]
+            tried = f", and with {' or '.join(shown)} in its place" if shown else ""
+            raise ValueError(f"{place}={value} cannot act: the stages are the same without it{tried}: leave it out")
+    return made
+
+
+def _tried(call: Callable[[], Any]) -> Any:
+    """What a call gives; None where it raises, for of values that nobody gave a user's part may raise anything."""
+    try:
+        return call()
+    except Exception:
+        return None
+
+
 def part_of(kind: Hint) -> type | None:
     """The dataclass among the alternatives of an annotation, whose fields have places of their own."""
     parts = [member for member in plain.members(kind) if isinstance(member, type) and dataclasses.is_dataclass(member)]
@@ -75,9 +124,21 @@ def part_of(kind: Hint) -> type | None:
 def _places(place: str, kind: Hint) -> dict[str, Any]:
     found = {place: kind}
     if (part := part_of(kind)) is not None:
-        for name, inner in plain.fields_of(part).items():
+        for name, inner in _fields(part).items():
             found |= _places(f"{place}.{name}", inner)
     return found
+
+
+def _fields(part: type) -> dict[str, Any]:
+    """The annotations of a part's fields, by name, without those whose metadata say ``{"setting": False}``."""
+    no_settings = {f.name for f in dataclasses.fields(part) if not f.metadata.get("setting", True)}
+    return {name: kind for name, kind in plain.fields_of(part).items() if name not in no_settings}
+
+
+def _holds(whole: object, field: str) -> bool:
+    """Whether a mapping that is given for a part sets a field of it, or of a part in it."""
+    head, _, inner = field.partition(".")
+    return isinstance(whole, Mapping) and head in whole and (not inner or _holds(whole[head], inner))
 
 
 def _of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,13 +194,13 @@ def _whole(kind: Hint, name: str, default: object, setting: object) -> Any:
         raise ValueError(
             f"{name}={setting!r}: it is a part with settings of its own: "
             f"{', '.join(f'{name}={choice}' for choice in choices)}, or {name}.FIELD=VALUE "
-            f"({', '.join(plain.fields_of(part))})"
+            f"({', '.join(_fields(part))})"
         ) from error
 
 
 def _with(part: type, name: str, value: object, settings: Mapping[str, Any]) -> Any:
     """A part with some of its fields set; one that is not there yet has its class' defaults in the others."""
-    kinds = plain.fields_of(part)
+    kinds = _fields(part)
     for place in settings:
         if place.partition(".")[0] not in kinds:
             raise ValueError(f"no setting '{name}.{place}': {nearest(place.partition('.')[0], kinds)}")

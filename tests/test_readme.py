@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs/design.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line.strip()]
 BINARIES = Path(os.sys.executable).parent
@@ -31,9 +32,16 @@ def test_there_is_something_to_run():
 def test_python_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for body in (body for kind, body in BLOCKS if kind == "python"):
-        exec(compile(body, "README.md", "exec"), {})
+        exec(compile(body, "README.md", "exec"), {"__name__": "__main__"})
     assert (tmp_path / "runs/readme.safetensors").is_file()
     assert "of the weights quantized" in capsys.readouterr().out
+
+
+def test_the_plug_in_of_the_design_page_runs_as_printed(tmp_path):
+    [body] = re.findall(r"^```python\n(.*?)^```$", DESIGN, re.MULTILINE | re.DOTALL)
+    [command] = re.findall(r"`(flatbit run [^`]*--plugin mine\.py[^`]*)`", DESIGN)
+    (tmp_path / "mine.py").write_text(body)
+    call([*shlex.split(command), "--smoke"], tmp_path)
 
 
 def test_flatbit_commands_run_as_printed_in_this_order(tmp_path):

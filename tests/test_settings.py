@@ -244,6 +244,18 @@ def test_what_a_part_cannot_be_says_why(given, words):
         bound(function, given)
 
 
+def test_what_is_given_twice_is_refused():
+    for given in (
+        {"part": {"rate": 0.5}, "part.rate": 0.25},
+        {"part.inner.depth": 2, "part": {"rate": 0.5, "inner": {"depth": 1}}},
+    ):
+        with pytest.raises(
+            ValueError, match=r"^part\.\S+ is given twice, alone and in part=.*: one of them cannot act"
+        ):
+            bound(function, given)
+    assert one("part", {"part": {"rate": 0.5}, "part.epochs": 3}).epochs == 3
+
+
 def test_the_order_of_settings_does_not_matter():
     for given in ({"part.inner": "on", "part.inner.depth": 3}, {"part.inner.depth": 3, "part.inner": "on"}):
         assert one("part", given).inner == Inner(depth=3)
@@ -306,6 +318,14 @@ def test_places_are_every_setting_with_its_annotation():
         "part.sizes", "source",
     ]  # fmt: skip
     assert (found["bits"], found["part.inner"], found["part.inner.share"]) == (int, Inner | None, float)
+
+
+def test_a_field_that_is_no_setting_has_no_place_and_cannot_be_given():
+    assert "loss.weight" in places(function)
+    assert "loss.name" not in places(function)
+    for given in ({"loss.name": "mine"}, {"loss": {"name": "mine"}}):
+        with pytest.raises(ValueError, match=r"no setting 'loss\.name': known: teacher, temperature, weight"):
+            bound(function, given)
 
 
 @pytest.mark.parametrize("place", [place for place in places(function) if place.count(".") == 1])
@@ -398,4 +418,4 @@ def test_a_loss_of_a_recipe_is_a_part_like_others():
     def with_loss(*, loss: CrossEntropy = CrossEntropy()): ...  # noqa: B008
 
     assert bound(with_loss, {"loss.weight": 0.5})["loss"] == CrossEntropy(weight=0.5)
-    assert list(places(with_loss)) == ["loss", "loss.weight", "loss.name"]
+    assert list(places(with_loss)) == ["loss", "loss.weight"]

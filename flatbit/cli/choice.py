@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +12,12 @@ import typer
 
 from ..engine.recipe import Recipe
 from ..recipes import RECIPES, Network
-from ..settings import bound
+from ..settings import bound, check_that_all_act, places
 from .plugins import loaded
 from .spelling import check_settings
 
+NO_ACTIVATIONS = ": give activation_method"
+"""Where the library's words for a method that has none of activations begin to name what no verb has."""
 RecipeName = Annotated[
     str, typer.Argument(help="A name of `flatbit list recipes`, or a Python file with a function `recipe`.")
 ]
@@ -47,8 +49,12 @@ def recipe_of(name: str, given: dict[str, Any], network: Network = Network(), da
     if name.endswith(".py"):
         return _from_file(name, given, network, data)
     registration = RECIPES.get(name)
-    check_settings(list(given), list(inspect.signature(registration.stages).parameters))
-    return registration.recipe(name, given, network, data)
+    check_settings(list(given), places(registration.stages))
+    try:
+        return registration.recipe(name, given, network, data)
+    except ValueError as error:
+        words, give, _ = str(error).partition(NO_ACTIVATIONS)
+        raise ValueError(f"{words}: --set activations=32 leaves them in float") if give else error from error
 
 
 def _from_file(name: str, given: dict[str, Any], network: Network, data: str | None) -> Recipe:
@@ -61,20 +67,39 @@ def _from_file(name: str, given: dict[str, Any], network: Network, data: str | N
             f"{name} has no function called recipe: write one that returns a Recipe, or, where the file registers "
             f"recipes, run one by its name with --plugin {name}"
         )
+
+    def make(settings: Mapping[str, Any]) -> Recipe:
+        return replace(_made(name, function, settings, network, data), settings={})
+
+    try:
+        check_that_all_act(function, given, make, lambda settings: bound(function, settings))
+    except ValueError as error:
+        prefix = "" if str(error).startswith(f"recipe {name!r}") else f"recipe {name!r}: "
+        raise ValueError(f"{prefix}{error}") from error
+    made = _made(name, function, given, network, data)
+    return replace(made, settings=dict(made.settings) | given)
+
+
+def _made(
+    name: str, function: Callable[..., Recipe], given: Mapping[str, Any], network: Network, data: str | None
+) -> Recipe:
+    """The recipe that a user's function returns, with another network or data set in place of its own."""
     made = function(**_arguments(name, function, given))
     if not isinstance(made, Recipe):
-        raise ValueError(f"recipe {name!r} returned {type(made).__name__}: expected a flatbit.engine.Recipe")
+        raise ValueError(
+            f"recipe {name!r} returned {type(made).__name__}: expected a flatbit.engine.Recipe; a function that "
+            "returns stages is registered (RECIPES.add) and run by its name with --plugin"
+        )
     return replace(
         made,
         model=network.model or made.model,
         model_arguments=({} if network.model else dict(made.model_arguments)) | dict(network.arguments),
         data=data or made.data,
         data_arguments={} if data not in (None, made.data) else made.data_arguments,
-        settings=dict(made.settings) | given,
     )
 
 
-def _arguments(name: str, function: Callable[..., Recipe], given: dict[str, Any]) -> dict[str, Any]:
+def _arguments(name: str, function: Callable[..., Recipe], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a user's function. Raises ValueError for settings that do not fit, or are missing."""
     try:
         arguments = bound(function, given)

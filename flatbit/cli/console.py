@@ -31,7 +31,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1."
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Where the result goes: a folder for a run, or for a figure a file, .png or .svg.", show_default=False
+        help="Where the result goes: a folder for a run, a file, .png or .svg, for a figure.", show_default=False
     ),
 ]
 Resume = Annotated[

@@ -37,12 +37,14 @@ def load(
         arguments: what else the set takes.
 
     Raises:
-        ValueError: an unknown name or argument, or one that is missing; files that are missing, and how
-            to get them.
+        ValueError: an unknown name or argument, or one that is missing; a root for a set without files;
+            files that are missing, and how to get them.
     """
     loader = import_object(name) if ":" in name else DATASETS.get(name)
     known = inspect.signature(loader).parameters
-    if root is not None and "root" in known:
+    if root is not None and "root" not in known:
+        raise ValueError(f"data set {name!r} has no files: root= (--data-dir) cannot act: leave it out")
+    if root is not None:
         arguments["root"] = root
     if workers is not None and "workers" in known:  # a function of the user's that does it itself
         arguments["workers"], workers = workers, None

@@ -21,7 +21,6 @@ from ..quant.site import Site
 from ..quant.spec import LayerSpec, TensorSpec
 from ..reference import From
 from ..train.averaging import QuantizedAverage
-from ..train.losses.teacher import Distillation
 from ..train.mean_grid import capacity, mean_spec
 from .fit import build_model
 from .recipe import Recipe, Stage
@@ -102,7 +101,15 @@ def _check_losses(model: nn.Module, stage: Stage) -> None:
 def _check_captures(model: nn.Module, stage: Stage, specs: Mapping[str, LayerSpec]) -> None:
     """Raise ValueError for steps that would move between captures, or an average of more than 8 bits."""
     averaged = QuantizedAverage(model).quantizers()
-    most = min((capacity(_grid(specs[q.site.layer].tensors[q.site.name])) for q in averaged), default=None)
+    by_tensor = {(q.site.layer, q.site.name): specs[q.site.layer].tensors[q.site.name] for q in averaged}
+    for (layer, name), spec in by_tensor.items():
+        if _follows_the_weight(spec):
+            site = Site(layer=layer, role="weight", tensor=name)
+            raise ValueError(
+                f"stage {stage.name!r}: the step of {site} follows the weight "
+                f"({spec}), and captures must share one grid: take a method that keeps its step, or no captures"
+            )
+    most = min((capacity(_grid(spec)) for spec in by_tensor.values()), default=None)
     if most is not None and most < len(stage.captures):
         raise ValueError(
             f"stage {stage.name!r}: the average of {len(stage.captures)} captures takes more than 8 bits somewhere, "
@@ -123,10 +130,19 @@ def _grid(spec: TensorSpec) -> Grid:
     return quantizer.grid(SAMPLE)
 
 
-def check_steps(stage: Stage, steps: int, num_samples: int) -> None:
-    """Raise ValueError where an epoch's mini-batches, ``steps`` at most, are fewer than one update takes."""
+def _follows_the_weight(spec: TensorSpec) -> bool:
+    """Whether a weight's grid is computed from it at each step, so that it moves as the weight does."""
+    quantizer = make_quantizer(spec, Site(role="weight"))
+    quantizer.observe_(SAMPLE)
+    one, other = quantizer.grid(SAMPLE), quantizer.grid(3 * SAMPLE)
+    kept = (one.offset, one.low, one.high) == (other.offset, other.low, other.high)
+    return not kept or not torch.equal(one.step, other.step)
+
+
+def check_steps(stage: Stage, steps: int, num_samples: int, *, begin: int = 0) -> None:
+    """Raise ValueError where an epoch from ``begin`` on has fewer mini-batches, ``steps`` at most, than an update."""
     steps = min(steps, stage.max_steps or steps)
-    largest = max((stage.batches_per_update(epoch) for epoch in range(stage.epochs)), default=0)
+    largest = max((stage.batches_per_update(epoch) for epoch in range(begin, stage.epochs)), default=0)
     if steps < largest:
         raise ValueError(
             f"stage {stage.name!r}: an epoch of {num_samples} samples has {steps} mini-batches, fewer than one "
@@ -147,7 +163,7 @@ def check_sources(model: nn.Module, recipe: Recipe, data: Data, checkpoint: Chec
         for term in stage.losses:
             for source in term.teachers():
                 if source.kind == "file":
-                    alike = model if isinstance(term, Distillation) else None
+                    alike = model if term.mimics else None
                     _check_teacher(source, f"stage {stage.name!r}: its teacher {source}", alike, data)
                 elif not has_weights and not _is_trained(recipe, source):
                     raise ValueError(

@@ -32,7 +32,9 @@ from .record import (
     Run,
     RunRecord,
     StageRecord,
+    decisive,
     first_difference,
+    read_plain,
     read_run,
     write_record,
 )
@@ -105,14 +107,20 @@ def _opened(plan: Plan, out: Path, resume: bool, say: Say) -> RunRecord:
         say(f"{out} holds no run to resume: this is a new one")
     if not (out / RECORD).is_file():
         return write_record(out, fresh)
-    record = read_run(out, trust=True).record  # the user's own folder, of a recipe that was imported already
-    if not record.stages and not (out / "checkpoint").is_dir():
+    try:
+        found = read_plain(out)
+    except ValueError as error:
+        raise ValueError(f"{error}: start the run anew with another --out") from error
+    if not found.get("stages") and not (out / "checkpoint").is_dir():
         return write_record(out, fresh)
     if not resume:
         raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
-    there, here = (plain.to_plain({"recipe": r.recipe, "seed": r.seed}) for r in (record, fresh))
+    there, here = (
+        {"recipe": decisive(run["recipe"]), "seed": run.get("seed")} for run in (found, plain.to_plain(fresh))
+    )
     if there != here:
         raise ValueError(f"{out} holds another run ({first_difference(there, here)}): give another --out")
+    record = read_run(out, trust=True).record  # it names what this recipe names, and that is imported already
     _check_same_checkpoint(record, plan.checkpoint)
     return record
 

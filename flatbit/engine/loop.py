@@ -20,6 +20,7 @@ from ..progress import bar
 from ..train.batchnorm import freeze_batchnorm_
 from ..train.losses import LossTerm, weighted_sum
 from ..train.sharpness import SharpnessAware
+from .checks import check_steps
 from .recipe import Stage
 from .record import EpochRecord
 
@@ -110,12 +111,7 @@ def train(
     position = position or Position()
     terms = tuple(stage.losses if losses is None else losses)
     steps = min(len(batches), stage.max_steps or len(batches))
-    largest = max((stage.batches_per_update(epoch) for epoch in range(position.epoch, stage.epochs)), default=0)
-    if steps < largest:
-        raise ValueError(
-            f"stage {stage.name!r}: an epoch of {batches.num_samples} samples has {steps} mini-batches, fewer than one "
-            f"update takes ({largest}): lower batch_size or the accumulation"
-        )
+    check_steps(stage, steps, batches.num_samples, begin=position.epoch)
     saved = time.monotonic()
     with bar("loss", "top1", "rate") as progress:
         task = progress.add_task(stage.name, total=stage.epochs * steps, loss="", top1="", rate="")

@@ -7,6 +7,7 @@ accepts, the run executes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from .. import data as datasets
 from .. import models, plain
 from ..data.batches import Data
 from ..quant.spec import LayerSpec
+from ..reference import START
 from ..text import as_text
 from .checks import check_sources, check_steps, specs_of
 from .draft import Draft
@@ -135,7 +137,7 @@ def plan(
     Raises:
         ValueError: whatever cannot be: unknown names, layers that a policy refuses, teachers that are missing
             or untrained, captures that have no average, a setting that no record can hold, data too few for an
-            update.
+            update, a checkpoint that no stage comes from.
     """
     models.accepts(recipe.model)  # an unknown model fails here; from here on its files may be loaded
     data = datasets.load(recipe.data, data_dir, **recipe.data_arguments)
@@ -143,10 +145,14 @@ def plan(
     recipe, data, notes = fitted(recipe, data, draft.model)
     specs = {stage.name: specs_of(draft.model, recipe, stage) for stage in recipe.stages}
     check_sources(draft.model, recipe, data, checkpoint)
+    if checkpoint is not None and START not in {source for stage in recipe.stages for source in stage.references()}:
+        raise ValueError(
+            f"--checkpoint {checkpoint.path} cannot act: no stage starts or learns from {START}: leave it out"
+        )
     if smoke:
         recipe = recipe.smoke()
         specs = {stage.name: specs_of(draft.model, recipe, stage) for stage in recipe.stages}
-    plain.from_plain(Recipe, plain.to_plain(recipe), trust=True)  # what a record cannot give back is refused here
+    _check_record(recipe)
     stages = [_planned(draft, data, stage, specs[stage.name], seed) for stage in recipe.stages]
     if timing:
         times = estimate(recipe, data, seed=seed, device=device)
@@ -155,6 +161,32 @@ def plan(
         recipe=recipe, data=data, seed=seed, device=str(device), checkpoint=checkpoint, built_on=draft.built_on,
         stages=tuple(stages), notes=(*notes, *draft.notes),
     )  # fmt: skip
+
+
+def _check_record(recipe: Recipe) -> None:
+    """Raise ValueError for a recipe that a record could not give back, equal."""
+    back = plain.from_plain(Recipe, plain.to_plain(recipe), trust=True)
+    if (place := _unlike(recipe, back)) is not None:
+        raise ValueError(
+            f"recipe {recipe.name!r}: {place.lstrip('.')} would not come back from a record as it is: expected "
+            "numbers, text, lists, mappings with text for keys, and fields that a constructor takes"
+        )
+
+
+def _unlike(value: Any, back: Any, place: str = "") -> str | None:
+    """Where two values differ; None where they do not. A list is a tuple: records have no other name for it."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if dataclasses.is_dataclass(value) and type(value) is type(back) and not plain.has_codec(type(value)):
+        names = plain.fields_of(type(value))
+        pairs = [(f".{name}", getattr(value, name), getattr(back, name)) for name in names]
+    elif isinstance(value, Mapping) and isinstance(back, Mapping) and value.keys() == back.keys():
+        pairs = [(f".{key}", part, back[key]) for key, part in value.items()]
+    elif isinstance(value, list | tuple) and isinstance(back, list | tuple) and len(value) == len(back):
+        pairs = [(f"[{i}]", *both) for i, both in enumerate(zip(value, back, strict=True))]
+    elif value != back:
+        return place
+    found = (_unlike(part, other, f"{place}{name}") for name, part, other in pairs)
+    return next((inner for inner in found if inner is not None), None)
 
 
 def _planned(draft: Draft, data: Data, stage: Stage, specs: Mapping[str, LayerSpec], seed: int) -> StagePlan:

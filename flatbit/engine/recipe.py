@@ -49,8 +49,8 @@ class Stage:
         optimizer, lr, weight_decay: of the descent; no decay on learned steps.
         schedule: factor of lr as a function of progress.
         batch_size: of a mini-batch.
-        accumulation: ``((epoch, n), ...)``: from that epoch on, n mini-batches make one update (gradient
-            accumulation: gradients averaged, batch norm per mini-batch).
+        accumulation: ``((epoch, n), ...)`` in rising order: from that epoch on, n mini-batches make one update
+            (gradient accumulation: gradients averaged, batch norm per mini-batch).
         calibration_batches: for ``calibrate_``; None for what the method asks.
         freeze_batchnorm: so many epochs done, batch norms use their running statistics and keep them; None
             trains them throughout. The scores around the first such epoch are reported.
@@ -67,7 +67,8 @@ class Stage:
 
     Raises:
         ValueError: a value out of range, or one that cannot act: of training in a stage of 0 epochs, of
-            quantization in one without a policy, ``keep_captures`` without captures.
+            quantization in one without a policy, ``keep_captures`` without captures, a part of the schedule or of
+            ``accumulation`` that begins after the end.
     """
 
     name: str
@@ -135,12 +136,10 @@ class Stage:
         for name, low in least.items():
             value = getattr(self, name)
             self._check(name, _is_whole(value) and value >= low, f"{low} or more")
-        self._check("lr", self.lr is None or (_is_number(self.lr) and self.lr >= 0), "0 or more")
+        self._check("lr", self.lr is None or (_is_number(self.lr) and self.lr > 0), "a positive number")
         self._check("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "0 or more")
-        freezes = self.freeze_batchnorm is None or (
-            _is_whole(self.freeze_batchnorm) and 0 <= self.freeze_batchnorm <= self.epochs
-        )
-        self._check("freeze_batchnorm", freezes, f"an epoch from 0 to {self.epochs}, or None")
+        freezes = self.freeze_batchnorm is None or (_is_whole(self.freeze_batchnorm) and self.freeze_batchnorm >= 0)
+        self._check("freeze_batchnorm", freezes, "a number of epochs, 0 or more, or None")
         for name in ("max_steps", "calibration_batches"):
             value = getattr(self, name)
             self._check(name, value is None or (_is_whole(value) and value >= 1), "1 or more, or None")
@@ -151,6 +150,7 @@ class Stage:
         """Raise ValueError for a setting that could not act."""
         if self.epochs:
             self._check("lr", self.lr is not None, f"a number: {self.epochs} epochs train")
+            self._check_that_descent_acts()
         else:
             self._check_left_out(DESCENT, "epochs=0 trains nothing")
         if self.policy is None:
@@ -158,11 +158,37 @@ class Stage:
         if not self.captures:
             self._check_left_out(("keep_captures",), "there are no captures")
 
+    def _check_that_descent_acts(self) -> None:
+        """Raise ValueError for a setting of training that comes after the end, or changes nothing."""
+        ends = f"the stage ends after {self.epochs} epochs"
+        if self.freeze_batchnorm is not None:
+            self._check_acts("freeze_batchnorm", self.freeze_batchnorm < self.epochs, ends)
+        self._check_acts("evaluate_every", self.evaluate_every <= self.epochs, ends)
+        before = -1, 1
+        for epoch, n in self.accumulation:
+            self._check("accumulation", epoch > before[0], "pairs of rising epochs")
+            self._check_acts("accumulation", epoch < self.epochs, ends)
+            why = f"from epoch {epoch} on an update takes {n} mini-batches, and before it does so too"
+            self._check_acts("accumulation", n != before[1], why)
+            before = epoch, n
+        shard = None if self.sharpness is None else self.sharpness.shard
+        if shard is not None:  # in an update of several mini-batches, each whole one can be a shard
+            parts = shard < self.batch_size or (shard == self.batch_size and bool(self.accumulation))
+            self._check_acts("sharpness", parts, f"shard={shard} divides no mini-batch of {self.batch_size}")
+        if self.max_steps is None:  # cut epochs are no whole ones: ``smoke`` keeps the schedule of the stage it cuts
+            try:
+                self.schedule.check(self.epochs)
+            except ValueError as error:
+                raise ValueError(f"stage {self.name!r}: schedule {error}") from error
+
+    def _check_acts(self, name: str, acts: bool, why: str) -> None:
+        if not acts:
+            raise ValueError(f"stage {self.name!r}: {name}={getattr(self, name)!r} cannot act: {why}: leave it out")
+
     def _check_left_out(self, names: tuple[str, ...], why: str) -> None:
         usual = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
         for name in names:
-            if getattr(self, name) != usual[name]:
-                raise ValueError(f"stage {self.name!r}: {name}={getattr(self, name)!r} cannot act: {why}: leave it out")
+            self._check_acts(name, getattr(self, name) == usual[name], why)
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
@@ -170,7 +196,7 @@ class Stage:
 
     def batches_per_update(self, epoch: int) -> int:
         """n of ``accumulation`` at an epoch: how many mini-batches make one update."""
-        return max((n for first, n in self.accumulation if epoch >= first), default=1)
+        return next((n for first, n in reversed(self.accumulation) if epoch >= first), 1)
 
     def updates(self, steps: int) -> int:
         """How many updates the stage makes where an epoch has so many mini-batches."""
@@ -193,9 +219,13 @@ class Stage:
 
     def smoke(self) -> Stage:
         """The same stage cut to two updates; captures, accumulation and freezing fall on its one epoch."""
+        size, sharpness = min(self.batch_size, 32), self.sharpness
+        if sharpness is not None and sharpness.shard is not None and sharpness.shard >= size:
+            sharpness = replace(sharpness, shard=max(1, sharpness.shard * size // self.batch_size))
         cut = replace(
             self,
-            batch_size=min(self.batch_size, 32),
+            batch_size=size,
+            sharpness=sharpness,
             calibration_batches=None if self.policy is None else 1,
             reestimate_batches=min(self.reestimate_batches, 2),
         )
@@ -207,6 +237,7 @@ class Stage:
             accumulation=((0, largest),) if self.accumulation else (),
             epochs=1,
             captures=(1,) if self.captures else (),
+            evaluate_every=1,
             freeze_batchnorm=None if self.freeze_batchnorm is None else 0,
             max_steps=SMOKE_STEPS * largest,
         )

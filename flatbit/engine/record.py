@@ -192,12 +192,7 @@ class RunRecord:
         Raises:
             ValueError: another format, or values that do not fit.
         """
-        if not isinstance(found, Mapping) or "recipe" not in found:
-            raise ValueError("no record of a run: it has no recipe")
-        if (number := found.get("format", 1)) != FORMAT:
-            raise ValueError(
-                f"a record of format {number}, this version reads {FORMAT}: start the run anew with another --out"
-            )
+        _check_format(found)
         return plain.from_plain(cls, {key: part for key, part in found.items() if key != "format"}, trust=trust)
 
     def with_stage(self, name: str, entry: StageRecord) -> RunRecord:
@@ -221,8 +216,17 @@ class Run:
         return self.folder / "stages" / f"{name}.safetensors"
 
 
-def read_run(folder: str | Path, *, trust: bool = False) -> Run:
-    """Read a run's folder; nothing is imported unless it is trusted. Raises ValueError where there is none."""
+def _check_format(found: Any) -> None:
+    """Raise ValueError for plain values that are no record of this version's format."""
+    if not isinstance(found, Mapping) or "recipe" not in found:
+        raise ValueError("no record of a run: it has no recipe")
+    if (number := found.get("format", 1)) != FORMAT:
+        writer = "an older" if number == 1 else "another"
+        raise ValueError(f"a record of format {number}, written by {writer} version: this version reads {FORMAT}")
+
+
+def read_plain(folder: str | Path) -> Mapping[str, Any]:
+    """The plain values of a run's record, nothing made of them yet. Raises ValueError where there is none."""
     path = Path(folder) / RECORD
     if not path.is_file():
         raise ValueError(f"no run in {folder}: it has no {RECORD}")
@@ -231,9 +235,19 @@ def read_run(folder: str | Path, *, trust: bool = False) -> Run:
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error})") from error
     try:
-        return Run(folder=Path(folder), record=RunRecord.from_dict(found, trust=trust))
+        _check_format(found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return found
+
+
+def read_run(folder: str | Path, *, trust: bool = False) -> Run:
+    """Read a run's folder; nothing is imported unless it is trusted. Raises ValueError where there is none."""
+    found = read_plain(folder)
+    try:
+        return Run(folder=Path(folder), record=RunRecord.from_dict(found, trust=trust))
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / RECORD}: {error}") from error
 
 
 def write_record(folder: Path, record: RunRecord) -> RunRecord:
@@ -241,6 +255,11 @@ def write_record(folder: Path, record: RunRecord) -> RunRecord:
     with replacing(folder / RECORD) as partial:
         partial.write_text(json.dumps(record.as_dict(), indent=1))
     return record
+
+
+def decisive(recipe: Any) -> Any:
+    """What of a recipe's plain values decides a run: all but the settings that its stages were made with."""
+    return {key: part for key, part in recipe.items() if key != "settings"} if isinstance(recipe, Mapping) else recipe
 
 
 def first_difference(there: Any, here: Any, place: str = "") -> str:

@@ -30,6 +30,8 @@ from .stage import optimizer_of
 
 TIMED = 2
 """So many updates are timed, after one that warms up."""
+NEXT_TO_NOTHING = 1e-30
+"""The rate of these: they change no weight that counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +99,11 @@ def _kind(stage: Stage) -> Stage:
     """The stage without what changes its length alone."""
     if not stage.epochs:
         return replace(stage, name="untrained", start=From())
+    size = max(stage.batches_per_update(epoch) for epoch in range(stage.epochs))
     return replace(
-        stage, name="trained", epochs=1, lr=0.0, schedule=Constant(), start=From(), captures=(), keep_captures=False,
-        evaluate_every=1, freeze_batchnorm=None, max_steps=None,
+        stage, name="trained", epochs=1, lr=NEXT_TO_NOTHING, schedule=Constant(), start=From(), captures=(),
+        keep_captures=False, evaluate_every=1, freeze_batchnorm=None, max_steps=None,
+        accumulation=((0, size),) if size > 1 else (),
     )  # fmt: skip
 
 
@@ -137,7 +141,8 @@ def _pace(model: nn.Module, stage: Stage, data: Data, seed: int) -> Pace:
 
 def _step_seconds(model: nn.Module, stage: Stage, batches: Batches) -> float:
     """Seconds of one mini-batch of an update: the mean of two updates, after one that warms up."""
-    size = max(stage.batches_per_update(epoch) for epoch in range(stage.epochs))
+    kind = _kind(stage)
+    size = kind.batches_per_update(0)
     device = device_of(model)
 
     def teacher(source: From) -> nn.Module:
@@ -147,8 +152,7 @@ def _step_seconds(model: nn.Module, stage: Stage, batches: Batches) -> float:
     optimizer = optimizer_of(model, stage)
 
     def update(count: int) -> None:
-        cut = replace(_kind(stage), max_steps=count * size, accumulation=((0, size),) if size > 1 else ())
-        train(model, cut, batches, optimizer, losses=losses)
+        train(model, replace(kind, max_steps=count * size), batches, optimizer, losses=losses)
 
     update(1)
     return _timed(lambda: update(TIMED)) / (size * min(TIMED, len(batches) // size))

@@ -15,7 +15,7 @@ from typing import Any
 from .. import plain
 from ..engine.recipe import DESCENT, Recipe, Stage
 from ..registry import Registry
-from ..settings import OFF, alternatives, bound, places
+from ..settings import OFF, bound, check_that_all_act
 
 Stages = tuple[Stage, ...]
 WIDTHS = ("weights", "activations")
@@ -104,35 +104,15 @@ class Registration:
 
     def _acting(self, name: str, given: Mapping[str, Any], network: Network) -> Stages:
         """The stages, if every given setting acts on them: without it, or with another value, they would be others."""
-        stages = self._made(name, given, network)
-        kinds = places(self.stages)
-        for place, value in given.items():
-            rest = {key: setting for key, setting in given.items() if key != place}
-            known = alternatives(kinds.get(place, Any), value)
-            fitting = [other for other in known if self._fits(rest | {place: other}, network)]
-            settings = (rest, *(rest | {place: other} for other in fitting))
-            if bool(known) == bool(fitting) and all(self._same(name, other, network, stages) for other in settings):
-                tried = f", and with {' or '.join(map(str, fitting))} in its place" if fitting else ""
-                raise ValueError(
-                    f"recipe {name!r}: {place}={value} cannot act: the stages are the same without it{tried}: "
-                    "leave it out"
-                )
-        return stages
-
-    def _fits(self, given: Mapping[str, Any], network: Network) -> bool:
-        """Whether the function's parameters take these settings; what it makes of them is another question."""
         try:
-            self.arguments(given, network)
-        except Exception:  # values that nobody gave: whatever a user's part raises says no
-            return False
-        return True
-
-    def _same(self, name: str, given: Mapping[str, Any], network: Network, stages: Stages) -> bool:
-        """Whether other settings give the same stages; not where they give none."""
-        try:
-            return self._made(name, given, network) == stages
-        except Exception:  # as above
-            return False
+            return check_that_all_act(
+                self.stages,
+                given,
+                lambda settings: self.stages(**self.arguments(settings, network)),
+                lambda settings: self.arguments(settings, network),
+            )
+        except ValueError as error:
+            raise ValueError(f"recipe {name!r}: {error}") from error
 
     def arguments(self, given: Mapping[str, Any], network: Network = Network()) -> dict[str, Any]:
         """The arguments of the function: its defaults, the registration's, what is printed, what is given.
@@ -150,13 +130,6 @@ class Registration:
                 raise
             printed = "; ".join(f"{place} {self.printed[place]}" for place in lacking)
             raise ValueError(f"{error} (of {self.model} alone the paper prints {printed})") from error
-
-    def _made(self, name: str, given: Mapping[str, Any], network: Network) -> Stages:
-        """The stages of these settings."""
-        try:
-            return self.stages(**self.arguments(given, network))
-        except ValueError as error:
-            raise ValueError(f"recipe {name!r}: {error}") from error
 
     def _as_printed(self, place: str, printed: Printed, given: Mapping[str, Any]) -> dict[str, Any]:
         """The printed value by its place; nothing where it is given, or printed under other settings."""

@@ -16,8 +16,6 @@ from . import RECIPES, Registration, Stages, stage_of
 from .float_net import Pretraining, float_stages
 from .sqwa import Averaging, averaged_stages
 
-KEEPS_ITS_STEP = ("uniq", "saq", "lsq", "sqwa", "sqwa-all")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descent:
@@ -55,7 +53,8 @@ def crossed_stages(
     latent weights are averaged.
 
     Args:
-        grid: a policy: uniq, saq, lsq; sqwa leaves activations to PACT. Without averaging any other too.
+        grid: a policy: uniq, saq, lsq; sqwa leaves activations to PACT. Averaging takes those whose weights keep
+            their steps; the plan refuses others.
         pretraining: of the float net; None measures the one that the run is given.
         sharpness: of the ``quantized`` stage; None for plain SGD.
         averaging: as ``sqwa`` has it; None ends with the ``quantized`` stage.
@@ -63,13 +62,8 @@ def crossed_stages(
         training: of the ``quantized`` stage, and of ``2-bit``.
 
     Raises:
-        ValueError: a grid that is not known to keep its step, with averaging; a 2-bit start of more bits.
+        ValueError: an unknown policy; a 2-bit start of more bits.
     """
-    if averaging is not None and grid not in KEEPS_ITS_STEP:
-        raise ValueError(
-            f"grid={grid!r} with averaging: captures must share one grid: take {', '.join(KEEPS_ITS_STEP)}, or "
-            "averaging=none"
-        )
     common: dict[str, Any] = {
         "epochs": training.epochs,
         "lr": training.lr,

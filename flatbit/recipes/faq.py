@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..engine.recipe import Stage
@@ -165,7 +165,9 @@ def _doublings(epochs: int) -> tuple[tuple[int, int], ...]:
     """From which epoch on an update takes 2, 4 and 8 mini-batches. Raises ValueError for too few epochs."""
     places = [round(share * epochs) for share in DOUBLINGS]
     if sorted({0, *places, epochs}) != [0, *places, epochs]:
-        raise ValueError(f"accumulation=doubling with epochs={epochs}: the three fall together: take 33 or more")
+        raise ValueError(
+            f"training.accumulation=doubling with training.epochs={epochs}: the three fall together: take 33 or more"
+        )
     return tuple((place, 2 ** (index + 1)) for index, place in enumerate(places))
 
 
@@ -207,10 +209,7 @@ RECIPES.add(
         stages=faq_stages,
         model="resnet18_cifar",
         data="cifar10",
-        settings={
-            f"published.{key}": getattr(CIFAR, key)
-            for key in ("original", "eight_epochs", "schedule", "lr", "weight_decay")
-        },
+        settings={f"published.{field.name}": getattr(CIFAR, field.name) for field in fields(CIFAR)},
     ),
 )
 RECIPES.add(

@@ -99,9 +99,7 @@ def float_stages(pretraining: Pretraining | None) -> Stages:
     epochs = stage.epochs if pretraining.epochs is None else pretraining.epochs
     if not epochs:
         raise ValueError("pretraining.epochs=0 trains nothing: pretraining=none measures the float net as it is")
-    curve = stage.schedule
-    if isinstance(curve, MultiStep):
-        curve = replace(curve, milestones=tuple(m * epochs // stage.epochs for m in curve.milestones))
+    curve = stage.schedule.scaled(stage.epochs, epochs)
     given = {"lr": pretraining.lr, "batch_size": pretraining.batch_size}
     given = {key: value for key, value in given.items() if value is not None}
     stage = replace(stage, epochs=epochs, schedule=curve, losses=taught(pretraining.distillation), **given)
@@ -141,6 +139,8 @@ def float_alone(
         epochs, lr, batch_size, distillation, swa: as ``Pretraining`` has them; Table 1's KD takes
             ``--set distillation.teacher=file:RUN``, its SWA ``--set swa=on``.
     """
+    if epochs == 0:
+        raise ValueError("epochs=0: 0 epochs train nothing")
     return float_stages(
         Pretraining(schedule=schedule, epochs=epochs, lr=lr, batch_size=batch_size, distillation=distillation, swa=swa)
     )

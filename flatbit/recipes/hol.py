@@ -49,7 +49,10 @@ class Retraining:
 
     Attributes:
         epochs, lr, weight_decay, batch_size: of SGD 0.9.
-        milestones: where the rate falls x0.1, as shares of the epochs.
+        milestones: where the rate falls x0.1, as shares of the epochs, between 0 and 1.
+
+    Raises:
+        ValueError: a milestone that is no such share.
     """
 
     epochs: int = 100
@@ -57,6 +60,10 @@ class Retraining:
     milestones: tuple[float, ...] = (0.5, 0.8)
     weight_decay: float = 0.0
     batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones={self.milestones}: expected shares of the epochs, between 0 and 1")
 
 
 def hol_stages(

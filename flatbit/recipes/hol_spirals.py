@@ -15,8 +15,11 @@ from . import RECIPES, Registration, Stages, stage_of
 from .float_net import Pretraining, float_stages
 from .hol import Quantized, pairs
 
-READS_SUMS = tuple(Rule(layer, {"input_bits": FLOAT_BITS}, optional=True) for layer in ("hidden.[1-9]*.linear", "last"))
-"""What reads residual sums that are not quantized again (Figure 3) counts as reading float."""
+FLOAT_SUMS = (
+    Rule("*.residual", {"placement": "input"}),
+    *(Rule(layer, {"input_bits": FLOAT_BITS}, optional=True) for layer in ("hidden.[1-9]*.linear", "last")),
+)
+"""Residual sums stay float (Figure 3), and what reads them counts as reading float; a net without sums is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +65,7 @@ def spiral_stages(
         if sums == "quantized":
             chosen = chosen.override("*.residual", placement="output")
         elif sums == "float":
-            chosen = replace(chosen, rules=(*chosen.rules, *READS_SUMS))
+            chosen = replace(chosen, rules=(*chosen.rules, *FLOAT_SUMS))
         stages.append(
             stage_of(
                 name=f"hol-w{w}a{a}",

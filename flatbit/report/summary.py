@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from .. import plain
-from ..engine.record import Run, StageRecord
+from ..engine.record import Run, StageRecord, decisive
 from ..metrics.scores import LABELS
 from ..quant.convention import Convention
 
@@ -56,7 +56,7 @@ def summarize(runs: Sequence[Run]) -> list[StageSummary]:
     """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
-    recipes = {str(plain.to_plain(run.record.recipe)) for run in runs}
+    recipes = {str(decisive(plain.to_plain(run.record.recipe))) for run in runs}
     if len(recipes) > 1:
         names = sorted({run.record.recipe.name for run in runs})
         raise ValueError(f"runs of different recipes or settings cannot be averaged: {', '.join(names)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import final
 
@@ -26,6 +26,13 @@ class Schedule(ABC):
     def __call__(self, epoch: float, epochs: int) -> float:
         """The factor after ``epoch`` of ``epochs`` epochs."""
 
+    def check(self, epochs: int) -> None:  # noqa: B027 - most schedules fit any length
+        """Raise ValueError for a part that a stage of so many epochs never reaches."""
+
+    def scaled(self, old: int, new: int) -> Schedule:
+        """The schedule of a stage of ``old`` epochs, for one of ``new``: itself, unless it counts epochs."""
+        return self
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,9 @@ class Constant(Schedule):
     """One rate throughout: ``factor`` times the base rate."""
 
     factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_number("factor", self.factor)
 
     def __call__(self, epoch: float, epochs: int) -> float:
         return self.factor
@@ -46,6 +56,10 @@ class Linear(Schedule):
     first: float
     last: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_number("first", self.first)
+        _check_number("last", self.last)
+
     def __call__(self, epoch: float, epochs: int) -> float:
         return self.first + (self.last - self.first) * min(epoch / max(epochs, 1), 1.0)
 
@@ -58,6 +72,22 @@ class MultiStep(Schedule):
     milestones: tuple[int, ...]
     factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        _check_positive("factor", self.factor)
+        whole = all(type(milestone) is int and milestone >= 0 for milestone in self.milestones)
+        if not whole or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones={self.milestones!r}: expected whole epochs, 0 or more, none before the last")
+
+    def check(self, epochs: int) -> None:
+        """One at the very end passes: places that are shares of a length are rounded to it."""
+        late = [milestone for milestone in self.milestones if milestone > epochs]
+        if late:
+            raise ValueError(f"milestones={self.milestones!r} cannot act: {_ends(epochs)}: leave {_words(late)} out")
+
+    def scaled(self, old: int, new: int) -> MultiStep:
+        """The milestones keep their place, rounded down."""
+        return replace(self, milestones=tuple(milestone * new // old for milestone in self.milestones))
+
     def __call__(self, epoch: float, epochs: int) -> float:
         return self.factor ** sum(epoch >= milestone for milestone in self.milestones)
 
@@ -68,6 +98,9 @@ class Exponential(Schedule):
     """Times ``decay`` at each epoch (FAQ: 0.936 over 110 epochs, from 0.0015 to 1.04e-6)."""
 
     decay: float
+
+    def __post_init__(self) -> None:
+        _check_positive("decay", self.decay)
 
     @classmethod
     def reaching(cls, final: float, epochs: int) -> Exponential:
@@ -98,6 +131,12 @@ class Cosine(Schedule):
             raise ValueError(f"warmup={self.warmup!r}: expected a number of epochs, 0 or more")
         if not self.warmup and self.warmup_factor != 1:
             raise ValueError(f"warmup_factor={self.warmup_factor} cannot act: there is no warmup: leave it out")
+        _check_number("warmup_factor", self.warmup_factor)
+
+    def check(self, epochs: int) -> None:
+        """The cosine begins before the end."""
+        if self.warmup >= epochs:
+            raise ValueError(f"warmup={self.warmup} leaves no epoch to the cosine: {_ends(epochs)}: take a shorter one")
 
     def __call__(self, epoch: float, epochs: int) -> float:
         t = math.floor(epoch) - self.warmup
@@ -112,6 +151,9 @@ class Polynomial(Schedule):
     """``(1 - t/T)^power`` at every update, t in fractions of an epoch (DeepLab; HOL's segmentation, power 0.9)."""
 
     power: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_positive("power", self.power)
 
     def __call__(self, epoch: float, epochs: int) -> float:
         return (1 - min(epoch / max(epochs, 1), 1.0)) ** self.power
@@ -185,11 +227,46 @@ class Join(Schedule):
                     f"Join: the part from epoch {first} is {part!r}: expected a schedule, such as Constant(0.1)"
                 )
 
+    def check(self, epochs: int) -> None:
+        """All parts begin before the end, and the last one fits what is left; the others are cut on purpose."""
+        late = [first for first, _ in self.parts if first >= epochs]
+        if late:
+            raise ValueError(f"Join: the part from epoch {late[0]} cannot act: {_ends(epochs)}: leave it out")
+        first, part = self.parts[-1]
+        part.check(epochs - first)
+
+    def scaled(self, old: int, new: int) -> Join:
+        """The parts keep their place, rounded down, and each is scaled to its own length."""
+        begins = [first * new // old for first, _ in self.parts]
+        olds = pairwise([*(first for first, _ in self.parts), old])
+        parts = zip(self.parts, olds, pairwise([*begins, new]), strict=True)
+        return Join(
+            tuple((begin, part.scaled(later - first, end - begin)) for (_, part), (first, later), (begin, end) in parts)
+        )
+
     def __call__(self, epoch: float, epochs: int) -> float:
         index = sum(epoch >= first for first, _ in self.parts) - 1
         first, part = self.parts[index]
         end = self.parts[index + 1][0] if index + 1 < len(self.parts) else epochs
         return part(epoch - first, end - first)
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a number of 0 or more")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a positive number")
+
+
+def _ends(epochs: int) -> str:
+    return f"the stage ends after {epochs} epochs"
+
+
+def _words(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 SCHEDULES: Registry[type[Schedule]] = Registry("schedule", __name__)

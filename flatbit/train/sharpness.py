@@ -34,7 +34,7 @@ class Sharpness:
     Attributes:
         method: ``sam`` and ``asam`` perturb the latent parameters before quantization, ``saq`` and
             ``asaq`` the quantized weights after it; the a's scale the perturbation by each value's size.
-        rho: radius of the perturbation, in the global l2 norm.
+        rho: radius of the perturbation, in the global l2 norm; positive.
         eta: added to the sizes; of ASAM and ASAQ alone, None for the papers' 0.01.
         perturb: ``authors`` also moves batch norms, clips of activations and biases, as SAQ's code does;
             ``weights_only`` is what its text says.
@@ -54,10 +54,10 @@ class Sharpness:
     def __post_init__(self) -> None:
         if self.method not in SHARPNESS_METHODS:
             raise ValueError(f"sharpness method {self.method!r}: expected one of {', '.join(SHARPNESS_METHODS)}")
-        for name in ("rho", "eta"):
-            value = getattr(self, name)
-            if (name, value) != ("eta", None) and (not isinstance(value, int | float) or not 0 <= value < math.inf):
-                raise ValueError(f"sharpness {name}={value!r}: expected a number of 0 or more")
+        if not isinstance(self.rho, int | float) or not 0 < self.rho < math.inf:
+            raise ValueError(f"sharpness rho={self.rho!r}: expected a positive number; for plain descent leave it out")
+        if self.eta is not None and (not isinstance(self.eta, int | float) or not 0 <= self.eta < math.inf):
+            raise ValueError(f"sharpness eta={self.eta!r}: expected a number of 0 or more")
         if self.eta is not None and not self.adaptive:
             raise ValueError(f"sharpness eta={self.eta} cannot act: {self.method} does not scale; asam and asaq do")
         if self.perturb not in ("authors", "weights_only") or self.batchnorm not in ("freeze", "update"):

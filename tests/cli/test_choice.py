@@ -12,7 +12,8 @@ from flatbit.engine.recipe import Recipe, Stage
 from flatbit.train.sharpness import Sharpness
 
 def recipe(*, epochs: int = 1, lr=0.1, note=None, sharpness: Sharpness | None = None, shares: tuple[float, ...] = ()):
-    stage = Stage(name="float", epochs=epochs, lr=lr, sharpness=sharpness)
+    stage = Stage(name="float" if note is None else "noted", epochs=epochs, lr=lr, sharpness=sharpness,
+                  reestimate_batches=len(shares))
     return Recipe(
         name="mine", model="resnet8", model_arguments={"width": 2}, data="digits", data_arguments={"channels": 3},
         stages=(stage,), settings={"note": str(note), "shares": list(shares)},
@@ -26,11 +27,11 @@ def mine(own):
 
 
 def test_a_name_is_that_of_a_registration():
-    made = recipe_of("uniq-preresnet8-digits", {"weights": 1, "training.epochs": 3})
+    made = recipe_of("uniq-preresnet8-digits", {"weights": 1, "training.epochs": 8})
     assert made == RECIPES.get("uniq-preresnet8-digits").recipe(
-        "uniq-preresnet8-digits", {"weights": 1, "training.epochs": 3}
+        "uniq-preresnet8-digits", {"weights": 1, "training.epochs": 8}
     )
-    assert made.settings == {"weights": 1, "training.epochs": 3}
+    assert made.settings == {"weights": 1, "training.epochs": 8}
 
 
 def test_another_network_has_its_own_arguments_alone():
@@ -80,6 +81,17 @@ def test_settings_of_a_file_are_held_to_their_types(mine, given, says):
     with pytest.raises(ValueError, match=rf"^recipe '{mine}': ") as caught:
         recipe_of(mine, given)
     assert says in str(caught.value)
+
+
+def test_a_setting_of_a_file_that_could_not_act_is_refused(own):
+    file = f"{own(RECIPE.replace('(*,', '(*, unread: int = 3, untyped=2,'))}.py"
+    for given in ({"unread": 3}, {"unread": 4}, {"untyped": 2}):
+        with pytest.raises(
+            ValueError, match=rf"^recipe '{file}': un\w+=\d cannot act: the stages are the same without"
+        ):
+            recipe_of(file, given)
+    for given in ({"epochs": 1}, {"lr": 0.1}, {"sharpness": "none"}):  # defaults, said aloud
+        assert recipe_of(file, given).stages == recipe_of(file, {}).stages
 
 
 def test_a_setting_without_default_has_to_be_given(own):

@@ -36,28 +36,44 @@ def test_old_names_are_no_options_and_new_names_are(verb):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("verb", [("run",), ("plot", "schedule")])
 def test_an_old_setting_is_refused_and_names_the_new_one(refuses, own, name, verb):
-    recipe = next(r for r in RECIPES.names() if name not in places(RECIPES.get(r).stages))
-    assert refuses(*verb, recipe, "--set", f"{name}=1") == f"flatbit: --set {name} is {SETTINGS[name]} now"
+    known = {r: places(RECIPES.get(r).stages) for r in RECIPES.names()}
+    for new in SETTINGS[name]:
+        having = [r for r in known if name not in known[r] and (new.startswith("--") or new.split("=")[0] in known[r])]
+        line = refuses(*verb, having[0], "--set", f"{name}=1")
+        assert line.startswith(f"flatbit: --set {name} is ")
+        assert new in line
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_an_old_setting_has_become_is_there(name):
-    """A setting of some recipe, or an option; a recipe in brackets has what is said of it."""
+    """A setting of some recipe, or an option."""
     known = {place for recipe in RECIPES.names() for place in places(RECIPES.get(recipe).stages)}
-    new = SETTINGS[name]
-    first = re.match(r"(--[\w-]+|[\w.]+)", new)[0]
-    assert first in known or first in ELSEWHERE, new
-    for recipe, place in re.findall(r"\((?:recipe )?(\w+): ([\w.]+)=", new):
-        assert place in places(RECIPES.get(recipe).stages), new
-    for recipe in re.findall(r"with recipe ([\w-]+)", new):
-        assert recipe in RECIPES.names()
+    for new in SETTINGS[name]:
+        first = re.match(r"(--[\w-]+|[\w.]+)", new)[0]
+        assert first in known or first in ELSEWHERE, new
+        for recipe in re.findall(r"recipe ([\w-]+)", new):
+            assert recipe in RECIPES.names()
 
 
 def test_a_setting_that_the_recipe_has_is_its_own():
     check_settings(["epochs"], ["epochs", "lr"])
     check_settings(["sharpness.rho", "unknown"], [])
     with pytest.raises(ValueError, match=r"--set rho is sharpness\.rho=RHO now"):
-        check_settings(["weights", "rho"], ["weights"])
+        check_settings(["weights", "rho"], ["weights", "sharpness.rho"])
+
+
+def test_a_place_that_the_recipe_lacks_is_not_named():
+    check_settings(["rho"], ["weights"])
+    with pytest.raises(ValueError, match=r"^--set temperature is pretraining\.distillation\.temperature=T now$"):
+        check_settings(["temperature"], places(RECIPES.get("sqwa").stages))
+
+
+@pytest.mark.parametrize(("setting", "option"), [("weights=2", "-w 2"), ("activations=3", "-a 3")])
+@pytest.mark.parametrize("attached", [False, True])
+def test_bits_of_a_verb_that_takes_no_settings_are_options(refuses, setting, option, attached):
+    words = (f"--set={setting}",) if attached else ("--set", setting)
+    for verb in ("quantize", "cost"):
+        assert refuses(verb, "resnet8", *words) == f"flatbit: --set {setting} is {option} now"
 
 
 @pytest.mark.parametrize("words", [("--data", "pictures"), ("--data=pictures",)])

@@ -92,7 +92,7 @@ def test_it_prints_json_and_every_parameter_says_what_it_is(verb):
 @every_verb
 def test_a_flag_that_is_off_needs_no_second_name(verb):
     for option in options_of(verb):
-        assert option.default or not option.secondary_opts, option.name
+        assert option.default is not False or not option.secondary_opts, option.name
 
 
 @every_verb

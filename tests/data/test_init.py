@@ -31,8 +31,11 @@ def test_digits_are_the_embedded_set():
     assert load("digits").test.labels.equal(load_digits().test.labels)
 
 
-def test_a_set_without_files_needs_no_root(tmp_path):
-    assert load("digits", tmp_path).name == "digits"
+def test_a_root_for_a_set_without_files_is_refused(own_sets, tmp_path):
+    for name in ("digits", f"{own_sets}:reads"):
+        with pytest.raises(ValueError, match=rf"'{name}' has no files: root= \(--data-dir\) cannot act: leave it out"):
+            load(name, tmp_path)
+    assert load("digits", None).name == "digits"
 
 
 def test_unknown_name_suggests_the_nearest():

@@ -1,6 +1,6 @@
 """What is refused is refused by the plan, before any training."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from torch import nn
@@ -13,6 +13,7 @@ from flatbit.engine.recipe import Stage
 from flatbit.quant.convert import quantize_
 from flatbit.quant.table import quantized_layers
 from flatbit.reference import From
+from flatbit.train.losses import LOSSES, LossTerm
 from flatbit.train.losses.cost import CostPenalty
 from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.orthogonality import Lipschitz
@@ -85,6 +86,11 @@ def test_the_specs_of_averages_are_those_that_the_run_leaves(tmp_path, cycles):
     [
         (replace(FLOAT, name="sharp", sharpness=SAQ), "saq moves quantized weights, and"),
         (replace(CYCLES, policy=POLICY), "is learned, and captures must share one grid: give the stage fixed_weight"),
+        (
+            replace(CYCLES, policy=fb.policy("faq", weights=4)),
+            r"the step of weight of .* follows the weight \(4 bit faq",
+        ),
+        (replace(CYCLES, policy=fb.policy("dorefa", weights=1)), "follows the weight .* captures must share one grid"),
         (replace(CYCLES, policy=fb.policy("sqwa", weights=6), epochs=9, captures=(1, 2, 3, 4, 5)), "4 captures fit"),
         (replace(CYCLES, policy=fb.policy("uniq", weights=2, granularity="channel")), "one per output channel"),
         (replace(CYCLES, policy=CYCLES.policy.override("no.*", weights=8)), r"no layer matches 'no\.\*'"),
@@ -176,9 +182,15 @@ def test_an_epoch_has_mini_batches_for_an_update(stage, steps, has):
         check_steps(stage, steps, 48)
 
 
-def test_what_grows_after_the_last_epoch_does_not_count():
-    check_steps(replace(FLOAT, accumulation=((2, 99),)), 1, 48)
+def test_a_stage_without_epochs_takes_no_mini_batches():
     check_steps(still(FLOAT), 0, 48)
+
+
+def test_what_was_trained_before_does_not_count():
+    shrinks = replace(FLOAT, accumulation=((0, 9), (1, 2)))
+    check_steps(shrinks, 2, 48, begin=1)
+    with pytest.raises(ValueError, match="fewer than one update takes"):
+        check_steps(shrinks, 2, 48)
 
 
 @pytest.mark.parametrize("timing", [True, False])
@@ -243,6 +255,30 @@ def test_a_teacher_of_other_classes_is_named(tmp_path):
     message = r"stage 'taught': its teacher file:.* answers with shape \(1, 5\), the net with \(1, 3\): take one of the"
     with pytest.raises(ValueError, match=message):
         plan(recipe(FLOAT, learning(From.file(str(tmp_path / "teacher.safetensors")))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asks(LossTerm):
+    """A term with a teacher that may answer in any shape."""
+
+    teacher: From
+    weight: float = 1.0
+    name: str = "asks"
+
+    def __call__(self, model, x, y, logits):
+        return logits.mean()
+
+    def teachers(self):
+        return (self.teacher,)
+
+
+LOSSES.add("asks of the checks", Asks)
+
+
+def test_only_a_term_that_mimics_its_teacher_wants_the_same_shape(tmp_path):
+    fb.save(fb.models.build("resnet8", first_width=2, in_channels=1, num_classes=5), tmp_path / "teacher.safetensors")
+    other = Asks(teacher=From.file(str(tmp_path / "teacher.safetensors")))
+    plan(recipe(FLOAT, replace(FLOAT, name="asking", losses=(other,))))
 
 
 def test_a_start_that_does_not_fit_is_refused_before_the_stages_ahead_of_it_are_trained(tmp_path):

@@ -1,6 +1,8 @@
 """Runs: what they leave, that they go on exactly where they were killed, and what they refuse to run over."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -151,9 +153,9 @@ def test_the_notes_of_the_plan_are_said_first(tmp_path):
 
 def test_a_score_no_better_than_guessing_is_said_to_be_one(tmp_path):
     said = []
-    ran(recipe(replace(FLOAT, lr=0.0, epochs=1), still(FLOAT, name="measured")), tmp_path, say=said.append)
+    ran(recipe(replace(FLOAT, lr=1e-30, epochs=1), still(FLOAT, name="measured")), tmp_path, say=said.append)
     assert said[0].endswith("of training, no better than guessing")
-    assert said[1].endswith("of training")  # nobody trained it
+    assert said[1].endswith(" %, not trained")
 
 
 def test_a_network_of_three_channels_gets_grey_images_repeated_and_says_so(tmp_path):
@@ -339,10 +341,30 @@ def test_another_run_is_not_gone_on_with(finished, change, words):
 
 
 @pytest.mark.parametrize("resume", [True, False])
+def test_nothing_is_imported_that_a_record_alone_names(finished, tmp_path, monkeypatch, resume):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    module = f"evil_{resume}".lower()
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = json.loads((folder / "run.json").read_text())
+    found["recipe"]["stages"][0]["schedule"] = {"kind": f"{module}:S"}
+    (folder / "run.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"another run \(its .*schedule\.kind" if resume else "holds a run already"):
+        ran(BOTH, folder, resume=resume)
+    assert module not in sys.modules
+
+
+def test_settings_that_make_the_same_stages_are_the_same_run(finished):
+    assert_same_run(ran(replace(BOTH, settings={"lr": 0.05}), finished.folder, resume=True), finished)
+
+
+@pytest.mark.parametrize("resume", [True, False])
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, resume):
     old = {"recipe": {"name": "tiny", "stages": []}, "seed": 0, "device": "cpu", "stages": {"float": {}}}
     (tmp_path / "run.json").write_text(json.dumps(old))
-    with pytest.raises(ValueError, match=r"run\.json: a record of format 1, this version reads 2") as caught:
+    with pytest.raises(
+        ValueError, match=r"a record of format 1, written by an older version: .* start the run anew"
+    ) as caught:
         ran(BOTH, tmp_path, resume=resume)
     assert "\n" not in str(caught.value)
 

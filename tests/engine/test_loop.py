@@ -212,7 +212,7 @@ def test_accumulated_gradients_are_those_of_one_big_batch(blobs, n):
     small = double(batches_of(blobs, 4))
     pieces = [small.batches[i : i + n] for i in range(0, 12, n)]
     large = Fixed([(torch.cat([x for x, _ in piece]), torch.cat([y for _, y in piece])) for piece in pieces])
-    grown = train(mini, stage(accumulation=((0, n),)), small, sgd(mini))
+    grown = train(mini, stage(accumulation=((0, n),) if n > 1 else ()), small, sgd(mini))
     whole = train(big, stage(), large, sgd(big))
     for a, b in zip(mini.parameters(), big.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -235,7 +235,9 @@ def count_updates(optimizer):
 def test_an_update_takes_all_its_mini_batches(blobs, size, n, updates):
     model = mlp()
     counts = count_updates(optimizer := sgd(model))
-    position = train(model, stage(epochs=1, accumulation=((0, n),)), batches_of(blobs, size), optimizer)
+    position = train(
+        model, stage(epochs=1, accumulation=((0, n),) if n > 1 else ()), batches_of(blobs, size), optimizer
+    )
     assert len(counts) == updates
     assert position.epoch == 1
 
@@ -324,7 +326,7 @@ class Shown:
 def test_progress_tells_loss_accuracy_and_speed(blobs, monkeypatch):
     clock, model, shown = Clock(monkeypatch), mlp(), Shown()
     monkeypatch.setattr(loop, "bar", lambda *fields: shown)
-    made = stage(epochs=2, lr=0.0, losses=(Called(function=clock),))
+    made = stage(epochs=2, lr=1e-30, losses=(Called(function=clock),))
     history = train(model, made, batches_of(blobs, 12), sgd(model)).history
     start, *told = shown.told
     assert start == {"name": "short", "total": 8}
@@ -402,7 +404,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("kill_at", range(1, 9))
 @pytest.mark.parametrize("n", [1, 2])
 def test_going_on_from_any_save_equals_never_having_stopped(blobs, kill_at, n):
-    made = stage(epochs=2, accumulation=((0, n),), schedule=MultiStep((1,)))
+    made = stage(epochs=2, accumulation=((0, n),) if n > 1 else (), schedule=MultiStep((1,)))
     whole, model = mlp(), mlp()
     expected = train(whole, made, batches_of(blobs, 12), sgd(whole))
     saved = []

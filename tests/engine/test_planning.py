@@ -13,7 +13,7 @@ from flatbit.engine.planning import in_words
 from flatbit.engine.recipe import Stage
 from flatbit.reference import From
 from flatbit.train.losses.teacher import Distillation, taught
-from flatbit.train.schedules import Constant, MultiStep, Schedule
+from flatbit.train.schedules import Cyclic, Schedule
 
 from .cases import (
     AVERAGE,
@@ -152,7 +152,7 @@ def test_it_prints_as_a_table_with_its_notes():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.04, "0.0 s"), (4.26, "4.3 s"), (45.2, "45 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"),
+    [(0.04, "0.0 s"), (4.26, "4.3 s"), (45.2, "45 s"), (59.7, "1 min"), (200, "3 min 20 s"),
      (3599.6, "1 h 0 min"), (18600, "5 h 10 min")],
 )  # fmt: skip
 def test_times_are_said_as_people_say_them(seconds, words):
@@ -238,10 +238,29 @@ def test_what_has_no_name_is_refused():
 
 def test_what_a_record_could_not_give_back_is_refused():
     """It would be read in vain, after all the training."""
-    with pytest.raises(ValueError, match=r"stages\[0\]\.schedule\.milestones\[0\]=0\.5: expected a whole number"):
-        plan(recipe(replace(FLOAT, schedule=MultiStep((0.5,)))))
-    with pytest.raises(ValueError, match=r"stages\[0\]\.schedule\.factor='half': expected a number"):
-        plan(recipe(replace(FLOAT, schedule=Constant("half"))))
+    with pytest.raises(ValueError, match=r"stages\[0\]\.schedule\.half=1\.5: expected a whole number"):
+        plan(recipe(replace(FLOAT, schedule=Cyclic(0.1, half=1.5))))
+    with pytest.raises(ValueError, match=r"stages\[0\]\.schedule\.part=True: expected a number"):
+        plan(recipe(replace(FLOAT, schedule=Cyclic(0.1, part=True))))
+
+
+def test_what_a_record_would_give_back_as_something_else_is_refused():
+    for arguments in ({"part": FLOAT}, {"widths": {1: 2}}, {"deep": [{"part": BEGIN, 2: 3}]}):
+        with pytest.raises(ValueError, match=r"recipe 'tiny': settings.* would not come back from a record as it is"):
+            plan(recipe(FLOAT, settings=arguments))
+    plan(recipe(FLOAT, settings={"shares": (0.5, (1, 2)), "none": None}))  # a tuple is a list in a record
+
+
+def test_a_checkpoint_that_no_stage_comes_from_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    fb.save(net(), path)
+    only = replace(FLOAT, start=From.file(path))
+    with pytest.raises(
+        ValueError, match=r"--checkpoint .*w\.safetensors cannot act: no stage starts or learns from st"
+    ):
+        plan(recipe(only), checkpoint=Checkpoint(path=path))
+    taught_by_it = replace(only, losses=taught(Distillation(teacher=From.start())))
+    assert plan(recipe(taught_by_it), checkpoint=Checkpoint(path=path)).checkpoint is not None
 
 
 def test_what_the_plan_accepts_is_read_back_equal(tmp_path):

@@ -11,7 +11,7 @@ from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.orthogonality import Lipschitz
 from flatbit.train.losses.teacher import Distillation, taught
 from flatbit.train.optimizers import SGD, Adam
-from flatbit.train.schedules import Constant, Cosine
+from flatbit.train.schedules import Constant, Cosine, Join, MultiStep
 from flatbit.train.sharpness import Sharpness
 
 POLICY = fb.policy("uniq", weights=2, activations=2)
@@ -43,7 +43,7 @@ def test_one_batch_per_update_unless_it_grows():
 
 @pytest.mark.parametrize(("epoch", "n"), [(0, 1), (54, 1), (55, 2), (149, 2), (150, 4), (159, 4), (160, 8), (164, 8)])
 def test_accumulation_counts_from_its_epochs(epoch, n):
-    assert stage(accumulation=((55, 2), (150, 4), (160, 8))).batches_per_update(epoch) == n
+    assert stage(epochs=165, accumulation=((55, 2), (150, 4), (160, 8))).batches_per_update(epoch) == n
 
 
 def test_batch_doubling_of_faq_is_1056_tenths_of_an_epoch():
@@ -52,7 +52,13 @@ def test_batch_doubling_of_faq_is_1056_tenths_of_an_epoch():
     assert updates == pytest.approx(105.6, abs=0.05)
 
 
-@given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 12) | st.none())
+def test_accumulation_may_fall_again():
+    shrinking = stage(epochs=9, accumulation=((0, 4), (3, 2), (6, 1), (8, 3)))
+    assert [shrinking.batches_per_update(epoch) for epoch in range(9)] == [4, 4, 4, 2, 2, 2, 1, 1, 3]
+    assert shrinking.smoke().accumulation == ((0, 4),)
+
+
+@given(st.integers(0, 40), st.integers(2, 6), st.integers(1, 12) | st.none())
 def test_updates_are_whole_ones_of_each_epoch(steps, n, most):
     made = stage(epochs=5, accumulation=((2, n),), max_steps=most)
     cut = min(steps, most or steps)
@@ -64,11 +70,11 @@ def test_updates_are_whole_ones_of_each_epoch(steps, n, most):
     [
         ({"epochs": 3}, {1, 2, 3}),
         ({"epochs": 7, "evaluate_every": 3}, {3, 6, 7}),
-        ({"epochs": 7, "evaluate_every": 9}, {7}),
+        ({"epochs": 7, "evaluate_every": 7}, {7}),
         ({"epochs": 7, "evaluate_every": 4, "captures": (2, 4)}, {2, 4, 7}),
         ({"epochs": 7, "evaluate_every": 7, "freeze_batchnorm": 3}, {3, 4, 7}),
         ({"epochs": 7, "evaluate_every": 7, "freeze_batchnorm": 0}, {1, 7}),
-        ({"epochs": 7, "evaluate_every": 7, "freeze_batchnorm": 7}, {7}),
+        ({"epochs": 7, "evaluate_every": 7, "freeze_batchnorm": 6}, {6, 7}),
     ],
 )
 def test_looks_at_the_test_set(settings, looks):
@@ -104,11 +110,14 @@ def test_epochs_are_a_whole_number(epochs):
      ("losses", (CrossEntropy(), CrossEntropy())), ("losses", [CrossEntropy()]), ("policy", "uniq"),
      ("optimizer", "sgd"), ("optimizer", SGD), ("start", "float"), ("start", None), ("accumulation", (1, 2)),
      ("accumulation", [(0, 2)]), ("accumulation", ((0, 0),)), ("accumulation", ((0, -3),)),
-     ("accumulation", ((0.5, 2),)), ("freeze_batchnorm", "yes"), ("freeze_batchnorm", 99), ("freeze_batchnorm", -1),
+     ("accumulation", ((0.5, 2),)),
+     ("accumulation", ((1, 2), (1, 4))), ("accumulation", ((2, 2), (1, 4))),
+     ("freeze_batchnorm", "yes"), ("freeze_batchnorm", -1),
      ("freeze_batchnorm", True), ("max_steps", 0), ("calibration_batches", 0), ("captures", [1]), ("captures", (1, 1)),
      ("captures", (0,)), ("captures", (99,)), ("captures", (1.0,)), ("reestimate_batches", -3), ("evaluate_every", 0),
      ("batch_size", 0), ("batch_size", 2.0), ("weight_decay", -1), ("name", "a/b"), ("name", ""), ("name", "../up"),
-     ("name", "float.average"), ("name", "a@3"), ("name", 7), ("lr", "0.1"), ("lr", -0.1), ("lr", float("nan")),
+     ("name", "float.average"), ("name", "a@3"), ("name", 7), ("lr", "0.1"), ("lr", -0.1), ("lr", 0), ("lr", 0.0),
+     ("lr", float("nan")),
      ("lr", None), ("lr", True),
      ("strict", "no"), ("fixed_weight_steps", 1), ("keep_captures", None)],
 )  # fmt: skip
@@ -146,6 +155,46 @@ def test_fixed_steps_want_a_policy_and_epochs():
     stage(fixed_weight_steps=True, policy=POLICY)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"freeze_batchnorm": 3}, "freeze_batchnorm=3 cannot act: the stage ends after 3 epochs: leave it out"),
+        ({"freeze_batchnorm": 99}, "freeze_batchnorm=99 cannot act: the stage ends after 3 epochs"),
+        ({"evaluate_every": 4}, "evaluate_every=4 cannot act: the stage ends after 3 epochs"),
+        ({"accumulation": ((3, 2),)}, r"accumulation=\(\(3, 2\),\) cannot act: the stage ends after 3 epochs"),
+        (
+            {"accumulation": ((0, 1),)},
+            "accumulation=.* cannot act: from epoch 0 on an update takes 1 mini-batches, and before",
+        ),
+        (
+            {"accumulation": ((0, 2), (1, 2))},
+            "accumulation=.* cannot act: from epoch 1 on an update takes 2 mini-batches, and before",
+        ),
+        ({"schedule": MultiStep((1, 4))}, r"schedule milestones=\(1, 4\) cannot act: the stage ends after 3 epochs"),
+        ({"schedule": Cosine(warmup=3)}, "schedule warmup=3 leaves no epoch to the cosine: the stage ends after 3"),
+        ({"schedule": Join(((0, Cosine()), (3, Constant(0.1))))}, "schedule Join: the part from epoch 3 cannot act"),
+    ],
+)
+def test_what_comes_after_the_end_cannot_act(settings, message):
+    with pytest.raises(ValueError, match=f"stage 'float': {message}"):
+        stage(**settings)
+
+
+@pytest.mark.parametrize(
+    ("shard", "batch_size", "accumulation", "acts"),
+    [(63, 64, (), True), (64, 64, (), False), (65, 64, (), False), (64, 64, ((0, 2),), True),
+     (65, 64, ((0, 2),), False)],
+)  # fmt: skip
+def test_a_shard_is_a_part_of_an_update(shard, batch_size, accumulation, acts):
+    settings = {"batch_size": batch_size, "accumulation": accumulation}
+    sharpness = Sharpness(method="sam", rho=0.1, shard=shard)
+    if acts:
+        stage(sharpness=sharpness, **settings)
+    else:
+        with pytest.raises(ValueError, match=f"sharpness=.* cannot act: shard={shard} divides no mini-batch of 64"):
+            stage(sharpness=sharpness, **settings)
+
+
 def test_captures_are_kept_only_where_there_are_some():
     with pytest.raises(ValueError, match="keep_captures=True cannot act: there are no captures"):
         stage(keep_captures=True)
@@ -156,7 +205,7 @@ def test_captures_are_kept_only_where_there_are_some():
 
 
 def test_smoke_is_two_updates():
-    whole = stage(epochs=20, policy=POLICY, reestimate_batches=50, accumulation=((0, 3), (1, 9)))
+    whole = stage(epochs=20, policy=POLICY, reestimate_batches=50, accumulation=((0, 3), (1, 9), (2, 4)))
     cut = whole.smoke()
     assert (cut.epochs, cut.max_steps, cut.accumulation) == (1, 2 * 9, ((0, 9),))
     assert (cut.batch_size, cut.calibration_batches, cut.reestimate_batches) == (32, 1, 2)
@@ -180,6 +229,16 @@ def test_smoke_keeps_the_rest():
 def test_smoke_captures_and_freezes_in_its_one_epoch():
     cut = stage(epochs=50, captures=(20, 50), keep_captures=True, freeze_batchnorm=30).smoke()
     assert (cut.captures, cut.keep_captures, cut.freeze_batchnorm) == ((1,), True, 0)
+
+
+@pytest.mark.parametrize("shard", [1, 33, 64, 127])
+def test_smoke_keeps_the_schedule_and_a_shard_that_acts(shard):
+    schedule = Join(((0, Cosine(warmup=5)), (20, MultiStep((9,)))))
+    cut = stage(epochs=40, evaluate_every=7, schedule=schedule, sharpness=Sharpness(method="sam", rho=1, shard=shard))
+    cut = cut.smoke()
+    assert (cut.schedule, cut.evaluate_every, cut.batch_size) == (schedule, 1, 32)
+    assert 1 <= cut.sharpness.shard < 32
+    assert cut.smoke() == cut
 
 
 def test_smoking_twice_changes_nothing_more():

@@ -75,7 +75,7 @@ TOTALS = Totals(bitops=10**12, macs=1, params=2, size_bytes=3)
     ],
 )  # fmt: skip
 def test_every_schedule_is_read_back_equal(schedule):
-    made = recorded(recipe(replace(FLOAT, schedule=schedule)))
+    made = recorded(recipe(replace(FLOAT, epochs=200, schedule=schedule)))
     assert through(made) == made
 
 
@@ -148,12 +148,14 @@ def test_what_a_run_reached_is_read_back_equal():
 @settings(deadline=None)
 @given(
     st.builds(
-        Stage, name=st.from_regex(r"\w[\w+-]{0,8}", fullmatch=True), epochs=st.integers(1, 300),
-        lr=st.floats(0, 1e3), weight_decay=st.floats(0, 1), batch_size=st.integers(1, 4096),
-        accumulation=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 64)), max_size=3).map(tuple),
+        Stage, name=st.from_regex(r"\w[\w+-]{0,8}", fullmatch=True), epochs=st.integers(99, 300),
+        lr=st.floats(1e-9, 1e3), weight_decay=st.floats(0, 1), batch_size=st.integers(100, 4096),
+        accumulation=st.lists(st.integers(0, 98), max_size=3, unique=True).map(
+            lambda epochs: tuple((epoch, index + 2) for index, epoch in enumerate(sorted(epochs)))
+        ),
         reestimate_batches=st.integers(0, 99), evaluate_every=st.integers(1, 99),
         max_steps=st.none() | st.integers(1, 99),
-        sharpness=st.none() | st.builds(Sharpness, method=st.sampled_from(["asam", "asaq"]), rho=st.floats(0, 9),
+        sharpness=st.none() | st.builds(Sharpness, method=st.sampled_from(["asam", "asaq"]), rho=st.floats(1e-9, 9),
                                         eta=st.none() | st.floats(0, 1), shard=st.none() | st.integers(1, 99)),
     )
 )  # fmt: skip
@@ -267,7 +269,8 @@ def test_another_format_is_refused_in_one_line(tmp_path, number, said):
     plain = recorded(recipe(FLOAT)).as_dict() | {"format": number}
     plain = {key: part for key, part in plain.items() if part is not None}
     with pytest.raises(
-        ValueError, match=rf"run\.json: a record of format {said}, this version reads 2: start"
+        ValueError,
+        match=rf"run\.json: a record of format {said}, written by an?(other| older) version: this version reads 2$",
     ) as caught:
         read_run(in_file(tmp_path, plain))
     assert "\n" not in str(caught.value)

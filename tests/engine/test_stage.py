@@ -265,7 +265,7 @@ def test_teachers_are_found(tmp_path, teacher):
     paths = {"folder": str(first.folder), "file": str(first.folder / "model.safetensors")}
     source = From.file(paths[teacher]) if teacher in paths else BEGIN
     term = Distillation(teacher=source, weight=1.0)
-    taught = Stage(name="taught", epochs=1, lr=0.0, batch_size=12, start=BEGIN, losses=(term,))
+    taught = Stage(name="taught", epochs=1, lr=1e-30, batch_size=12, start=BEGIN, losses=(term,))
     made = ran(recipe(FLOAT, taught), tmp_path / "run")
     assert made.record.recipe.stages[1].losses == (term,)
     loss = made.record.stages["taught"].epochs[0].train_loss
@@ -273,10 +273,10 @@ def test_teachers_are_found(tmp_path, teacher):
 
 
 def test_the_teacher_start_is_the_networks_own_start_whatever_the_stage_starts_from(tmp_path):
-    """At rate 0: a stage from the start meets itself, one from a trained stage does not."""
+    """At no rate: a stage from the start meets itself, one from a trained stage does not."""
     term = Distillation(weight=1.0)
     taught = [
-        Stage(name=name, epochs=1, lr=0.0, batch_size=12, start=start, losses=(term,), freeze_batchnorm=0)
+        Stage(name=name, epochs=1, lr=1e-30, batch_size=12, start=start, losses=(term,), freeze_batchnorm=0)
         for name, start in (("itself", From.start()), ("trained", BEGIN))
     ]
     made = ran(recipe(FLOAT, *taught), tmp_path).record.stages

@@ -8,7 +8,7 @@ import torch
 import flatbit as fb
 from flatbit.engine import plan, timing
 from flatbit.engine.recipe import Stage
-from flatbit.engine.timing import TIMED, Pace, Pass, estimate
+from flatbit.engine.timing import NEXT_TO_NOTHING, TIMED, Pace, Pass, estimate
 from flatbit.reference import From
 from flatbit.train.losses.teacher import Distillation, taught
 from flatbit.train.schedules import Cosine
@@ -151,7 +151,7 @@ def test_a_plan_that_is_not_timed_knows_no_time():
     assert "about" not in str(planned)
 
 
-def test_updates_that_are_timed_are_a_few_and_at_rate_zero(monkeypatch):
+def test_updates_that_are_timed_are_a_few_and_at_no_rate(monkeypatch):
     seen = []
     original = timing.train
 
@@ -162,17 +162,16 @@ def test_updates_that_are_timed_are_a_few_and_at_rate_zero(monkeypatch):
     monkeypatch.setattr(timing, "train", counted)
     estimate(recipe(replace(FLOAT, batch_size=4)), shades(), seed=0, device="cpu")
     estimate(recipe(replace(FLOAT, batch_size=4, accumulation=((1, 3),))), shades(), seed=0, device="cpu")
-    assert seen == [(1, 0.0, 1), (TIMED, 0.0, 1), (3, 0.0, 1), (3 * TIMED, 0.0, 1)]
+    assert seen == [(count, NEXT_TO_NOTHING, 1) for count in (1, TIMED, 3, 3 * TIMED)]
 
 
-def test_mini_batches_that_come_together_after_the_last_epoch_do_not_count():
-    late = replace(FLOAT, accumulation=((FLOAT.epochs, 99),))
-    assert plan(recipe(late), timing=True).seconds > 0
+def test_the_largest_update_is_timed_wherever_it_stands():
+    shrinks = replace(FLOAT, accumulation=((0, 3), (1, 2)))
     seen = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(timing, "train", lambda model, stage, *args, **more: seen.append(stage.accumulation))
-        estimate(recipe(late), shades(), seed=0, device="cpu")
-    assert seen == [(), ()]
+        estimate(recipe(shrinks), shades(), seed=0, device="cpu")
+    assert seen == [((0, 3),), ((0, 3),)]
 
 
 def test_a_teacher_of_a_file_is_timed_itself_and_another_is_the_net(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import pytest
 
 import flatbit as fb
+from flatbit.engine import plan
 from flatbit.reference import From
 from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.teacher import Distillation
@@ -60,9 +61,14 @@ def test_edges_are_those_of_the_grids_policy(grid, first, last):
     assert (convention.first, convention.last, convention.inner) == (first, last, "W2/A2")
 
 
+def test_an_unknown_grid_is_an_unknown_policy():
+    with pytest.raises(ValueError, match="unknown policy 'unik': did you mean uniq"):
+        made("crossed", grid="unik")
+
+
 def test_a_grid_that_moves_has_no_average():
-    with pytest.raises(ValueError, match="grid='faq' with averaging: captures must share one grid"):
-        made("crossed", grid="faq")
+    with pytest.raises(ValueError, match=r"stage 'retrain': the step of weight of .* follows the weight .* captures"):
+        plan(made("crossed", grid="faq", network=NARROW))
     assert [*stages(grid="faq", averaging="none")] == ["float", "quantized"]
 
 

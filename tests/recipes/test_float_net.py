@@ -64,8 +64,10 @@ def test_cosine_schedules(name, epochs, batch_size):
 def test_length_rate_and_batch_can_be_set_but_not_to_nothing(name):
     stage = net(name, epochs=7, lr=0.5, batch_size=9)
     assert (stage.epochs, stage.lr, stage.batch_size) == (7, 0.5, 9)
-    with pytest.raises(ValueError, match="epochs=0 trains nothing: pretraining=none measures the float net"):
+    with pytest.raises(ValueError, match=r"pretraining\.epochs=0 trains nothing: pretraining=none measures the float"):
         net(name, epochs=0)
+    with pytest.raises(ValueError, match="recipe 'float': epochs=0: 0 epochs train nothing"):
+        made("float", schedule=name, epochs=0)
 
 
 def test_none_is_measured_only():

@@ -126,7 +126,7 @@ def test_networks_of_table_5_by_arguments(model):
         ({"quantized": "smooth"}, "quantized='smooth': expected each or weights or activations or both; or .* a list"),
         ({"quantized": ["smooth"]}, r"quantized\[0\]='smooth': expected each or weights"),
         ({"convention": "smooth"}, "convention='smooth': expected hol or hol-imagenet"),
-        ({"lipschitz": 0.01}, "lipschitz=0.01: it is a part .* lipschitz=on, lipschitz=none, or .* \\(weight, name\\)"),
+        ({"lipschitz": 0.01}, "lipschitz=0.01: it is a part .* lipschitz=on, lipschitz=none, or .* \\(weight\\)"),
         ({"lipschitz.weight": 0}, "lipschitz weight=0: expected a positive number"),
         ({"clr": "none", "clr.lr": 5}, "clr=none leaves that part out: clr.lr cannot act"),
         ({"quantized": "weights", "activations": 4}, "activations=4 cannot act"),
@@ -142,3 +142,13 @@ def test_both_smoothers_run(tmp_path):
     recipe = made("hol-preresnet8-digits", network=NARROW, lipschitz="on", clr="on")
     done = ran(recipe, tmp_path, smoke=True)
     assert [*done.record.stages] == [stage.name for stage in recipe.stages]
+
+
+@pytest.mark.parametrize("milestones", [[0.0], [0.5, 1.0], [-0.1], [30, 60]])
+def test_milestones_are_shares(milestones):
+    with pytest.raises(ValueError, match="expected shares of the epochs, between 0 and 1"):
+        made("hol", {"training.milestones": milestones})
+
+
+def test_milestones_of_a_short_run_may_fall_on_its_end():
+    assert rates(last("hol", {"training.epochs": 1})) == pytest.approx([0.001])

@@ -237,7 +237,7 @@ def test_a_part_that_is_left_out_has_nothing_printed():
         ({"unread": 0}, r"unread=0 cannot act: the stages are the same without it, and with 1 in its place: leave it"),
         ({"weihts": 3}, "no setting 'weihts': did you mean weights"),
         ({"weights": "two"}, "weights='two': expected a whole number"),
-        ({"lr": -1}, "stage 'float-4-4-a': lr=-1: expected 0 or more"),
+        ({"lr": -1}, "stage 'float-4-4-a': lr=-1: expected a positive number"),
         ({"warm": "on"}, "warm lacks lr: say what it is$"),
     ],
 )

@@ -102,6 +102,13 @@ def test_different_recipes_are_not_averaged():
         summarize(runs)
 
 
+def test_settings_that_make_the_same_stages_are_averaged():
+    runs = two_seeds()
+    recipe = replace(runs[1].record.recipe, settings={"lr": 0.1})
+    runs[1] = replace(runs[1], record=replace(runs[1].record, recipe=recipe))
+    assert [row.num_seeds for row in summarize(runs)] == [2, 2]
+
+
 def test_different_settings_of_one_recipe_are_not_averaged():
     runs = two_seeds()
     recipe = runs[1].record.recipe

@@ -244,3 +244,61 @@ def test_a_warmup_factor_without_a_warmup_cannot_act():
 def test_a_warmup_is_a_number_of_epochs(warmup):
     with pytest.raises(ValueError, match=r"warmup=.*: expected a number of epochs, 0 or more"):
         Cosine(warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Constant(-0.1), "factor=-0.1: expected a number of 0 or more"),
+        (lambda: Constant(math.inf), "factor=inf: expected a number of 0 or more"),
+        (lambda: Linear(-1.0), "first=-1.0: expected a number of 0 or more"),
+        (lambda: Linear(0.0, -1.0), "last=-1.0: expected a number of 0 or more"),
+        (lambda: Exponential(0.0), "decay=0.0: expected a positive number"),
+        (lambda: Exponential(-0.9), "decay=-0.9: expected a positive number"),
+        (lambda: Polynomial(0.0), "power=0.0: expected a positive number"),
+        (lambda: MultiStep((1,), factor=0.0), "factor=0.0: expected a positive number"),
+        (lambda: MultiStep((-1,)), r"milestones=\(-1,\): expected whole epochs, 0 or more"),
+        (lambda: MultiStep((0.5,)), r"milestones=\(0.5,\): expected whole epochs, 0 or more"),
+        (lambda: MultiStep((2, 1)), r"milestones=\(2, 1\): expected whole epochs, 0 or more, none before the last"),
+        (lambda: Cosine(warmup=1, warmup_factor=-1.0), "warmup_factor=-1.0: expected a number of 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_milestones_may_come_together():
+    assert MultiStep((0, 95, 95))(95, 110) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (MultiStep((5, 11, 12)), r"milestones=\(5, 11, 12\) cannot act: .* after 10 epochs: leave 11, 12 out"),
+        (Cosine(warmup=10), "warmup=10 leaves no epoch to the cosine: the stage ends after 10 epochs"),
+        (Join(((0, Constant()), (10, Cosine()))), "the part from epoch 10 cannot act: the stage ends after 10 epochs"),
+        (Join(((0, Constant()), (4, MultiStep((7,))))), r"milestones=\(7,\) cannot act: the stage ends after 6"),
+    ],
+)
+def test_what_a_stage_never_reaches_is_refused_for_its_length(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        schedule.check(10)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Constant(), Linear(0.1), Exponential(0.9), Polynomial(), Cyclic(0.1), Cosine(warmup=9), MultiStep((3, 10)),
+        Join(((0, MultiStep((3, 99))), (9, Constant(0.1)))),  # cut on purpose, as SWA does
+    ],
+)  # fmt: skip
+def test_what_a_stage_reaches_is_not(schedule):
+    schedule.check(10)
+
+
+def test_milestones_and_parts_keep_their_place_in_another_length():
+    assert MultiStep((75, 125)).scaled(175, 70) == MultiStep((30, 50))
+    joined = Join(((0, MultiStep((10, 15))), (20, Cosine()), (30, MultiStep((5,)))))
+    assert joined.scaled(40, 80) == Join(((0, MultiStep((20, 30))), (40, Cosine()), (60, MultiStep((10,)))))
+    assert Cosine(warmup=3).scaled(10, 20) == Cosine(warmup=3)

@@ -128,11 +128,11 @@ def test_sam_and_asam_are_the_papers_over_several_steps(method):
     close(ours, theirs)
 
 
-def test_a_radius_of_zero_is_the_base_alone():
+def test_a_radius_next_to_zero_is_the_base_alone():
     ours, theirs = mlp(), mlp()
     x, y = data()
     base = sgd(theirs, momentum=0.9)
-    optimizer = SharpnessAware(sgd(ours, momentum=0.9), ours, "saq", rho=0.0)
+    optimizer = SharpnessAware(sgd(ours, momentum=0.9), ours, "saq", rho=1e-30)
     for _ in range(3):
         optimizer.step(closure_of(ours, optimizer, x, y))
         closure_of(theirs, base, x, y)()
@@ -515,8 +515,9 @@ def test_a_step_without_a_closure(closure):
     ("settings", "says"),
     [
         ({"method": "sum", "rho": 0.1}, "sharpness method 'sum': expected one of sam, asam, saq, asaq"),
-        ({"method": "sam", "rho": -1}, "rho=-1: expected a number of 0 or more"),
-        ({"method": "sam", "rho": None}, "rho=None: expected a number of 0 or more"),
+        ({"method": "sam", "rho": -1}, "rho=-1: expected a positive number; for plain descent leave it out"),
+        ({"method": "sam", "rho": None}, "rho=None: expected a positive number"),
+        ({"method": "saq", "rho": 0}, "rho=0: expected a positive number; for plain descent leave it out"),
         ({"method": "asam", "rho": 1, "eta": float("nan")}, "eta=nan: expected a number of 0 or more"),
         ({"method": "asaq", "rho": 1, "eta": -0.1}, "eta=-0.1: expected a number of 0 or more"),
         ({"method": "sam", "rho": 1, "eta": 0.01}, "eta=0.01 cannot act: sam does not scale; asam and asaq do"),

@@ -11,6 +11,7 @@ from ...quant.convert import quantize_
 from ...quant.cost import cost
 from ...quant.presets import policy as policy_of
 from ...quant.spec import FLOAT_BITS
+from ...quant.table import has_quantized_layers
 from .. import COMMANDS
 from ..console import (
     ActivationBits,
@@ -48,6 +49,8 @@ def cost_of(
         raise ValueError(f"--policy {policy} without bits: give -w, -a or both")
     network = open_network(model, parse_settings(model_arg, "--model-arg"), stage=stage, trust=trust).network
     if (weight_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
+        if has_quantized_layers(network):
+            raise ValueError(f"{model} is quantized already: -w and -a cannot act on it: leave them out")
         quantize_(network, policy_of(policy or "uniq", weights=weight_bits, activations=activation_bits))
     try:
         counted = cost(network, _shape(input_shape))

@@ -24,6 +24,7 @@ from ...recipes import RECIPES, Registration
 from ...reference import From
 from ...settings import ON, part_of, places
 from ...train.losses import LOSSES
+from ...train.optimizers import OPTIMIZERS
 from ...train.schedules import SCHEDULES
 from .. import COMMANDS
 from ..console import Json, show
@@ -36,7 +37,7 @@ WORDS: dict[Any, str] = {
     str: "text",
     bool: "true, false",
     type(None): "none",
-    From: "start, stage:NAME, file:PATH",
+    From: "start, stage:NAME, stage:NAME.average, file:PATH",
     Mapping: "a mapping",
 }
 
@@ -50,6 +51,7 @@ class Kind(StrEnum):
     QUANTIZERS = "quantizers"
     POLICIES = "policies"
     LOSSES = "losses"
+    OPTIMIZERS = "optimizers"
     SCHEDULES = "schedules"
     ANALYSES = "analyses"
 
@@ -59,7 +61,7 @@ def list_names(
     name: Annotated[str | None, typer.Argument(help="One recipe: its settings and what they are.")] = None,
     json: Json = False,
 ) -> None:
-    """List recipes, models, data sets, quantizers, policies, losses, schedules and analyses.
+    """List recipes, models, data sets, quantizers, policies, losses, optimizers, schedules and analyses.
 
     `flatbit list recipes saq-preresnet20-cifar100`
     """
@@ -88,7 +90,11 @@ def _listed(kind: Kind) -> list[dict[str, str]]:
         return [_recipe(name, RECIPES.get(name)) for name in RECIPES.names()]
     if kind is Kind.ANALYSES:
         return [{"name": name, "what": _first_line(ANALYSES.get(name).compute)} for name in ANALYSES.names()]
-    registry: Any = {Kind.MODELS: MODELS, Kind.DATA: DATASETS, Kind.LOSSES: LOSSES, Kind.SCHEDULES: SCHEDULES}[kind]
+    registries: dict[Kind, Any] = {
+        Kind.MODELS: MODELS, Kind.DATA: DATASETS, Kind.LOSSES: LOSSES, Kind.OPTIMIZERS: OPTIMIZERS,
+        Kind.SCHEDULES: SCHEDULES,
+    }  # fmt: skip
+    registry = registries[kind]
     return [
         {"name": name, "parameters": _parameters(registry.get(name)), "what": _first_line(registry.get(name))}
         for name in registry.names()

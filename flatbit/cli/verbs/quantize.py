@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ...engine import Checkpoint, plan, run
+from ...engine.recipe import Recipe
 from ...files import load
 from ...quant.coverage import coverage_of
+from ...quant.spec import FLOAT_BITS
 from ...recipes import Network
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
@@ -96,6 +98,10 @@ def quantize_network(
     """
     if distill not in DISTILL:
         raise ValueError(f"--distill {distill}: expected {', '.join(DISTILL)}")
+    if weight_bits == activation_bits == FLOAT_BITS:
+        raise ValueError(f"-w {FLOAT_BITS} -a {FLOAT_BITS} leaves all in float: give fewer bits with -w, -a or both")
+    if lr is not None and not epochs:
+        raise ValueError(f"--lr {lr} cannot act: --epochs 0 trains nothing: leave it out")
     check_rename(rename, checkpoint)
     given: dict[str, Any] = {
         "policy": policy, "weights": weight_bits, "activations": activation_bits, "training.epochs": epochs,
@@ -106,7 +112,7 @@ def quantize_network(
         given |= {"distillation.teacher": "stage:float", "distillation.weight": share}
     given = {place: value for place, value in given.items() if value is not None}
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
-    made = replace(recipe_of("finetune", given, network, data), data_arguments=data_arguments(data_arg, skip_bad))
+    made = replace(_finetuned(given, network, data), data_arguments=data_arguments(data_arg, skip_bad))
     label = model.replace(":", ".").replace("/", ".")
     out = out or Path("runs/quantize") / f"{label}-{policy}-w{weight_bits}a{activation_bits}"
     start = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
@@ -118,6 +124,14 @@ def quantize_network(
     show(table_of(rows, f"{model} on {data}"), as_json(rows), json)
     page = write_page([done], out / "report.html", data_root=data_dir)
     say(f"model: {out / 'model.safetensors'}  report: {page}")
+
+
+def _finetuned(given: dict[str, Any], network: Network, data: str | None) -> Recipe:
+    """The recipe behind the verb. Raises ValueError with a setting by its option."""
+    try:
+        return recipe_of("finetune", given, network, data)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--set activations=32", "-a 32")) from error
 
 
 COMMANDS.add("quantize", quantize_network)

@@ -60,9 +60,13 @@ def run_recipe(
         bool, typer.Option("--dry-run", help="Print the plan: stages, updates, bits, cost, time. Nothing is trained.")
     ] = False,
     timing: Annotated[
-        bool,
-        typer.Option("--timing/--no-timing", help="Time two updates of each stage first, to say how long it takes."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--timing/--no-timing",
+            help="Time two updates of each stage first, to say how long it takes. Default: unless it is a smoke run, "
+            "or begun already.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a recipe and leave one folder, runs/RECIPE/seedN: run.json, model.safetensors, report.html.
@@ -71,16 +75,18 @@ def run_recipe(
 
     `flatbit run saq-preresnet20-cifar100 --data-dir DIR --set sharpness.method=sam --set sharpness.rho=0.1 --dry-run`
     """
+    if dry_run and (resume or out is not None):
+        raise ValueError(f"{'--resume' if resume else '--out'} with --dry-run cannot act: nothing is run: leave it out")
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
     check_rename(rename, checkpoint)
     given = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
     out = out or Path("runs") / made.name / f"seed{seed}"
-    new = not smoke and not (out / RECORD).is_file()  # else it is short, begun already, or refused
+    begun = not dry_run and (out / RECORD).is_file()  # or refused
     planned = plan(
         made, seed=seed, device=device, data_dir=data_dir, checkpoint=given, smoke=smoke,
-        timing=timing and (dry_run or new),
+        timing=not (smoke or begun) if timing is None else timing,
     )  # fmt: skip
     if dry_run:
         show(planned.table(), planned.as_dict(), json)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,7 +26,10 @@ class LossTerm(ABC):
     Attributes:
         weight: its factor in the sum.
         name: as records and errors call it; two terms of one stage have two names.
+        mimics: whether its teachers must answer in the shape of the net that learns from them.
     """
+
+    mimics: ClassVar[bool] = False
 
     weight: float
     name: str
@@ -65,7 +69,14 @@ def check_weight(term: LossTerm) -> None:
 def weighted_sum(
     terms: Sequence[LossTerm], model: nn.Module, x: Tensor, y: Tensor, logits: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss, and each term before its weight, in the order of ``terms``."""
-    values = [term(model, x, y, logits) for term in terms]
+    """The loss, and each term before its weight, in the order of ``terms``. Raises ValueError for one of no scalar."""
+    values = [_scalar(term, term(model, x, y, logits)) for term in terms]
     first, *rest = (term.weight * value for term, value in zip(terms, values, strict=True))
     return sum(rest, first), values
+
+
+def _scalar(term: LossTerm, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{term.name} ({type(term).__name__}) gave {found}: expected a tensor of shape (), as .mean()")
+    return value

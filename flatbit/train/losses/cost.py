@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 from weakref import WeakKeyDictionary
 
@@ -35,7 +35,7 @@ class CostPenalty(LossTerm):
 
     target_mbitops: float
     weight: float = 1e-4
-    name: str = "cost_penalty"
+    name: str = field(default="cost_penalty", metadata={"setting": False})
 
     def __post_init__(self) -> None:
         for key in ("target_mbitops", "weight"):

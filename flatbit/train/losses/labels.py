@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class CrossEntropy(LossTerm):
     """
 
     weight: float = 1.0
-    name: str = "cross_entropy"
+    name: str = field(default="cross_entropy", metadata={"setting": False})
 
     def __post_init__(self) -> None:
         check_weight(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -20,7 +20,7 @@ class Lipschitz(LossTerm):
     """``lipschitz(model)``; HOL's weight is 1e-4. Raises ValueError for a weight that is not positive."""
 
     weight: float = 1e-4
-    name: str = "lipschitz"
+    name: str = field(default="lipschitz", metadata={"setting": False})
 
     def __post_init__(self) -> None:
         check_weight(self)

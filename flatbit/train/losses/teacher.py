@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +64,11 @@ class Distillation(LossTerm):
         ValueError: a temperature or weight out of range; when called, no network, or outputs of another shape.
     """
 
+    mimics: ClassVar[bool] = True
     teacher: From = START
     temperature: float = 4.0
     weight: float = 0.9
-    name: str = "distillation"
+    name: str = field(default="distillation", metadata={"setting": False})
     network: nn.Module | None = field(default=None, compare=False, repr=False, metadata=plain.skipped())
 
     def __post_init__(self) -> None:

@@ -136,4 +136,4 @@ def test_a_quantized_file_is_not_quantized_again(refuses, tmp_path):
     fb.quantize_(model, fb.policy("sqwa", weights=4))
     fb.calibrate_(model, [])
     fb.save(model, tmp_path / "net.safetensors")
-    assert "the model is quantized already" in refuses("cost", tmp_path / "net.safetensors", "-w", 2)
+    assert "is quantized already: -w and -a cannot act on it" in refuses("cost", tmp_path / "net.safetensors", "-w", 2)

@@ -12,11 +12,13 @@ from flatbit.quant.quantizers import METHODS
 from flatbit.recipes import RECIPES
 from flatbit.settings import places
 from flatbit.train.losses import LOSSES
+from flatbit.train.optimizers import OPTIMIZERS
 from flatbit.train.schedules import SCHEDULES
 
 KINDS = {
     "recipes": RECIPES.names, "models": MODELS.names, "data": DATASETS.names, "quantizers": METHODS.names,
-    "policies": preset_names, "losses": LOSSES.names, "schedules": SCHEDULES.names, "analyses": ANALYSES.names,
+    "policies": preset_names, "losses": LOSSES.names, "optimizers": OPTIMIZERS.names,
+    "schedules": SCHEDULES.names, "analyses": ANALYSES.names,
 }  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def test_defaults_are_those_of_the_registration_and_as_they_are_typed(flatbit):
     assert saq["training"] == ("", "its settings")
     assert saq["training.nesterov"] == ("false", "true, false")
     assert saq["method"] == ("saq", "saq, pact")
-    assert saq["pretraining.distillation.teacher"] == ("start", "start, stage:NAME, file:PATH")
+    assert saq["pretraining.distillation.teacher"] == ("start", "start, stage:NAME, stage:NAME.average, file:PATH")
     assert settings_of(flatbit, "saq-resnet18-imagenet")["training.epochs"] == ("90", "a whole number")
     hol = settings_of(flatbit, "hol-preresnet8-digits")
     assert (hol["clr"], hol["clr.epochs"]) == (("none", "on, none"), ("8", "a whole number"))

@@ -16,6 +16,7 @@ def recipe(*, epochs: int = 1, lr=0.1, note=None):
     stages = (Stage(name="float", epochs=epochs, lr=lr if epochs else None),)
     return Recipe(name="mine", model="fcdnn", model_arguments=arguments, data="digits", stages=stages)
 """
+TINY = ("--set", "training.batch_size=16")
 OLD = {
     "recipe": {"name": "uniq-preresnet8-digits", "stages": [{"name": "float", "policy": None, "epochs": 1}]},
     "seed": 0,
@@ -81,7 +82,10 @@ def test_an_unfinished_run_of_the_first_format_is_refused_in_one_line(refuses, o
     (folder / "checkpoint").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(OLD))
     line = refuses("run", *SMALL, "--out", folder, *options)
-    assert line.startswith("flatbit: old/run.json: a record of format 1, this version reads 2: start the run anew with")
+    assert line == (
+        "flatbit: old/run.json: a record of format 1, written by an older version: this version reads 2: "
+        "start the run anew with another --out"
+    )
     assert json.loads((folder / "run.json").read_text()) == OLD
 
 
@@ -190,20 +194,26 @@ def test_its_numbers_are_those_of_the_run(flatbit, own, no_page):
 
 @pytest.mark.parametrize("options", [("--timing",), ()])
 def test_its_time_is_estimated_unless_left_out(flatbit, own, options):
-    planned = dry(flatbit, *SMALL, *options)
+    planned = dry(flatbit, *SMALL[:-1], *TINY, *options)
     times = [stage["seconds"] for stage in planned["stages"]]
     assert all(seconds > 0 for seconds in times)
     assert planned["seconds"] == pytest.approx(sum(times))
-    out = flatbit("run", *SMALL, *options, "--dry-run").out
+    out = flatbit("run", *SMALL[:-1], *TINY, *options, "--dry-run").out
     assert out.splitlines()[-1].strip().startswith("about ")
     assert not list(Path().iterdir())
 
 
-def test_a_dry_run_looks_at_no_run_that_is_there(flatbit, finished):
-    folder, _ = finished
-    before = (folder / "run.json").read_bytes()
-    assert flatbit("run", *SMALL, "--set", "weights=1", "--out", folder, "--dry-run", "--no-timing").status == 0
-    assert (folder / "run.json").read_bytes() == before
+@pytest.mark.parametrize("options", [("--out", "there"), ("--resume",)])
+def test_a_dry_run_refuses_what_it_cannot_act_on(refuses, own, options):
+    assert refuses("run", *SMALL, *options, "--dry-run") == (
+        f"flatbit: {options[0]} with --dry-run cannot act: nothing is run: leave it out"
+    )
+    assert not list(Path().iterdir())
+
+
+def test_a_smoke_run_is_timed_where_that_is_asked_for_alone(flatbit, own):
+    assert dry(flatbit, *SMALL)["seconds"] is None
+    assert dry(flatbit, *SMALL, "--timing")["seconds"] > 0
 
 
 def test_its_notes_are_on_standard_error_and_in_the_json(flatbit, own):
@@ -243,6 +253,9 @@ def test_a_real_run_says_how_long_it_will_take_unless_told_not_to(flatbit, own, 
         (("finetune", "--model-arg", "width"), "--model-arg 'width': expected NAME=VALUE"),
         (("finetune", "--data", "digit"), "unknown data set 'digit': did you mean digits"),
         (("finetune", "--data-arg", "size"), "--data-arg 'size': expected NAME=VALUE"),
+        (("finetune", "--set", "policy=sqwa"), "activations: --set activations=32 leaves them in float"),
+        (("sqwa", "--set", "temperature=9"), "--set temperature is pretraining.distillation.temperature=T now"),
+        (("finetune", "--data-dir", "."), "data set 'digits' has no files: root= (--data-dir) cannot act: leave it"),
         (("quickstart", "--device", "banana"), "--device banana"),
         (("quickstart", "--checkpoint", "gone.safetensors"), "no such file: gone.safetensors"),
         (("quickstart", "--rename", "a=b"), "--rename without --checkpoint cannot act"),
