@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..quant.table import quantized_layers, quantizer_of
+from ..quant.quantizer import Quantizer
+from ..quant.table import is_weighted, quantized_layers, quantized_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,23 +53,24 @@ def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
     """Look at the weights of every layer that has quantized ones; ``bins`` of each histogram."""
     found = []
     for name, layer in quantized_layers(model):
-        quantizer = quantizer_of(layer, "weight")
-        if quantizer is None or layer.weight.ndim < 2:
-            continue
-        grid = quantizer.grid(layer.weight)
-        w = quantizer.limit(quantizer.transform(layer.weight))
-        unit = grid.step if grid.step.numel() > 1 else torch.ones(())
-        values = (w / unit).flatten().float().cpu().numpy()
-        codes = (grid.codes(quantizer(layer.weight)) - grid.low).flatten()
-        step = 1.0 if grid.step.numel() > 1 else float(grid.step)
-        counts, edges = np.histogram(values, bins=bins)
-        found.append(
-            WeightHistogram(
-                layer=name,
-                edges=edges,
-                counts=counts,
-                levels=step * (np.arange(grid.low, grid.high + 1) + grid.offset),
-                occupancy=codes.bincount(minlength=grid.num_levels).cpu().numpy() / codes.numel(),
-            )
-        )
+        weights = list(quantized_tensors(layer, "weight")) if is_weighted(layer) else []
+        for slot, quantizer, weight in weights:
+            called = name if len(weights) == 1 else f"{name}.{slot.name}"
+            found.append(_histogram(called, quantizer, weight, bins))
     return WeightHistograms(layers=tuple(found))
+
+
+def _histogram(name: str, quantizer: Quantizer, weight: Tensor, bins: int) -> WeightHistogram:
+    grid = quantizer.grid(weight)
+    w = quantizer.limit(quantizer.transform(weight))
+    unit = grid.step if grid.step.numel() > 1 else torch.ones(())
+    counts, edges = np.histogram((w / unit).flatten().float().cpu().numpy(), bins=bins)
+    codes = (grid.codes(quantizer(weight)) - grid.low).flatten()
+    step = 1.0 if grid.step.numel() > 1 else float(grid.step)
+    return WeightHistogram(
+        layer=name,
+        edges=edges,
+        counts=counts,
+        levels=step * (np.arange(grid.low, grid.high + 1) + grid.offset),
+        occupancy=codes.bincount(minlength=grid.num_levels).cpu().numpy() / codes.numel(),
+    )

@@ -69,9 +69,9 @@ def _averaged_specs(specs: Mapping[str, LayerSpec], count: int) -> dict[str, Lay
     """The specs of the average of so many captures: weights on their grid of step/n, as ``QuantizedAverage`` has it."""
     made = {}
     for name, spec in specs.items():
-        for slot, tensor in spec.tensors.items():
+        for slot, tensor in spec.weights.items():
             before = spec.averaged_from.get(slot, tensor)
-            if slot not in ("bias", "input", "output") and before.bits < MAX_BITS:
+            if before.bits < MAX_BITS:
                 spec = spec.with_tensor(slot, mean_spec(_grid(tensor), count))
                 spec = replace(spec, averaged_from=dict(spec.averaged_from) | {slot: before})
         made[name] = spec
@@ -82,7 +82,7 @@ def _check_sharpness(stage: Stage, specs: Mapping[str, LayerSpec]) -> None:
     """Raise ValueError where a stage would move quantized weights and has none."""
     if stage.sharpness is None or stage.sharpness.method not in ("saq", "asaq"):
         return
-    if not any(spec.weight for spec in specs.values()):
+    if not any(spec.weights for spec in specs.values()):
         raise ValueError(
             f"stage {stage.name!r}: {stage.sharpness.method} moves quantized weights, and this stage has none: "
             "take sam or asam, or a policy with weights"

@@ -3,6 +3,7 @@
 from .convert import as_float
 from .coverage import coverage_of
 from .presets import preset_names
+from .producers import note_producers_
 from .proof import Proof, prove
 from .quantizer import Quantizer
 from .table import quantized_layers, quantizers_of
@@ -12,6 +13,7 @@ __all__ = [
     "Quantizer",
     "as_float",
     "coverage_of",
+    "note_producers_",
     "preset_names",
     "prove",
     "quantized_layers",

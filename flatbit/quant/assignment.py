@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -28,11 +28,9 @@ from .table import (
 def assignment(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Bits of weights and activations of every convolution and linear layer, in order; 32 for float.
 
-    A layer without an input quantizer has the bits of the activation that made its input, where one is known
-    (``calibrate_`` notes it).
+    A layer without an input quantizer has the bits that it is counted with.
     """
-    modules = dict(model.named_modules())
-    return {name: (bits_of(layer)[0], _activation_bits(layer, modules)) for name, layer in weighted_layers(model)}
+    return {name: bits_of(layer) for name, layer in weighted_layers(model)}
 
 
 @torch.no_grad()
@@ -55,9 +53,11 @@ def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
             changed then.
     """
     layers = dict(weighted_layers(model))
-    for name in bits:
+    for name, pair in bits.items():
         if name not in layers:
             raise ValueError(f"assign_bits_: no convolution or linear layer {name!r}: {nearest(name, layers)}")
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise ValueError(f"assign_bits_({name!r}): got {pair!r}: expected a pair, (weights, activations)")
     changes = _changes(model, bits)
     for quantizer, change in changes.items():
         quantizer.check_assignable(change.bits)
@@ -88,10 +88,13 @@ def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quan
         layer = modules[name]
         check_bits(f"assign_bits_({name!r}): weights", weights)
         check_bits(f"assign_bits_({name!r}): activations", activations)
-        asked = [(name, slot.name, weights) for slot in slots_of(layer, "weight")]
-        made = [(producer, "output", activations) for producer in _producers(layer, modules)]
-        for holder, slot, width in (*asked, *(made or [(name, "input", activations)])):
-            quantizer = quantizer_of(modules[holder], slot)
+        now = bits_of(layer)
+        weighs = [(name, slot.name, quantizer_of(layer, slot.name)) for slot in slots_of(layer, "weight")]
+        reads = _outputs(name, layer, modules) or [(name, "input", quantizer_of(layer, "input"))]
+        asked = [(*place, weights, now[0]) for place in weighs] + [(*place, activations, now[1]) for place in reads]
+        for holder, slot, quantizer, width, present in asked:
+            if width == present:  # of several tensors each keeps its own
+                width = FLOAT_BITS if quantizer is None else quantizer.stated_bits
             if (quantizer is None) != (width == FLOAT_BITS):
                 raise ValueError(_never_float(holder, slot, quantizer, width))
             if quantizer is None:
@@ -111,7 +114,7 @@ def _never_float(holder: str, slot: str, quantizer: Quantizer | None, bits: int)
     return (
         f"assign_bits_: {slot} of layer {holder!r} is {now}, asked for {bits} bits: bits change, but what is quantized "
         "at all is the policy's: flatbit.restore_(model), then quantize_ with another. (Which outputs a layer reads, "
-        "where it has no input quantizer, is known once calibrate_ has run.)"
+        "where it has no input quantizer, is known once calibrate_ has run, or note_producers_ of flatbit.quant.)"
     )
 
 
@@ -126,32 +129,35 @@ def _restate_(layer: QuantizedLayer, changes: Mapping[Quantizer, _Change]) -> No
     for slot in slots_of(layer):
         if (change := changes.get(cast(Quantizer, quantizer_of(layer, slot.name)))) is not None:
             spec = replace(layer.spec.tensors[slot.name], bits=change.bits)
-            layer.spec = layer.spec.with_tensor(slot.name, spec)
+            counted = change.bits if slot.role == "input" else layer.spec.input_bits
+            before = {name: spec for name, spec in layer.spec.averaged_from.items() if name != slot.name}
+            kept = layer.spec.averaged_from if change.bits == layer.spec.tensors[slot.name].bits else before
+            layer.spec = replace(layer.spec.with_tensor(slot.name, spec), input_bits=counted, averaged_from=kept)
 
 
 def _follow_producers_(model: nn.Module, changes: Mapping[Quantizer, _Change]) -> None:
     """Let what layers without an input quantizer are counted with follow the changed outputs that they read."""
     modules = dict(model.named_modules())
-    for _, layer in quantized_layers(model):
-        if any(quantizer in changes for quantizer in _outputs(layer, modules)):
-            layer.spec = replace(layer.spec, input_bits=_activation_bits(layer, modules))
+    for name, layer in quantized_layers(model):
+        outputs = [quantizer for *_, quantizer in _outputs(name, layer, modules) if quantizer is not None]
+        if any(quantizer in changes for quantizer in outputs):
+            layer.spec = replace(layer.spec, input_bits=max(quantizer.bit_width() for quantizer in outputs))
 
 
-def _activation_bits(layer: nn.Module, modules: Mapping[str, nn.Module]) -> int:
-    """Those of the input's quantizer, or of the outputs that it reads: the widest."""
-    if (quantizer := quantizer_of(layer, "input")) is not None:
-        return quantizer.bit_width()
-    return max((quantizer.bit_width() for quantizer in _outputs(layer, modules)), default=FLOAT_BITS)
+def _outputs(name: str, layer: nn.Module, modules: Mapping[str, nn.Module]) -> list[tuple[str, str, Quantizer | None]]:
+    """The activations that quantize what a layer reads; none where it has an input quantizer of its own.
 
-
-def _outputs(layer: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Quantizer]:
-    """The quantizers of the outputs that a layer reads."""
-    return (cast(Quantizer, quantizer_of(modules[name], "output")) for name in _producers(layer, modules))
-
-
-def _producers(layer: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
-    """The activations that quantize what a layer reads; none where it has an input quantizer of its own."""
+    Raises ValueError where one is not in the model.
+    """
     if not is_quantized(layer) or quantizer_of(layer, "input") is not None:
         return []
-    noted = cast(QuantizedLayer, layer).spec.producers
-    return [name for name in noted if quantizer_of(modules[name], "output") is not None]
+    found: list[tuple[str, str, Quantizer | None]] = []
+    for producer in cast(QuantizedLayer, layer).spec.producers:
+        if producer not in modules:
+            raise ValueError(
+                f"assign_bits_: layer {name!r} reads the output of {producer!r}, by the model that was calibrated, and "
+                "this one has no such module: take that model, or run flatbit.quant.note_producers_(model, x)"
+            )
+        if (quantizer := quantizer_of(modules[producer], "output")) is not None:
+            found.append((producer, "output", quantizer))
+    return found

@@ -27,7 +27,6 @@ from .producers import note_producers_
 from .quantizer import Quantizer
 from .table import quantized_layers, quantized_tensors, quantizers_of
 
-PRODUCED = 2
 """So many images show which activation each layer reads."""
 
 
@@ -91,7 +90,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     for quantizer in watched:
         if not quantizer.calibrated:
             raise ValueError(_nothing_seen(quantizer, len(seen)))
-    note_producers_(model, held[0][:PRODUCED])
+    note_producers_(model, held[0])
     return Calibration(num_batches=len(seen), num_samples=sum(seen))
 
 

@@ -37,7 +37,7 @@ class Settings:
         input_bits: what the input counts as in bit-operations; None for ``activations``.
         placement: of a weighted layer: whether its own ``input`` is quantized, or was at the ``output`` of what it
             reads; of an activation module: whether its output is.
-        norm, bias: of batch norms' scales, and of the biases of all layers; None for float.
+        norm, bias: of batch norms' scales, and of the biases of all layers (norms' only with ``norm``); None for float.
     """
 
     weights: int
@@ -126,6 +126,8 @@ class Policy:
                 raise ValueError(f"override({pattern!r}): unknown setting {key!r}: {nearest(key, known)}")
             if key in ("weights", "activations"):
                 check_bits(key, value)
+            if key in ("norm", "bias") and not isinstance(value, TensorSpec | None):
+                raise ValueError(f"override({pattern!r}): {key}={value!r}: expected a TensorSpec, or None for float")
             if key == "placement" and value not in ("input", "output"):
                 raise ValueError(f"override({pattern!r}): placement={value!r}: expected input or output")
         return replace(self, rules=(*self.rules, Rule(pattern, changes)))
@@ -215,7 +217,11 @@ def base_policy(
 
 def check_bits(what: str, bits: int) -> None:
     """Raise ValueError unless ``bits`` is 1 to 8, or 32 for float."""
-    if isinstance(bits, bool) or (bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1)):
+    if (
+        not isinstance(bits, int)
+        or isinstance(bits, bool)
+        or (bits != FLOAT_BITS and bits not in range(1, MAX_BITS + 1))
+    ):
         raise ValueError(f"{what}={bits!r}: expected 1 to {MAX_BITS} bits, or {FLOAT_BITS} for float")
 
 

@@ -69,6 +69,8 @@ class _Followed(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func.__name__.endswith("_like") or func.__name__.startswith("new_"):
+            return result  # of the same shape or type, but no values
         if names := self.of((args, kwargs or {})):
             self.mark(args[0] if result is None else result, names)  # z[:, :4] = h returns nothing
         return result

@@ -42,17 +42,17 @@ class Usage:
 class Proof:
     """Levels used and allowed of every quantized tensor, by quantizer name, on one batch."""
 
-    levels: dict[str, Usage] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, list[int]]:
         """``{quantizer: [used, allowed]}``, for JSON."""
-        return {name: [levels.used, levels.allowed] for name, levels in self.levels.items()}
+        return {name: [usage.used, usage.allowed] for name, usage in self.usage.items()}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, list[int]]) -> Proof:
         """Read ``as_dict``. Raises ValueError."""
         try:
-            return cls(levels={name: Usage(used=used, allowed=allowed) for name, (used, allowed) in found.items()})
+            return cls(usage={name: Usage(used=used, allowed=allowed) for name, (used, allowed) in found.items()})
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{found!r:.60}: expected levels as {{quantizer: [used, allowed]}}") from error
 
@@ -107,7 +107,7 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
                 f"nothing shows that it is quantized. Leave it float with policy.override({quantizer.site.layer!r}, "
                 "weights=32, activations=32), or call the layer"
             )
-    return Proof(levels=levels)
+    return Proof(usage=levels)
 
 
 def _check_slot(name: str, layer: Any, slot: Slot) -> None:

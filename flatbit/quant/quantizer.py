@@ -253,8 +253,7 @@ class Quantizer(nn.Module, ABC):
     def _known_to_be_set(self) -> bool:
         """Whether nothing speaks against it: the tensors are read where one changed, on the CPU and in eager mode.
 
-        On a device, where a read waits, they are read until they were once found set; entries to the library
-        (``evaluate``, ``save``, training) read them anyway.
+        On a device, where a read waits, they are read until they were once found set.
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return True

@@ -78,6 +78,11 @@ class LayerSpec:
         """Of the output."""
         return self.tensors.get("output")
 
+    @property
+    def weights(self) -> dict[str, TensorSpec]:
+        """Of the weights, one or several, by slot."""
+        return {slot: spec for slot, spec in self.tensors.items() if slot not in ("bias", "input", "output")}
+
     def stated(self) -> LayerSpec:
         """The same without what running the model showed: equal in layers that are quantized alike."""
         return replace(self, producers=())

@@ -101,12 +101,18 @@ for _row in TABLE.values():
 def add_layer(base: type[nn.Module], row: Row) -> None:
     """Add a float class to the table: its quantized class, its slots, how its multiply-adds are counted.
 
-    Raises ValueError for a class that is there already.
+    Raises ValueError for a class that is there already, as another one, or a quantized class that is none of it.
     """
-    if base in TABLE:
+    if not issubclass(row.quantized, base):
+        raise ValueError(f"{row.quantized.__name__}: expected a subclass of {base.__name__}, which it narrows")
+    if base in TABLE and _path(TABLE[base].quantized) != _path(row.quantized):  # a file may be loaded again
         raise ValueError(f"{base.__name__} is in the table already, as {TABLE[base].quantized.__name__}")
     TABLE[base] = row
     FLOAT_CLASS[row.quantized] = base
+
+
+def _path(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
 
 
 def row_of(module: nn.Module) -> Row | None:

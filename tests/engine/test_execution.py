@@ -73,7 +73,7 @@ def test_the_record_says_all(finished):
     assert list(record.stages) == ["float", "w2a2"]
     entry = record.stages["w2a2"]
     assert entry.test.convention.policy == "uniq"
-    assert entry.test.proof.levels["4.weight_quantizer"].allowed == 4
+    assert entry.test.proof.usage["4.weight_quantizer"].allowed == 4
     assert [epoch.epoch for epoch in entry.epochs] == [1, 2]
     assert entry.best_test == max(epoch.test_top1 for epoch in entry.epochs)
     assert entry.test.top1 == entry.score == entry.epochs[-1].test_top1

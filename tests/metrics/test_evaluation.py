@@ -138,15 +138,15 @@ def test_the_proof_and_the_convention_come_with_the_numbers(method):
     metrics = fb.evaluate(quantized(method), [batch()])
     assert metrics.convention.policy == method
     assert metrics.convention.inner.startswith("W2/A2")
-    counts = metrics.proof.levels["layers.1.0.conv2.weight_quantizer"]
+    counts = metrics.proof.usage["layers.1.0.conv2.weight_quantizer"]
     assert 2 <= counts.used <= counts.allowed <= 4
-    assert metrics.proof.levels["conv1.weight_quantizer"].allowed in (255, 256)
+    assert metrics.proof.usage["conv1.weight_quantizer"].allowed in (255, 256)
 
 
 def test_a_float_model_has_nothing_to_prove():
     metrics = fb.evaluate(LOGITS, [scores()])
     assert metrics.convention.policy == "float"
-    assert metrics.proof.levels == {}
+    assert metrics.proof.usage == {}
 
 
 def test_as_dict_is_plain():
@@ -154,7 +154,7 @@ def test_as_dict_is_plain():
     written = json.loads(json.dumps(metrics.as_dict()))
     assert (written["top1"], written["loss"], written["num_samples"]) == (metrics.top1, metrics.loss, 16)
     assert written["convention"] == asdict(metrics.convention)
-    assert written["proof"]["fc.weight_quantizer"] == [metrics.proof.levels["fc.weight_quantizer"].used, 256]
+    assert written["proof"]["fc.weight_quantizer"] == [metrics.proof.usage["fc.weight_quantizer"].used, 256]
     assert "miou" not in written
 
 

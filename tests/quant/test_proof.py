@@ -17,12 +17,12 @@ from flatbit.quant.table import quantizers_of
 def test_counts_levels_of_every_tensor(net, images, quantized):
     quantized(net, "uniq", 2, 3)
     proof = prove(net, images)
-    assert set(proof.levels) == {name for name, _ in quantizers_of(net)}
+    assert set(proof.usage) == {name for name, _ in quantizers_of(net)}
     conv = net.layers[1][0].conv1
-    counted = proof.levels["layers.1.0.conv1.weight_quantizer"]
+    counted = proof.usage["layers.1.0.conv1.weight_quantizer"]
     assert counted.used == conv.quantized_weight().unique().numel()
     assert counted.allowed == 4
-    assert proof.levels["layers.1.0.conv1.input_quantizer"].allowed == 8
+    assert proof.usage["layers.1.0.conv1.input_quantizer"].allowed == 8
     assert proof.as_dict()["fc.weight_quantizer"][1] == 256
 
 

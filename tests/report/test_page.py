@@ -124,7 +124,7 @@ def test_every_picture_is_there(page, text):
 
 def test_the_proof_lists_every_quantized_tensor(page, runs):
     counted = [row for row in page.rows if len(row) == 3 and row[0].endswith("_quantizer")]
-    proofs = [entry.test.proof.levels for entry in runs[0].record.stages.values()]
+    proofs = [entry.test.proof.usage for entry in runs[0].record.stages.values()]
     expected = [[name, str(n.used), f"{n.allowed:,}"] for levels in proofs for name, n in levels.items()]
     assert counted == expected
     assert len(expected) > 50

@@ -66,7 +66,7 @@ def score(
     if metrics.miou is not None:
         scores = {"mIoU %": metrics.miou, "pixels right %": metrics.top1}
     table = Table(*scores, "loss", "images", "levels used / allowed (weights)", title=f"{model} on {loaded.name}")
-    levels = [counts for name, counts in metrics.proof.levels.items() if name.endswith("weight_quantizer")]
+    levels = [counts for name, counts in metrics.proof.usage.items() if name.endswith("weight_quantizer")]
     used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"
     shown = [f"{score:.2f}" for score in scores.values()]
     table.add_row(*shown, f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)

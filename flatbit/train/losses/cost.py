@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...quant.cost import cost
-from ...quant.table import bits_of, quantizer_of, quantizers_of
+from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
 from . import LOSSES, LossTerm
 
 MILLION = 1e6
@@ -76,8 +76,9 @@ def _learns_no_bits(model: nn.Module) -> ValueError:
 
 def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
     """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
-    quantizer = quantizer_of(layer, role)
-    return bits_of(layer)[role == "input"] if quantizer is None else quantizer.width()
+    held = [quantizer_of(layer, slot.name) for slot in slots_of(layer, role)]
+    widths = [quantizer.width() for quantizer in held if quantizer is not None]
+    return max(widths, key=float) if widths and None not in held else bits_of(layer)[role == "input"]
 
 
 LOSSES.add("cost_penalty", CostPenalty)

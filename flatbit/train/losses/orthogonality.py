@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...quant.rounding import wide
 from ...quant.spec import FLOAT_BITS
-from ...quant.table import has_quantized_layers, slots_of, spec_of, weighted_layers
+from ...quant.table import Slot, has_quantized_layers, slots_of, spec_of, weighted_layers
 from . import LOSSES, LossTerm, check_weight
 
 
@@ -43,18 +43,19 @@ def lipschitz(model: nn.Module) -> Tensor:
     Taken over the convolutions and linear layers whose weight or input is quantized; over all of them
     in a model without a quantized layer. Raises ValueError where there is none.
     """
-    return torch.stack([_distance_from_orthogonal(_columns(layer)) for layer in _weights_of(model)]).sum() / 2
+    return torch.stack([_distance_from_orthogonal(_columns(*found)) for found in _weights_of(model)]).sum() / 2
 
 
-def _weights_of(model: nn.Module) -> list[Any]:
-    """A layer for each weight of the term. Raises ValueError where there is none."""
-    layers = {id(layer.weight): layer for layer in _regularized(model)}
-    if not layers:
+def _weights_of(model: nn.Module) -> list[tuple[Any, Slot]]:
+    """Layer and slot of each weight of the term, a shared one once. Raises ValueError where there is none."""
+    slots = [(layer, slot) for layer in _regularized(model) for slot in slots_of(layer, "weight")]
+    found = {id(getattr(layer, slot.name)): (layer, slot) for layer, slot in slots}
+    if not found:
         raise ValueError(
             f"the Lipschitz term of {type(model).__name__}: expected a convolution or linear layer to hold near "
             "orthogonality, got none: leave the term out"
         )
-    return list(layers.values())
+    return list(found.values())
 
 
 def _regularized(model: nn.Module) -> list[Any]:
@@ -63,14 +64,14 @@ def _regularized(model: nn.Module) -> list[Any]:
     if not has_quantized_layers(model):
         return weighted
     specs = ((layer, spec_of(layer)) for layer in weighted)
-    return [layer for layer, spec in specs if spec and (spec.weight or spec.input or spec.input_bits < FLOAT_BITS)]
+    return [layer for layer, spec in specs if spec and (spec.weights or spec.input or spec.input_bits < FLOAT_BITS)]
 
 
-def _columns(layer: Any) -> Tensor:
-    """The transposed weight matrix of each group, (groups, c_out / groups, fan_in)."""
+def _columns(layer: Any, slot: Slot) -> Tensor:
+    """The transposed matrix of each group of a weight, (groups, c_out / groups, fan_in)."""
     groups = getattr(layer, "groups", 1)
-    by_group = layer.weight.unflatten(0, (groups, -1))
-    if slots_of(layer, "weight")[0].channel_axis == 1:  # transposed: (c_in, c_out / groups, ...)
+    by_group = getattr(layer, slot.name).unflatten(0, (groups, -1))
+    if slot.channel_axis == 1:  # transposed: (c_in, c_out / groups, ...)
         by_group = by_group.transpose(1, 2)
     return wide(by_group.flatten(2))
 
