@@ -107,8 +107,138 @@ FILES = {
 
         COMMANDS.add("plugged_verb", count)
     ''',
+    "my_quantizer": '''
+        """A learned step that starts at the largest weight, 2 to 6 bits."""
+        from typing import final
+        from flatbit.quant.activation import ActivationQuantizer
+        from flatbit.quant.grid import midrise, midtread
+        from flatbit.quant.policy import base_policy
+        from flatbit.quant.quantizer import Quantizer
+        from flatbit.quant.quantizers import METHODS, POLICIES, Method
+        from flatbit.quant.rounding import learned_step
+
+        @final
+        class PluggedWeight(Quantizer):
+            """Mid-tread weights with a learned step; start: max|w| over the highest code."""
+
+            method = "plugged_quantizer"
+            surrogate = "learned"
+            learned_ranges = ("step",)
+            supported_bits = range(2, 7)
+
+            def __init__(self, bits, site, granularity="tensor"):
+                super().__init__(bits, site, granularity)
+                self.add_state("step", learned=True)
+
+            def code_range(self, x):
+                return midtread(self._bits())
+
+            def step_of(self, x, codes):
+                return learned_step(self.current("step"))
+
+            def unit_step(self, bits):
+                return 1 / (2 ** (bits - 1) - 1)
+
+            def observe_(self, x):
+                self._set_("step", x.detach().abs().max() * self.unit_step(self.stated_bits))
+
+        @final
+        class PluggedActivation(ActivationQuantizer):
+            """Activations with a step that calibration fixes."""
+
+            method = "plugged_quantizer"
+            surrogate = "clip"
+            range_name = "step"
+            supported_bits = range(2, 7)
+
+            def __init__(self, bits, site, granularity="tensor", *, signed=None):
+                super().__init__(bits, site, granularity, signed=signed)
+                self.add_state("step", learned=False)
+
+            def signed_range(self, bits):
+                return midrise(bits)
+
+            def step_of(self, x, codes):
+                return self.current("step")
+
+            def unit_step(self, bits):
+                return 0.5**bits
+
+            def start(self, x):
+                return x.abs().max() * self.unit_step(self.stated_bits)
+
+        def all_alike(weights, activations):
+            """Every layer alike."""
+            return base_policy("plugged_quantizer", weights, activations)
+
+        PLUGGED = Method(weights=PluggedWeight, activations=PluggedActivation, paper="None (nobody, 2026)")
+        METHODS.add("plugged_quantizer", PLUGGED)
+        POLICIES.add("plugged_quantizer-all", all_alike)
+    ''',
+    "my_layer": '''
+        """A linear layer of low rank: two weights of different shapes."""
+        import torch
+        from torch import nn
+        from torch.nn import functional as F
+        from flatbit.quant.layers import apply_slot
+        from flatbit.quant.table import BIAS, INPUT, Row, Slot, add_layer
+
+        class PluggedLayer(nn.Module):
+            """``left right x + bias``."""
+
+            def __init__(self, width, out, rank=2):
+                super().__init__()
+                self.right, self.left = nn.Parameter(torch.randn(rank, width)), nn.Parameter(torch.randn(out, rank))
+                self.bias = nn.Parameter(torch.zeros(out))
+
+            def forward(self, x):
+                return F.linear(F.linear(x, self.right), self.left, self.bias)
+
+        class QPluggedLayer(PluggedLayer):
+            """The same, quantized."""
+
+            def forward(self, x):
+                hidden = F.linear(apply_slot(self, "input", x), apply_slot(self, "right", self.right))
+                return F.linear(hidden, apply_slot(self, "left", self.left), apply_slot(self, "bias", self.bias))
+
+        def macs(layer, x, output):
+            return (x.numel() + output.numel()) // len(x) * len(layer.right)
+
+        SLOTS = (INPUT, Slot("right", "weight"), Slot("left", "weight"), BIAS)
+        add_layer(PluggedLayer, Row(QPluggedLayer, "linear", SLOTS, macs))
+    ''',
 }  # fmt: skip
-KINDS = ("loss", "schedule", "recipe", "analysis", "verb")
+TOGETHER = """
+import torch
+from torch import nn
+import flatbit as fb
+from my_layer import PluggedLayer, QPluggedLayer
+import my_quantizer
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), PluggedLayer(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+model, x = net(), torch.randn(16, 6)
+fb.quantize_(model, fb.policy("plugged_quantizer", weights=3, activations=4))
+assert type(model[2]) is QPluggedLayer
+assert fb.assignment(model) == {"0": (6, 6), "2": (3, 4), "4": (6, 6)}  # the most that it has, where others take 8
+fb.calibrate_(model, [x])
+print("quantized")
+metrics = fb.evaluate(model, [(x, torch.zeros(16).long())])
+assert {"2.right_quantizer", "2.left_quantizer"} <= metrics.proof.levels.keys()
+print("proved")
+fb.assign_bits_(model, {"2": (5, 2)})
+assert fb.cost(model, (6,)).layers[1].bitops == (16 + 16) * 5 * 2
+print("assigned")
+fb.save(model, "m.safetensors")
+twin = net()
+fb.load_(twin, "m.safetensors")
+assert torch.equal(twin(x), model(x))
+print("loaded")
+fb.quantize_(net(), fb.policy("plugged_quantizer-all", weights=3))
+"""
+KINDS = ("loss", "schedule", "recipe", "analysis", "verb", "quantizer", "layer")
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +262,19 @@ def call(*words, cwd=ROOT, **environment):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_of_each_kind_passes_the_suites_of_its_registry(folder, kind):
     said = call(
-        "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/contracts", "-k", f"plugged_{kind}",
+        "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/contracts",
+        "-k", f"plugged_{kind} or Plugged{kind.title()}",
         FLATBIT_TEST_PLUGINS=str(folder), PYTHONPATH=str(folder),
     )  # fmt: skip
     passed = re.search(r"(\d+) passed", said)
     assert passed, said
     assert int(passed[1]) >= 2, said
     assert "failed" not in said
+
+
+def test_a_quantizer_and_a_layer_of_ones_own_work_together(folder, tmp_path):
+    said = call("-c", TOGETHER, cwd=tmp_path, PYTHONPATH=f"{ROOT}:{folder}")
+    assert said.split() == ["quantized", "proved", "assigned", "loaded"]
 
 
 def test_the_command_line_takes_the_folder(folder, tmp_path):
@@ -149,7 +285,10 @@ def test_the_command_line_takes_the_folder(folder, tmp_path):
     assert "plugged_verb" in flatbit("--help")
     number = sum(p.numel() for p in fb.models.build("preresnet8").parameters())
     assert flatbit("plugged_verb", "preresnet8").strip() == f"{number:,}"
-    for kind, name in (("losses", "loss"), ("schedules", "schedule"), ("recipes", "recipe"), ("analyses", "analysis")):
+    for kind, name in (
+        ("losses", "loss"), ("schedules", "schedule"), ("recipes", "recipe"), ("analyses", "analysis"),
+        ("quantizers", "quantizer"),
+    ):  # fmt: skip
         assert f"plugged_{name}" in flatbit("list", kind)
     out = tmp_path / "run"
     flatbit("run", "plugged_recipe", "--smoke", "--set", "loss.weight=0.1", "--out", out)

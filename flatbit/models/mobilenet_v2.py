@@ -1,4 +1,4 @@
-"""MobileNetV2: for ImageNet, and in the three variants that papers train on CIFAR.
+"""MobileNetV2: for ImageNet, in two variants, and in the three that papers train on CIFAR.
 
 Sandler et al., MobileNetV2: inverted residuals and linear bottlenecks, CVPR 2018. Layer names are
 torchvision's, so that its checkpoints load into the ImageNet net as they are.
@@ -33,7 +33,9 @@ class MobileNetV2(nn.Module):
         strides: of the first convolution, and of the seven rows of blocks.
         shortcut: ``identity`` where stride is 1 and widths agree; ``projection`` adds a 1x1
             convolution with BN where the stride is 1 and the width changes.
-        expand_first: keep the 1x1 expansion also where it widens by 1, in the first block.
+        variant: ``expanded`` keeps the 1x1 expansion also where it widens by 1, in the first block
+            (SAQ's CIFAR net); ``uniq`` does too, and has no bias in its last layer: the net of UNIQ's
+            authors, pytorchcv's.
         activation: ``relu6`` or ``relu``.
     """
 
@@ -46,7 +48,7 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.2,
         strides: Sequence[int] = STRIDES,
         shortcut: Literal["identity", "projection"] = "identity",
-        expand_first: bool = False,
+        variant: Literal["standard", "expanded", "uniq"] = "standard",
         activation: Literal["relu6", "relu"] = "relu6",
     ) -> None:
         super().__init__()
@@ -58,6 +60,8 @@ class MobileNetV2(nn.Module):
             raise ValueError(f"activation={activation!r}: expected relu6 or relu")
         if shortcut not in ("identity", "projection"):
             raise ValueError(f"shortcut={shortcut!r}: expected identity or projection")
+        if variant not in ("standard", "expanded", "uniq"):
+            raise ValueError(f"variant={variant!r}: expected standard, expanded or uniq")
         act = ACTIVATIONS[activation]
         in_width = rounded(STEM_CHANNELS * width)
         layers: list[nn.Module] = [conv_bn(in_channels, in_width, 3, strides[0], act=act)]
@@ -72,7 +76,7 @@ class MobileNetV2(nn.Module):
                         stride,
                         t,
                         projects=shortcut == "projection",
-                        expands=t != 1 or expand_first,
+                        expands=t != 1 or variant != "standard",
                         act=act,
                     )
                 )
@@ -81,7 +85,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers, conv_bn(in_width, head, 1, 1, act=act))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes, bias=variant != "uniq"))
         initialize_(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +170,7 @@ def mobilenet_v2_cifar(
     common = {"num_classes": num_classes, "in_channels": in_channels, "width": width, "dropout": dropout}
     strides = (1, 1, 1, 2, 2, 1, 2, 1)
     if variant == "saq":
-        return MobileNetV2(**common, strides=strides, shortcut="projection", expand_first=True, activation="relu")
+        return MobileNetV2(**common, strides=strides, shortcut="projection", variant="expanded", activation="relu")
     if variant == "hol":
         return MobileNetV2(**common, strides=(1, *STRIDES[1:]))
     if variant == "standard":

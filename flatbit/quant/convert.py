@@ -18,7 +18,7 @@ from .quantizer import Quantizer
 from .quantizers import METHODS
 from .refusals import refusals, tied_refusals
 from .site import Site
-from .spec import LayerSpec, TensorSpec
+from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import (
     FLOAT_CLASS,
     TABLE,
@@ -204,7 +204,10 @@ def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) 
             f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "
             f"{', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves all of them float"
         )
-    if policy.places_outputs() and not any(rows[name].kind == "activation" for name in specs):
+    waiting = any(
+        rows[name].macs and spec.input_bits < FLOAT_BITS and spec.input is None for name, spec in specs.items()
+    )
+    if policy.places_outputs() and waiting and not any(rows[name].kind == "activation" for name in specs):
         raise ValueError(
             f"policy {policy.name!r} quantizes the outputs of activation modules (nn.ReLU, ...), and "
             f"{type(model).__name__} has none (does it call F.relu?): take placement='input'"

@@ -36,6 +36,7 @@ Ties = Literal["even", "even_from_low", "away"]
 Number = Any
 """A number, or a 0-dim tensor where a graph is compiled, on a GPU, or where it takes gradients."""
 SMALLEST_STEP = 1e-8
+BLOCK = 1 << 20  # of the elements in one dot product
 
 
 def smallest_step(like: Tensor) -> float:
@@ -179,20 +180,27 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """With ``x^q = step (bound + offset)`` outside, both step gradients are quotients of products.
+        """With ``x^q = step (bound + offset)`` outside, each step gradient is a sum of products over the step.
 
-        learned: ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g x^q - g_x x) / step``;
-        clip:    ``sum(g (bound + offset)) outside                    = sum(g x^q - g_x x^q) / step``.
+        learned:  ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g (x^q - x inside)) / step``;
+        clip:     ``sum(g (bound + offset)) outside                   = sum(g (x^q - x^q inside)) / step``;
+        residual: ``sum(g r)                                          = sum(g (x^q - x)) / step``.
+
+        The difference comes before the sum: at 8 bits ``sum(g x^q) - sum(g_x x)`` cancels in float32.
         """
         x, step, value = (wide(t.detach()) for t in ctx.saved_tensors)
         offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
+        lowest, highest = step * (ctx.low + offset), step * (ctx.high + offset)
         g = g_x = wide(gradients[0])
-        if ctx.surrogate != "residual":
-            g_x = _between(g, x, step * (ctx.low + offset), step * (ctx.high + offset))
-        g_step = g_offset = None
+        g_step = g_offset = kept = None
         if ctx.needs_input_grad[1]:
-            kept = value if ctx.surrogate == "clip" else x
-            g_step = (_product_sum(g, value, step) - _product_sum(g_x, kept, step)) / step
+            if ctx.surrogate == "residual":
+                kept = x - value
+            else:
+                kept = _between(value if ctx.surrogate == "clip" else x, x, lowest, highest).sub_(value)
+            g_step = _product_sum(g, kept, step) / -step
+        if ctx.surrogate != "residual":
+            g_x = _between(g, x, lowest, highest, out=None if torch.is_grad_enabled() else kept)
         if ctx.needs_input_grad[2]:  # step * (bound + offset) has a mixed second derivative: keep it
             outer = g - g_x
             g_offset = (outer * ctx.saved_tensors[1]).sum_to_size(offset.shape)
@@ -231,10 +239,12 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
     return t.mul_(step).to(x.dtype)
 
 
-def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """``g`` where ``lowest < x < highest``, else 0."""
+def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
+    """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
     if lowest.numel() == 1 and read_is_free(x):
-        return torch.ops.aten.hardtanh_backward(g, x, float(lowest), float(highest))
+        kernel = torch.ops.aten.hardtanh_backward
+        ends = float(lowest), float(highest)
+        return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
     return torch.where((x > lowest) & (x < highest), g, 0.0)
 
 
@@ -249,10 +259,14 @@ def read_is_free(x: Tensor) -> bool:
 
 
 def _product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """``sum(a b)`` over all elements that share one element of ``like``."""
-    if like.numel() == 1 and a.stride() == b.stride():
-        return _flat(a).dot(_flat(b)).reshape(like.shape)
-    return (a * b).sum_to_size(like.shape)
+    """``sum(a b)`` over all elements that share one element of ``like``; long vectors in blocks, for float32's sake."""
+    if like.numel() > 1 or a.stride() != b.stride():
+        return (a * b).sum_to_size(like.shape)
+    a, b = _flat(a), _flat(b)
+    if a.numel() <= BLOCK:
+        return a.dot(b).reshape(like.shape)
+    blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
+    return torch.stack([p.dot(q) for p, q in blocks]).sum().reshape(like.shape)
 
 
 def _flat(x: Tensor) -> Tensor:

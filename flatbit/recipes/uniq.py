@@ -164,10 +164,20 @@ _IMAGENET = {
 _PER_CHANNEL = _IMAGENET | {"quantizers.granularity": "channel"}
 RECIPES.add("uniq", Registration(stages=uniq_stages, model="preresnet32", data="digits"))
 RECIPES.add("uniq-preresnet32-cifar100", Registration(stages=uniq_stages, model="preresnet32", data="cifar100"))
-for _net, _settings in {"preresnet18": _PER_CHANNEL, "preresnet34": _PER_CHANNEL, "mobilenet_v2": _IMAGENET}.items():
+for _net in ("preresnet18", "preresnet34"):
     RECIPES.add(
-        f"uniq-{_net}-imagenet", Registration(stages=uniq_stages, model=_net, data="imagenet", settings=_settings)
+        f"uniq-{_net}-imagenet", Registration(stages=uniq_stages, model=_net, data="imagenet", settings=_PER_CHANNEL)
     )
+RECIPES.add(
+    "uniq-mobilenet_v2-imagenet",
+    Registration(
+        stages=uniq_stages,
+        model="mobilenet_v2",
+        model_arguments={"variant": "uniq"},
+        data="imagenet",
+        settings=_IMAGENET,
+    ),
+)
 RECIPES.add(
     "uniq-preresnet8-digits",
     Registration(

@@ -19,7 +19,9 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
     """Replace running statistics by the plain average over batches, in place (as SWA does).
 
     Quantizing changes what reaches every batch norm; the float network's statistics then belong to
-    another network. Weights and training mode are left as they are.
+    another network. Everything but the norms runs in eval mode, so that they are estimated without
+    dropout; every batch weighs the same, a smaller last one too. Weights and training mode are left
+    as they are.
 
     Args:
         model: any module; without batch norms nothing happens.

@@ -63,7 +63,12 @@ def perturbed_set(model: nn.Module, leaves: list[Member]) -> list[Member]:
     replaced = {id(leaf.latent) for leaf in leaves}
     replaced |= {id(p) for leaf in leaves if leaf.quantizer is not None for p in leaf.quantizer.parameters()}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in replaced]
-    return leaves + [Member(tensor=p, shifts=name.endswith("bias")) for name, p in named]
+    return leaves + [Member(tensor=p, shifts=_is_bias(name)) for name, p in named]
+
+
+def _is_bias(name: str) -> bool:
+    """By the last part of a parameter's name: ``bias``, an LSTM's ``bias_ih_l0``, attention's ``in_proj_bias``."""
+    return "bias" in name.rpartition(".")[2].split("_")
 
 
 def weights_of(model: nn.Module, members: list[Member]) -> list[Member]:

@@ -268,8 +268,10 @@ def test_torchs_own_averages_keep_the_widths_and_the_sign(name, role, bits, sign
 
 
 @every_quantizer
-def test_vmap_over_stacked_quantizers_is_each_of_them(name, role, bits, signed):
-    quantizers = [calibrated(name, role, bits, signed) for _ in range(2)]
+@pytest.mark.parametrize("table", [False, True])
+def test_vmap_over_stacked_quantizers_is_each_of_them(name, role, bits, signed, table):
+    candidates = widths(name, role, signed) if table else ()
+    quantizers = [calibrated(name, role, bits, signed, candidates=candidates) for _ in range(2)]
     with torch.no_grad():
         for state in state_of(quantizers[1]).values():
             state.mul_(2)
@@ -327,17 +329,14 @@ def test_any_scale_calibrates_finite_and_on_grid(name, role, bits, signed, seed,
 
 @each_tensor
 def test_assigned_widths_scale_the_step_by_the_ratio_of_unit_steps_and_back(name, role, signed):
-    quantizer = calibrated(name, role, widths(name, role, signed)[-1], signed)
-    x, first = sample(role, signed, seed=1), widths(name, role, signed)[-1]
+    first = widths(name, role, signed)[-1]
+    quantizer, x = calibrated(name, role, first, signed), sample(role, signed, seed=1)
     states = {id(state) for state in state_of(quantizer).values()}
     for bits in widths(name, role, signed):
         before = {key: state.detach().clone() for key, state in state_of(quantizer).items()}
         ratio = quantizer.unit_step(bits) / quantizer.unit_step(first)
         quantizer.assign_(bits)
         assert (quantizer.stated_bits, quantizer.bit_width()) == (bits, bits)
-        assert quantizer.grid(x).bits == quantizer.grid(x).num_levels.bit_length() - (
-            quantizer.grid(x).num_levels & (quantizer.grid(x).num_levels - 1) == 0
-        )
         assert quantizer.grid(x).num_levels <= 2**bits
         assert quantizer.grid(x).contains(quantizer(x))
         if type(quantizer).assign_ is Quantizer.assign_:
@@ -355,8 +354,6 @@ def test_a_width_that_it_does_not_have_changes_nothing(name, role, signed):
     quantizer = calibrated(name, role, widths(name, role, signed)[0], signed)
     before = {key: tensor.clone() for key, tensor in quantizer.state_dict().items()}
     for bits in [b for b in (0, *range(1, 9), 33) if b not in widths(name, role, signed)]:
-        if bits in quantizer.supported_bits and bits > 8:
-            continue
         with pytest.raises(ValueError, match=rf"of layer 'layer'.*{bits}"):
             quantizer.assign_(bits)
     for key, tensor in quantizer.state_dict().items():

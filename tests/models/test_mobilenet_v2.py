@@ -4,6 +4,7 @@ import torch
 import flatbit as fb
 from flatbit.models import build
 from flatbit.models.mobilenet_v2 import rounded
+from flatbit.recipes import RECIPES
 
 CIFAR = ("mobilenet_v2_cifar", {"variant": "saq", "num_classes": 100}, 32, 1e6)
 IMAGENET = ("mobilenet_v2", {}, 224, 1e9)
@@ -36,16 +37,16 @@ def test_bitops_with_float_edges_on_the_searched_head():
 @pytest.mark.parametrize(
     ("without", "bits", "millions"),
     [
-        ({"expand_first": False}, 32, 92386.9),
-        ({"expand_first": False}, 4, 1492.2),
-        ({"expand_first": False}, 3, 867.7),
+        ({"variant": "standard"}, 32, 92386.9),
+        ({"variant": "standard"}, 4, 1492.2),
+        ({"variant": "standard"}, 3, 867.7),
         ({"shortcut": "identity"}, 32, 91279.6),
         ({"shortcut": "identity"}, 4, 1474.9),
         ({"shortcut": "identity"}, 3, 858.0),
     ],
 )
 def test_rejected_readings_of_the_cifar_net(without, bits, millions):
-    saq = {"strides": (1, 1, 1, 2, 2, 1, 2, 1), "shortcut": "projection", "expand_first": True}
+    saq = {"strides": (1, 1, 1, 2, 2, 1, 2, 1), "shortcut": "projection", "variant": "expanded"}
     model = build("mobilenet_v2", num_classes=100, activation="relu", **saq | without)
     if bits < 32:
         fb.quantize_(model, fb.policy("saq", weights=bits, activations=bits))
@@ -57,6 +58,20 @@ def test_names_and_parameters_are_those_of_torchvision():
     assert sum(p.numel() for p in model.parameters()) == 3_504_872
     keys = set(model.state_dict())
     assert {"features.1.conv.1.weight", "features.17.conv.3.running_var", "classifier.1.bias"} <= keys
+
+
+def test_uniqs_net_has_the_authors_parameters():
+    """pytorchcv's MobileNetV2 keeps the first block's 1x1 expansion and has no bias in its last layer."""
+    model = build("mobilenet_v2", variant="uniq").eval()
+    assert sum(p.numel() for p in model.parameters()) == 3_504_960
+    assert model.features[1].conv[0][0].weight.shape == (32, 32, 1, 1)
+    assert model.classifier[1].bias is None
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_uniqs_recipe_takes_it():
+    recipe = RECIPES.get("uniq-mobilenet_v2-imagenet")
+    assert (recipe.model, recipe.model_arguments) == ("mobilenet_v2", {"variant": "uniq"})
 
 
 @pytest.mark.parametrize(
@@ -93,6 +108,7 @@ def test_rounding_of_widths(channels, expected):
         ("mobilenet_v2", {"width": 0}, "positive"),
         ("mobilenet_v2", {"activation": "gelu"}, "expected relu6 or relu"),
         ("mobilenet_v2", {"shortcut": "Projection"}, "expected identity or projection"),
+        ("mobilenet_v2", {"variant": "saq"}, "expected standard, expanded or uniq"),
         ("mobilenet_v2_cifar", {"variant": "tiny"}, "expected 'saq', 'hol' or 'standard'"),
     ],
 )

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from flatbit.quant.quantizer import Site
 from flatbit.quant.quantizers.faq import FaqActivation
 from flatbit.quant.quantizers.pact import PactActivation
 from flatbit.quant.quantizers.uniq import UniqActivation
+from flatbit.quant.site import Site
 
 SITE = Site(layer="act")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from flatbit.quant.assignment import assignment
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.optimal_step import midrise_step, unsigned_step
@@ -50,13 +51,14 @@ def test_float_methods_see_the_float_network(net, images):
     assert float(net.layers[2][0].relu2.output_quantizer.step) == float(expected)
 
 
-def test_uniq_sees_the_quantized_network_with_batch_statistics(small, images):
+@pytest.mark.parametrize(("count", "batch_statistics"), [(4, True), (2, True), (1, False)])
+def test_uniq_sees_the_quantized_network_with_batch_statistics(small, images, count, batch_statistics):
     """Recompute by hand: the second convolution's input is what the quantized first one and BN in train mode give."""
     made(small, "uniq", 2, 2)
-    calibrate_(small, [images])
-    twin = copy.deepcopy(small).train()
+    calibrate_(small, [images[:count]])
+    twin = copy.deepcopy(small).train(batch_statistics)
     with torch.no_grad():
-        h = twin[2](twin[1](twin[0](images)))
+        h = twin[2](twin[1](twin[0](images[:count])))
     expected = unsigned_step(2) * float((2 * h.square().mean()).sqrt())
     assert float(small[3].input_quantizer.step.detach()) == pytest.approx(expected, rel=1e-5)
 
@@ -215,3 +217,28 @@ def test_a_constant_input_is_called_constant_where_that_gives_no_range(small, im
         small[1].bias.fill_(2.0)  # the ReLU gives 2 everywhere
     with pytest.raises(ValueError, match=r"input of layer '3': it was constant, or never reached"):
         calibrate_(made(small, "lsq_plus"), [images])
+
+
+@pytest.mark.parametrize("name", ["uniq", "lsq", "faq"])
+def test_notes_which_activation_each_layer_reads(small, images, name):
+    """Also where all methods calibrate with quantizers active, in the pass of their own (UNIQ)."""
+    calibrate_(made(small, name, placement="output"), [images])
+    assert small[3].spec.producers == ("2",)
+    assert assignment(small)["3"] == (4, 4)
+
+
+def test_uniq_alone_runs_the_float_network_on_nothing(small):
+    quantize_(small, policy("uniq", weights=4, activations=4))
+    calls = []
+    small.register_forward_hook(lambda *args: calls.append(any(q.enabled for _, q in quantizers_of(small))))
+    assert calibrate_(small, [torch.randn(2, 1, 8, 8)] * 3).num_batches == 3
+    assert calls == [True] * 3
+
+
+def test_every_row_of_a_table_is_filled(small, images):
+    quantize_(small, policy("uniq", weights=4, activations=4), candidates=(1, 2, 4))
+    calibrate_(small, [images])
+    rows = {name: q.step for name, q in quantizers_of(small) if q.site.candidates}
+    assert {tuple(step.shape) for step in rows.values()} == {(3,)}
+    assert all(bool((step[:-1] > step[1:]).all()) for step in rows.values())
+    assert all(q.stated_bits == 4 for _, q in quantizers_of(small) if q.site.candidates)

@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
+from flatbit.metrics.evaluation import evaluate
 from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
     apply_specs_,
     as_float,
@@ -17,7 +20,8 @@ from flatbit.quant.convert import (
 )
 from flatbit.quant.layers import QConv2d, QLinear, QReLU
 from flatbit.quant.presets import policy
-from flatbit.quant.quantizer import Site
+from flatbit.quant.proof import prove
+from flatbit.quant.site import Site
 from flatbit.quant.spec import LayerSpec, TensorSpec
 from flatbit.quant.table import quantizers_of
 
@@ -325,6 +329,30 @@ def test_functional_activations_are_named_when_outputs_are_wanted():
         )
 
 
+def test_where_activations_are_float_no_activation_module_is_asked_for():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    quantize_(model, policy("uniq", weights=2, activations=32, placement="output"))
+    assert [layer.spec.weight.bits for layer in model] == [8, 8]
+
+
+def test_no_activation_modules_are_needed_where_layers_quantize_their_own_inputs():
+    made = policy("hol", weights=2, activations=2)
+    for at_inputs in (
+        made.override("*", placement="input"),
+        policy("hol", weights=2, activations=2, placement="input"),
+    ):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        quantize_(model, at_inputs)
+        assert model[1].input_quantizer is not None
+    with pytest.raises(ValueError, match="placement='input'"):
+        quantize_(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), made)
+
+
+def test_no_activation_modules_are_needed_where_activations_are_float():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    assert [layer.name for layer in quantize_(model, policy("hol", weights=2)).quantized] == ["1"]
+
+
 def test_unknown_option_suggests_the_nearest(small):
     with pytest.raises(ValueError, match="no option 'strat': did you mean start"):
         quantize_(small, policy("uniq", weights=2, weight_options={"strat": 0.1}))
@@ -346,3 +374,91 @@ def test_specs_of_a_quantized_model_apply_to_a_float_twin(net, images, quantized
     )
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin(images), net(images))
+
+
+@pytest.mark.parametrize("name", ["lsq", "uniq", "saq", "lsq_plus", "dq", "pact", "dorefa", "sqwa", "faq", "hol"])
+def test_stacked_models_under_vmap_are_each_of_them(net, images, quantized, name):
+    activations = 32 if name == "sqwa" else 4
+    nets = [quantized(copy.deepcopy(net), name, 4, activations)]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.5)
+    nets.append(quantized(net, name, 4, activations))
+    parameters, buffers = torch.func.stack_module_state(nets)
+    base = copy.deepcopy(nets[0]).to("meta")
+    run = lambda p, b, x: torch.func.functional_call(base, (p, b), (x,))  # noqa: E731
+    out = torch.func.vmap(run, (0, 0, None))(parameters, buffers, images)
+    for found, model in zip(out, nets, strict=True):
+        assert torch.allclose(found, model(images), atol=1e-5)
+    assert not torch.equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("decay", [None, 0.9, 0.9995])
+@pytest.mark.parametrize("name", ["lsq", "saq", "faq", "dq"])
+def test_torchs_averages_with_buffers_are_quantized_as_the_model_is(net, images, quantized, name, decay):
+    quantized(net, name, 3, 3)
+    average = AveragedModel(net, avg_fn=None if decay is None else get_ema_avg_fn(decay), use_buffers=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    for _ in range(4):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), torch.arange(4)).backward()
+        optimizer.step()
+        average.update_parameters(net)
+    assert {q.stated_bits for _, q in quantizers_of(average)} == {q.stated_bits for _, q in quantizers_of(net)}
+    assert prove(average.module, images).levels.keys() == prove(net, images).levels.keys()
+    assert evaluate(average, [(images, torch.arange(4))]).convention == convention(net)
+
+
+def test_tensors_copied_into_an_uncalibrated_model_calibrate_it(net, images, quantized):
+    twin = copy.deepcopy(net)
+    quantized(net, "lsq", 4, 4)
+    quantize_(twin, policy("lsq", weights=4, activations=4))
+    with pytest.raises(RuntimeError, match="no step yet"):
+        twin(images)
+    with torch.no_grad():
+        for name, tensor in twin.state_dict().items():
+            tensor.copy_(net.state_dict()[name])
+    assert torch.equal(twin(images), net(images))
+    assert all(q.calibrated for _, q in quantizers_of(twin))
+
+
+def test_candidates_go_to_every_tensor_whose_width_is_one_of_them(net):
+    quantize_(net, policy("faq", weights=4, activations=2), candidates=[8, 4])
+    by_name = {name: quantizer.site.candidates for name, quantizer in quantizers_of(net)}
+    assert by_name["layers.0.0.conv1.weight_quantizer"] == (4, 8)
+    assert by_name["conv1.weight_quantizer"] == by_name["conv1.input_quantizer"] == (4, 8)
+    assert by_name["layers.0.0.relu1.output_quantizer"] == ()  # 2 bits
+    assert by_name["layers.0.0.bn1.weight_quantizer"] == ()  # 8 bits, of fixed point: not a width to choose
+    assert net.conv1.spec.weight.candidates == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        ((2, 9), "candidates=9: expected 1 to 8 bits"),
+        ((2, True), "candidates=True: expected 1 to 8 bits"),
+        ((5, 6), r"candidates=\(5, 6\): no layer has one of these widths"),
+        ((1, 4), "method 'lsq' takes 2 to 8 bits, got 1"),
+        ((4, 32), r"method 'lsq' takes \d to 8 bits, got 32"),
+    ],
+)
+def test_candidates_that_cannot_be_leave_the_model_untouched(small, candidates, words):
+    with pytest.raises(ValueError, match=words):
+        quantize_(small, policy("lsq", weights=4, activations=4), candidates=candidates)
+    assert type(small[0]) is nn.Conv2d
+    assert all("quantizer" not in key for key in small.state_dict())
+
+
+def test_a_candidate_that_a_signed_input_does_not_have_is_refused_by_calibration(small, images):
+    made = policy("lsq", weights=4, activations=4).override("3", weights=32).override("*", activation_method="pact")
+    quantize_(small, made.override("0", weights=32, activations=4), candidates=(1, 4))
+    with pytest.raises(ValueError, match=r"input of layer '0': the input has negative values.* at 1 bit"):
+        calibrate_(small, [images])
+    assert small[0].input_quantizer.stated_bits == 4
+
+
+def test_a_spec_of_a_tensor_that_the_layer_does_not_have_is_refused(small):
+    spec = LayerSpec(policy="x", tensors={"weigth": TensorSpec(method="uniq", bits=2)})
+    with pytest.raises(ValueError, match=r"layer '3' \(Conv2d\) has no tensor 'weigth' to quantize"):
+        apply_specs_(small, {"3": spec})
+    assert type(small[3]) is nn.Conv2d

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from flatbit.quant.quantizer import Site
 from flatbit.quant.quantizers.lsq import LsqActivation, LsqWeight
+from flatbit.quant.site import Site
 
 
 def test_step_shapes():

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from flatbit.quant.options import one_of, one_of_or_positive
-from flatbit.quant.quantizer import Site
+from flatbit.quant.site import Site
 
 SITE = Site(layer="stem", role="weight")
 

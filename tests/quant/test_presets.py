@@ -180,3 +180,46 @@ def test_hol_works_on_models_without_residuals():
 def test_pacts_clips_start_at_ten_and_an_option_replaces_them():
     assert policy("pact", activations=4).base.activation_options == {"clip": 10.0}
     assert policy("pact", activations=4, activation_options={"clip": 1.0}).base.activation_options == {"clip": 1.0}
+
+
+def test_a_placement_that_is_asked_for_replaces_the_presets():
+    at_inputs = resolved("hol", 2, 2, placement="input")
+    assert at_inputs[INNER].input.method == "pact"
+    assert all(spec.output is None for spec in at_inputs.values())
+    assert at_inputs["conv1"].input is None  # float still
+    at_outputs = resolved("saq", 2, 2, placement="output")
+    assert at_outputs[INNER].input is None
+    assert at_outputs["layers.1.0.relu1"].output.method == "saq"
+    assert at_outputs["layers.1.0.residual"].output is None
+    assert at_outputs["fc"].input is None  # the activation before it is quantized, at the policy's bits
+    assert bits(at_outputs["fc"]) == (8, 32)
+
+
+def test_the_presets_own_placement_may_be_named():
+    assert policy("hol", weights=2, activations=2, placement="output") == policy("hol", weights=2, activations=2)
+    assert policy("saq", weights=2, activations=2, placement="input") == policy("saq", weights=2, activations=2)
+
+
+def test_asking_for_outputs_at_inputs_and_back_leaves_no_rule_of_placement():
+    made = policy("faq", weights=4, activations=4, placement="input")
+    assert [rule.changes for rule in made.rules] == [{"weights": 8, "activations": 8}] * 2
+    assert bits(made.resolve(models.build("preresnet8"))["conv1"]) == (8, 8)
+    assert policy("hol-synthetic", weights=2, activations=2, placement="input").rules == ()
+
+
+def test_norms_and_biases_are_settings_of_each_layer():
+    made = policy("faq", weights=4, activations=4).override("layers.1.0.bn1", norm=None).override("fc", bias=None)
+    specs = made.resolve(models.build("preresnet8"))
+    assert specs["layers.1.0.bn1"].tensors == {}
+    assert specs["layers.1.0.bn2"].weight.bits == 8
+    assert specs["fc"].bias is None
+    uniq = (
+        policy("uniq", weights=2).override("fc", bias=specs["layers.1.0.bn2"].bias).resolve(models.build("preresnet8"))
+    )
+    assert uniq["fc"].bias.bits == 32
+    assert uniq["layers.1.0.bn2"].tensors == {}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_conventions_say_in_words_what_they_keep(name):
+    assert preset(name).__doc__

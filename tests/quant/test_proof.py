@@ -1,15 +1,17 @@
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import as_float, make_quantizer, quantize_
 from flatbit.quant.presets import policy
-from flatbit.quant.proof import QuantizationError, prove
-from flatbit.quant.quantizer import Site
+from flatbit.quant.proof import Proof, QuantizationError, prove
+from flatbit.quant.site import Site
 from flatbit.quant.spec import TensorSpec
 from flatbit.quant.table import quantizers_of
 
@@ -270,3 +272,27 @@ def test_a_product_that_was_refused_openly_is_allowed():
     calibrate_(model, [x])
     assert len(prove(model, x).levels) == 4
     assert [layer.name for layer in report.refused] == ["1"]
+
+
+def test_a_layer_called_by_keyword_hides_what_it_reads_from_the_check():
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.linear, self.last = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.last(F.relu(self.linear(input=self.relu(self.first(x)))))
+
+    model, x = ByKeyword().eval(), torch.randn(16, 8)
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [x])
+    with pytest.raises(QuantizationError, match=r"layer 'linear' is called by keyword.*call it as layer\(x\)"):
+        prove(model, x)
+
+
+def test_is_written_plainly_and_read_back(net, images, quantized):
+    proof = prove(quantized(net), images)
+    assert plain.from_plain(Proof, json.loads(json.dumps(plain.to_plain(proof)))) == proof
+    for broken in ({"a": 3}, {"a": [1]}, [1]):
+        with pytest.raises(ValueError, match=r"expected levels as \{quantizer: \[used, allowed\]\}"):
+            Proof.from_dict(broken)

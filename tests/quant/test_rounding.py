@@ -146,6 +146,64 @@ def test_step_gradient_is_exact_enough_in_float32(layout):
     assert float(step.grad) == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.parametrize("surrogate", ["clip", "learned", "residual"])
+@pytest.mark.parametrize(
+    ("low", "high", "shift", "step"), [(0, 255, 0.0, 0.02), (0, 255, 3.0, 0.035), (-127, 127, 0.0, 0.05)]
+)
+def test_step_gradient_of_eight_million_elements_does_not_cancel(surrogate, low, high, shift, step):
+    """Upstream gradients of one sign: ``sum(g x^q)`` and ``sum(g x)`` are a million times their difference."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8_000_000, generator=generator).add_(shift)
+    g = torch.rand(x.shape, generator=generator).add_(0.5)
+    step = torch.tensor(step, requires_grad=True)
+    out = fake_quantize(x, step, 0.0, low, high, surrogate=surrogate)
+    out.backward(g)
+    x, g, out, s = x.double(), g.double(), out.detach().double(), float(step.detach())
+    inside = (x > s * low) & (x < s * high)
+    code = torch.where(x >= s * high, float(high), float(low))
+    terms = {
+        "clip": torch.where(inside, 0.0, code),
+        "learned": torch.where(inside, (out - x) / s, code),
+        "residual": (out - x) / s,
+    }
+    assert float(step.grad) == pytest.approx(float((g * terms[surrogate]).sum()), rel=1e-4)
+
+
+def test_step_gradient_of_several_blocks_equals_that_of_one(monkeypatch):
+    x, g = torch.randn(7, 11, dtype=torch.float64), torch.randn(7, 11, dtype=torch.float64)
+    found = []
+    for block in (1 << 20, 10, 7, 1):
+        monkeypatch.setattr("flatbit.quant.rounding.BLOCK", block)
+        step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        leaf = g.clone().requires_grad_()
+        out = fake_quantize(x, step, 0.0, -3, 3, surrogate="learned")
+        (first,) = torch.autograd.grad(out, step, leaf, create_graph=True)
+        found.append([first, *torch.autograd.grad(first, leaf)])
+    for parts in found[1:]:
+        for one, several in zip(found[0], parts, strict=True):
+            torch.testing.assert_close(several, one)
+
+
+@pytest.mark.parametrize("surrogate", ["clip", "learned", "residual"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_gradients_without_a_graph_are_those_with_one(surrogate, strided):
+    """Where no second derivative is asked for, memory is used twice."""
+    x, g = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    if strided:
+        g = g.t().contiguous().t()
+    x.requires_grad_()
+    step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    out = fake_quantize(x, step, 0.0, -3, 3, surrogate=surrogate)
+    kept = g.clone()
+    plain, graph = (
+        torch.autograd.grad(out, [x, step], g, create_graph=create, retain_graph=True) for create in (False, True)
+    )
+    for one, other in zip(plain, graph, strict=True):
+        torch.testing.assert_close(one, other.detach())
+    assert torch.equal(g, kept)
+    assert torch.equal(out, fake_quantize(x, step, 0.0, -3, 3, surrogate=surrogate))
+
+
 def test_saves_input_and_output_and_no_mask():
     saved = []
     x = torch.randn(64, 64, requires_grad=True)

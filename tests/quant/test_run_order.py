@@ -94,3 +94,23 @@ def test_branches_that_read_the_image_are_both_first():
     fb.quantize_(model, fb.policy("uniq", weights=2, activations=2))
     fb.calibrate_(model, BATCH, num_batches=1)
     assert fb.evaluate(model, BATCH).num_samples == 16
+
+
+class JumbledRelus(Jumbled):
+    """The same with activations as modules, so that each layer reads another's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu_stem, self.relu_mid, self.relu_late = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        return self.head(self.relu_late(self.late(self.relu_mid(self.mid(self.relu_stem(self.stem(x)))))))
+
+
+def test_what_each_layer_reads_makes_no_difference_where_all_are_alike():
+    model = JumbledRelus()
+    fb.quantize_(model, fb.policy("hol-synthetic", weights=2, activations=4).first_last(first="stem"))
+    fb.calibrate_(model, BATCH, num_batches=1)
+    assert (model.late.spec.role, model.late.spec.producers) == ("last", ("relu_mid",))
+    assert (model.head.spec.role, model.head.spec.producers) == ("inner", ("relu_late",))
+    assert fb.evaluate(model, BATCH).num_samples == 16

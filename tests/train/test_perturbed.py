@@ -117,6 +117,27 @@ def test_scales_of_the_adaptive_methods():
     assert names(model, shifts) == {"0.bias", "1.bias", "3.bias", "6.bias"}
 
 
+def test_biases_are_told_by_the_last_part_of_their_name():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2)
+            self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+            self.bias = nn.Linear(2, 2)  # a layer of that name is none
+            self.unbiased = nn.Parameter(torch.ones(2))
+
+    model = Net()
+    members = perturbed_set(model, [])
+    lstm = {f"lstm.bias_{part}_l{n}{end}" for part in ("ih", "hh") for n in (0, 1) for end in ("", "_reverse")}
+    attention = {f"attention.{name}" for name in ("in_proj_bias", "bias_k", "bias_v", "out_proj.bias")}
+    assert names(model, [m for m in members if m.shifts]) == lstm | attention | {"bias.bias"}
+    weights = {"attention.in_proj_weight", "attention.out_proj.weight", "bias.weight", "unbiased"}
+    weights |= {
+        f"lstm.weight_{part}_l{n}{end}" for part in ("ih", "hh", "hr") for n in (0, 1) for end in ("", "_reverse")
+    }
+    assert names(model, [m for m in members if not m.shifts]) == weights
+
+
 @given(seed=st.integers(0, 10_000), rho=st.floats(0, 10), factor=st.floats(1e-3, 1e5), adaptive=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_the_ascent_has_the_radius_the_direction_and_no_scale(seed, rho, factor, adaptive):

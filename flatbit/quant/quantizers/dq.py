@@ -31,7 +31,8 @@ class DqWeight(Quantizer):
 
     ``d' = 2^round(log2 d)``, ``q' = d' round(q/d')``,
     ``w^q = sign(w) d' floor(min(|w|, q')/d' + 1/2)``. Gradients, straight through d' and q':
-    ``d: (w^q - w)/d 1[|w| <= q']``, ``q: sign(w) 1[|w| > q']``, ``w: 1[|w| <= q']``.
+    ``d: (w^q - w)/d' 1[|w| <= q']``, ``q: sign(w) 1[|w| > q']``, ``w: 1[|w| <= q']``: the step in use,
+    d', divides, where the paper prints d.
 
     ``bits`` says where training starts; the width in use, ``bit_width()``, is
     ``ceil(log2(q'/d' + 1) + 1)``. Start: ``d = 2^ceil(log2(max|w|/(2^(b-1) - 1)))``,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import final
 
+import torch
 from torch import Tensor
 
 from ..grid import CodeRange, midtread
@@ -32,7 +33,7 @@ class FixedPoint(Quantizer):
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, exponent: int | None = None) -> None:
         super().__init__(bits, site, granularity)
-        self.exponent = -bits // 2 if exponent is None else exponent
+        self.exponent = exponent
 
     def code_range(self, x: Tensor) -> CodeRange:
         highest = midtread(self._bits()).high
@@ -40,7 +41,10 @@ class FixedPoint(Quantizer):
         return CodeRange(0.0, -highest, highest)
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        return x.new_tensor(math.ldexp(1.0, self.exponent))
+        exponent = -self._bits() // 2 if self.exponent is None else self.exponent
+        if isinstance(exponent, Tensor):
+            return torch.ldexp(x.new_ones(()), exponent)
+        return x.new_tensor(math.ldexp(1.0, exponent))
 
     def observe_(self, x: Tensor) -> None:
         """Nothing to set: the step is given."""

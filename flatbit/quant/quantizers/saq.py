@@ -70,9 +70,10 @@ class SaqActivation(ActivationQuantizer):
     """Unsigned activations with a learned clip a (SAQ, eqs 1-2).
 
     ``y^q = a round(clip(x/a, 0, 1) s)/s``, ``s = 2^b - 1``. Gradients: ``dy^q/dx = 1[0 < x < a]``;
-    ``dy^q/da = (y^q - x)/a`` inside, 1 above, 0 below. Start: a = 1; fully connected layers
-    ``0.8 max|x|`` of the first batch. The paper has no signed form: where the input is signed, the
-    weight's levels ``a (2 round(h s)/s - 1)`` are used.
+    ``dy^q/da = (y^q - x)/a`` inside, 1 above, 0 below. Start: a = 1; fully connected layers (the last
+    one) ``0.8 max|x|`` of the first calibration batch, which runs through the float net in eval mode,
+    where the authors' code takes the first training batch. The paper has no signed form: where the
+    input is signed, the weight's levels ``a (2 round(h s)/s - 1)`` are used.
 
     Attributes:
         clip: parameter a, shape (); decays with the weights.

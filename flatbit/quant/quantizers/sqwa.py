@@ -7,6 +7,7 @@ HOL quantizes weights the same way.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, final
 
 import torch
@@ -22,6 +23,8 @@ from ..rounding import SMALLEST_STEP
 from ..site import Site
 from ..statistics import spread
 from . import METHODS, POLICIES, Method
+
+STARTS = 40  # of the search for the step, at once
 
 
 @final
@@ -74,31 +77,50 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
     """The D that minimises ``sum (w - w^q)^2`` on a symmetric grid, by alternation. Shape (), float64 inside.
 
     Alternates nearest levels ``q`` with ``D = sum(w q)/sum(q^2)`` until D moves by less than 1e-6, or
-    200 times. It stops in local minima at 4 bits and more, so it runs from 40 starts around ``start``
-    at once and keeps the best. ``SMALLEST_STEP`` for weights that are all zero.
+    200 times. It stops in local minima, which lie about ``1/high`` apart relatively, so it runs from 40
+    starts at once and keeps the best. ``SMALLEST_STEP`` for weights that are all zero.
 
     The magnitudes are sorted once: a cell's count and sum are then differences of running sums.
     """
     magnitudes = w.detach().double().abs().flatten().sort().values
     running = torch.cat([magnitudes.new_zeros(1), magnitudes.cumsum(0)])
     q = torch.arange(0.5 if offset else 0.0, high + offset + 0.5, dtype=torch.float64, device=w.device)
-    step = start.double() * torch.cat([q.new_ones(1), q.new_tensor(2.0) ** torch.linspace(-2, 1, 39, device=w.device)])
-    ends = torch.tensor([0, magnitudes.numel()], device=w.device).expand(len(step), 2)
 
     def nearest(step: Tensor) -> tuple[Tensor, Tensor]:
         """``sum(w q)`` and ``sum(q^2)`` over the weights, each with its nearest level ``q``; shapes (starts,)."""
+        ends = torch.tensor([0, magnitudes.numel()], device=w.device).expand(len(step), 2)
         inner = torch.searchsorted(magnitudes, (q[1:] - 0.5) * step[:, None])
         edges = torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=1)
         return (q * running[edges].diff()).sum(1), (q.square() * edges.diff()).sum(1)
 
+    def least(step: Tensor, count: int) -> Tensor:
+        """The ``count`` steps of least error, the least first; a thousand at a time, for memory."""
+        parts = [(part, *nearest(part)) for part in step.split(1024)]
+        error = torch.cat([part.square() * squares - 2 * part * products for part, products, squares in parts])
+        return step[error.argsort(stable=True)[:count]]  # sum w^2 is the same for all
+
+    step = _trial_steps(start.double(), float(magnitudes[-1]) / (high + offset), high)
+    step = least(step, STARTS) if len(step) > STARTS else step
     for _ in range(200):
         products, squares = nearest(step)
         previous, step = step, torch.where(squares > 0, products / squares.clamp_min(1), step / 2)
         if bool(((step - previous).abs() <= 1e-6 * previous).all()):
             break
-    products, squares = nearest(step)
-    error = step.square() * squares - 2 * step * products  # + sum w^2, the same for all
-    return step[error.argmin()].clamp_min(SMALLEST_STEP).to(start.dtype)
+    return least(step, 1)[0].clamp_min(SMALLEST_STEP).to(start.dtype)
+
+
+def _trial_steps(start: Tensor, top: float, high: int) -> Tensor:
+    """Where alternation may start: ``start`` and 39 steps from a quarter to twice of it, up to 3 bits.
+
+    Beyond, a grid as dense as the local minima, 32 steps for each of them, to just above ``top``, where
+    the highest level is the largest magnitude, if that is further up (long tails).
+    """
+    last, count = 1.0, STARTS - 1
+    if high > 3:
+        last = max(1.0, math.log2(max(top / max(float(start), SMALLEST_STEP), 1.0)) + 0.125)
+        count = round((last + 2) * 32 * max(high, 32))
+    exponents = torch.linspace(-2, last, count, device=start.device)
+    return start * torch.cat([start.new_ones(1), start.new_tensor(2.0) ** exponents])
 
 
 def float_first_last(weights: int, activations: int) -> Policy:

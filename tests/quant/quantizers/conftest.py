@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flatbit.quant.quantizer import Site
+from flatbit.quant.site import Site
 
 
 @pytest.fixture

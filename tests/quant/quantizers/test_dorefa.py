@@ -42,6 +42,7 @@ def test_nothing_to_calibrate(site):
         quantizer.observe_(torch.rand(5))
         assert quantizer.calibrated
         assert quantizer._state() == []
+    assert float(DorefaActivation(4, site("input")).start(torch.rand(5))) == 0  # no batch asks for a range
 
 
 @pytest.mark.parametrize("bits", [1, 2, 8])

@@ -4,6 +4,7 @@ import torch
 from flatbit.quant.quantizers.saq import SaqActivation, SaqWeight
 
 bits_1_to_8 = pytest.mark.parametrize("bits", range(1, 9))
+deviations = pytest.mark.parametrize("deviation", [0.02, 1.0, 7.0])
 
 
 def with_clip(quantizer, value):
@@ -12,13 +13,15 @@ def with_clip(quantizer, value):
     return quantizer
 
 
-def conv(x):
-    return x.reshape(4, 4, 2, 2)
+def conv(x, deviation=1.5):
+    """A convolution's weights of that standard deviation, with a mean of a third of it."""
+    return (deviation * ((x - x.mean()) / x.std() + 1 / 3)).reshape(4, 4, 2, 2)
 
 
 @bits_1_to_8
-def test_weight_forward_is_the_papers_formula_on_normalised_weights(bits, site, x64):
-    w, a, s = conv(x64), 0.9, 2**bits - 1
+@deviations
+def test_weight_forward_is_the_papers_formula_on_normalised_weights(bits, deviation, site, x64):
+    w, a, s = conv(x64, deviation), 0.9, 2**bits - 1
     wt = (w - w.mean()) / w.std()
     h = ((wt / a).clamp(-1, 1) + 1) / 2
     expected = a * (2 * (h * s).round() / s - 1)
@@ -26,8 +29,9 @@ def test_weight_forward_is_the_papers_formula_on_normalised_weights(bits, site, 
 
 
 @bits_1_to_8
-def test_weight_gradients_with_detached_statistics(bits, site, gradients, x64, g64):
-    w, g, a = conv(x64), conv(g64), 0.9
+@deviations
+def test_weight_gradients_with_detached_statistics(bits, deviation, site, gradients, x64, g64):
+    w, g, a = conv(x64, deviation), conv(g64), 0.9
     quantizer = with_clip(SaqWeight(bits, site()), a)
     found = gradients(quantizer, w, g)
     wt = (w - w.mean()) / w.std()
