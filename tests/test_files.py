@@ -373,7 +373,7 @@ def test_a_file_of_the_first_format_loads(old_file):
     # 0.25 + 0.5 - 0.75 * 1 = -0.5; 1.25 + 0.25 + 0.5 = 2 of 0..3; weights 1 and -3
     assert model(torch.tensor([[1.0, 1.0]])).tolist() == [[0.0 * 1 + 2.0 * -3]]
     assert averaged(model)
-    assert prove(model, torch.tensor([[1.0, 1.0]])).levels["1.output_quantizer"].allowed == 4
+    assert prove(model, torch.tensor([[1.0, 1.0]])).usage["1.output_quantizer"].allowed == 4
 
 
 def test_a_file_of_the_first_format_saved_again_is_of_this_one(old_file, tmp_path):

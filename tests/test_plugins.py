@@ -226,7 +226,7 @@ assert fb.assignment(model) == {"0": (6, 6), "2": (3, 4), "4": (6, 6)}  # the mo
 fb.calibrate_(model, [x])
 print("quantized")
 metrics = fb.evaluate(model, [(x, torch.zeros(16).long())])
-assert {"2.right_quantizer", "2.left_quantizer"} <= metrics.proof.levels.keys()
+assert {"2.right_quantizer", "2.left_quantizer"} <= metrics.proof.usage.keys()
 print("proved")
 fb.assign_bits_(model, {"2": (5, 2)})
 assert fb.cost(model, (6,)).layers[1].bitops == (16 + 16) * 5 * 2

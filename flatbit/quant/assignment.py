@@ -28,9 +28,11 @@ from .table import (
 def assignment(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Bits of weights and activations of every convolution and linear layer, in order; 32 for float.
 
-    A layer without an input quantizer has the bits that it is counted with.
+    A layer without an input quantizer has the bits that it is counted with, where activations that it reads are
+    quantized at their output (``calibrate_`` notes which).
     """
-    return {name: bits_of(layer) for name, layer in weighted_layers(model)}
+    modules = dict(model.named_modules())
+    return {name: _bits_of(name, layer, modules) for name, layer in weighted_layers(model)}
 
 
 @torch.no_grad()
@@ -88,13 +90,13 @@ def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quan
         layer = modules[name]
         check_bits(f"assign_bits_({name!r}): weights", weights)
         check_bits(f"assign_bits_({name!r}): activations", activations)
-        now = bits_of(layer)
+        now = _bits_of(name, layer, modules)
         weighs = [(name, slot.name, quantizer_of(layer, slot.name)) for slot in slots_of(layer, "weight")]
         reads = _outputs(name, layer, modules) or [(name, "input", quantizer_of(layer, "input"))]
         asked = [(*place, weights, now[0]) for place in weighs] + [(*place, activations, now[1]) for place in reads]
         for holder, slot, quantizer, width, present in asked:
             if width == present:  # of several tensors each keeps its own
-                width = FLOAT_BITS if quantizer is None else quantizer.stated_bits
+                width = FLOAT_BITS if quantizer is None else quantizer.bit_width()
             if (quantizer is None) != (width == FLOAT_BITS):
                 raise ValueError(_never_float(holder, slot, quantizer, width))
             if quantizer is None:
@@ -107,6 +109,12 @@ def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quan
                     f"{both} the {quantizer.site}: give them the same"
                 )
     return changes
+
+
+def _bits_of(name: str, layer: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[int, int]:
+    weights, activations = bits_of(layer)
+    is_known = quantizer_of(layer, "input") is not None or _outputs(name, layer, modules)
+    return weights, activations if is_known else FLOAT_BITS
 
 
 def _never_float(holder: str, slot: str, quantizer: Quantizer | None, bits: int) -> str:
@@ -155,7 +163,7 @@ def _outputs(name: str, layer: nn.Module, modules: Mapping[str, nn.Module]) -> l
     for producer in cast(QuantizedLayer, layer).spec.producers:
         if producer not in modules:
             raise ValueError(
-                f"assign_bits_: layer {name!r} reads the output of {producer!r}, by the model that was calibrated, and "
+                f"layer {name!r} reads the output of {producer!r}, by the model that was calibrated, and "
                 "this one has no such module: take that model, or run flatbit.quant.note_producers_(model, x)"
             )
         if (quantizer := quantizer_of(modules[producer], "output")) is not None:

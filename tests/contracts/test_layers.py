@@ -87,7 +87,7 @@ def test_every_slot_is_in_use_and_stated(base):
     model, x = made(base)
     proof = prove(quantized(model, x), x)
     names = [slot.name for slot in slots_of(model[0]) if quantizer_of(model[0], slot.name) is not None]
-    assert set(proof.levels) == {f"0.{name}_quantizer" for name in names}
+    assert set(proof.usage) == {f"0.{name}_quantizer" for name in names}
     assert set(grids(model)["0"].tensors) == {*names}
     assert names
 
@@ -113,7 +113,7 @@ def test_each_output_channel_may_have_a_step(base):
         weight, quantizer = getattr(model[0], slot.name), quantizer_of(model[0], slot.name)
         step = quantizer.grid(weight).step
         assert step.shape[slot.channel_axis] == step.numel() == weight.shape[slot.channel_axis]
-    assert prove(model, x).levels
+    assert prove(model, x).usage
 
 
 @every_layer
@@ -138,4 +138,4 @@ def test_products_are_counted_for_one_image_and_follow_the_bits(base):
     assert cost(model, shape).bitops == cost(model, shape).macs * 16
     assign_bits_(model, {"0": (3, 4)})
     assert cost(model, shape).bitops == cost(model, shape).macs * 12
-    assert prove(model, x).levels
+    assert prove(model, x).usage

@@ -83,7 +83,7 @@ def test_all_that_speaks_of_bits_agrees_afterwards(tmp_path, small, images, quan
         found = {layer.name: layer for layer in cost(small, (1, 8, 8)).layers}["3"]
         assert (found.weight_bits, found.activation_bits, found.bitops) == (*bits, found.macs * bits[0] * bits[1])
         assert grids(small)["3"].weight.num_levels <= 2 ** bits[0]
-        assert prove(small, images).levels["3.weight_quantizer"].allowed <= 2 ** bits[0]
+        assert prove(small, images).usage["3.weight_quantizer"].allowed <= 2 ** bits[0]
         save(small, tmp_path / "m.safetensors")
         again = copy.deepcopy(twin)
         load_(again, tmp_path / "m.safetensors")
@@ -274,7 +274,7 @@ def test_dq_gets_exactly_that_width_wherever_its_training_led(small, images, qua
         assert grids(small)["3"].weight.num_levels == 2**bits - 1
         assert grids(small)["3"].input.num_levels == 2**bits
         assert 0.7 < float(small[3].weight_quantizer.reach.detach()) / before < 1.42  # the nearest power of two
-        assert prove(small, images).levels
+        assert prove(small, images).usage
 
 
 def test_dq_keeps_the_step_of_a_width_that_it_learned_itself(small, quantized):
@@ -318,7 +318,7 @@ def test_an_optimizer_made_before_goes_on_with_the_same_parameters(small, images
     before = small[3].weight_quantizer.step.detach().clone()
     step()
     assert not torch.equal(small[3].weight_quantizer.step, before)
-    assert prove(small, images).levels
+    assert prove(small, images).usage
 
 
 def test_a_compiled_model_is_compiled_once(net, images, quantized):
@@ -350,7 +350,7 @@ def test_layers_that_share_a_weight_share_its_bits(name):
     assign_bits_(model, {"1": (2, activations)})
     assert assignment(model)["1"] == assignment(model)["3"] == (2, activations)
     assert model[1].spec.weight == model[3].spec.weight
-    assert prove(model, x).levels
+    assert prove(model, x).usage
     fresh = tied()
     fresh.load_state_dict({k: v for k, v in model.state_dict().items() if "quantizer" not in k})
     quantize_(fresh, policy(name, weights=2, activations=activations))
@@ -395,7 +395,7 @@ def test_at_outputs_the_bits_are_the_producers(branches, images):
     found = assignment(branches)
     assert (found["left"], found["right"], found["both"]) == ((2, 3), (5, 3), (4, 6))
     assert {layer.name: layer.activation_bits for layer in cost(branches, (1, 8, 8)).layers}["both"] == 6
-    assert prove(branches, images).levels["relu.output_quantizer"].allowed == 8
+    assert prove(branches, images).usage["relu.output_quantizer"].allowed == 8
 
 
 def test_a_reader_that_is_not_named_follows_its_producer(branches, images):
@@ -403,7 +403,7 @@ def test_a_reader_that_is_not_named_follows_its_producer(branches, images):
     assert assignment(branches)["right"] == (4, 2)
     assert branches.right.spec.input_bits == 2
     assert branches.both.spec.input_bits == 4
-    assert prove(branches, images).levels
+    assert prove(branches, images).usage
 
 
 def test_two_readers_that_disagree_are_named(branches):
@@ -460,7 +460,7 @@ def test_candidates_are_rows_that_a_change_switches(small, images, quantized, tm
         load_(again, tmp_path / "m.safetensors")
         assert torch.equal(again(images), expected[bits])
         assert again[3].spec == small[3].spec
-        assert prove(small, images).levels
+        assert prove(small, images).usage
     assert same(before, state(small))
     with pytest.raises(ValueError, match="weight of layer '3': it was quantized with steps for 2, 3, 4 bits, got 5"):
         assign_bits_(small, {"3": (5, 4)})
@@ -504,4 +504,4 @@ def test_every_quantizer_is_reached(net, images, quantized):
     assert assignment(net) == wanted
     stated = {q.site.layer: q.stated_bits for _, q in quantizers_of(net) if q.site.role == "weight"}
     assert stated == {name: bits for name, (bits, _) in wanted.items()}
-    assert prove(net, images).levels
+    assert prove(net, images).usage

@@ -405,7 +405,7 @@ def test_torchs_averages_with_buffers_are_quantized_as_the_model_is(net, images,
         optimizer.step()
         average.update_parameters(net)
     assert {q.stated_bits for _, q in quantizers_of(average)} == {q.stated_bits for _, q in quantizers_of(net)}
-    assert prove(average.module, images).levels.keys() == prove(net, images).levels.keys()
+    assert prove(average.module, images).usage.keys() == prove(net, images).usage.keys()
     assert evaluate(average, [(images, torch.arange(4))]).convention == convention(net)
 
 

@@ -31,11 +31,11 @@ def test_counts_levels_of_every_tensor(net, images, quantized):
 @pytest.mark.parametrize("name", ["uniq", "saq", "faq", "lsq", "lsq_plus", "dorefa", "pact", "dq", "hol"])
 def test_holds_for_every_convention(net, images, quantized, name):
     quantized(net, name, 4, 4)
-    assert prove(net, images).levels
+    assert prove(net, images).usage
 
 
 def test_float_model_has_nothing_to_prove(net, images):
-    assert prove(net, images).levels == {}
+    assert prove(net, images).usage == {}
 
 
 def test_leaves_the_model_as_it_was(net, images, quantized):
@@ -147,7 +147,7 @@ def test_the_mend_that_the_message_names_works():
     x = torch.randn(16, 8)
     quantize_(model, policy("faq", weights=4, activations=4).override("4", activations=4, placement="input"))
     calibrate_(model, [x])
-    assert prove(model, x).levels["4.input_quantizer"].allowed == 15
+    assert prove(model, x).usage["4.input_quantizer"].allowed == 15
 
 
 def test_a_collapsed_or_nan_step_is_caught(net, images, quantized):
@@ -159,7 +159,7 @@ def test_a_collapsed_or_nan_step_is_caught(net, images, quantized):
 
 def test_half_precision_is_proved_too(net, images, quantized):
     quantized(net, "uniq", 4, 4)
-    assert prove(net.bfloat16(), images.bfloat16()).levels
+    assert prove(net.bfloat16(), images.bfloat16()).usage
 
 
 def test_shared_and_tied_layers_are_proved(images):
@@ -169,7 +169,7 @@ def test_shared_and_tied_layers_are_proved(images):
     quantize_(model, policy("uniq", weights=2, activations=4))
     x = torch.randn(8, 4)
     calibrate_(model, [x])
-    assert len(prove(model, x).levels) == 7  # four layers' inputs, three weights
+    assert len(prove(model, x).usage) == 7  # four layers' inputs, three weights
 
 
 def eight_bits(model):
@@ -246,12 +246,12 @@ def test_widths_that_are_learned_may_leave_where_they_started(small, images, qua
     quantized(small, "dq", 4, 4)
     quantizer = small[3].weight_quantizer
     quantizer._set_("reach", quantizer.step.detach())  # one step: 2 bits
-    assert prove(small, images).levels["3.weight_quantizer"].allowed == 3
+    assert prove(small, images).usage["3.weight_quantizer"].allowed == 3
 
 
 def test_a_norm_without_scale_needs_no_quantizer(images, quantized):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.ReLU(), nn.Conv2d(2, 2, 3)).eval()
-    assert prove(quantized(model, "faq", 4, 4), images).levels
+    assert prove(quantized(model, "faq", 4, 4), images).usage
 
 
 class Multiplies(nn.Module):
@@ -270,7 +270,7 @@ def test_a_product_that_was_refused_openly_is_allowed():
     x = torch.randn(4, 8)
     report = quantize_(model, policy("uniq", weights=2, activations=2), strict=False)
     calibrate_(model, [x])
-    assert len(prove(model, x).levels) == 4
+    assert len(prove(model, x).usage) == 4
     assert [layer.name for layer in report.refused] == ["1"]
 
 

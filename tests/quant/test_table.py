@@ -124,6 +124,10 @@ class QDoubled(Doubled):
     pass
 
 
+class Twice(QDoubled):
+    """Another class of the same."""
+
+
 def test_a_class_enters_once(monkeypatch):
     monkeypatch.setattr("flatbit.quant.table.TABLE", dict(TABLE))
     monkeypatch.setattr("flatbit.quant.table.FLOAT_CLASS", dict(FLOAT_CLASS))
@@ -132,7 +136,10 @@ def test_a_class_enters_once(monkeypatch):
     assert row_of(Doubled(1, 1)) is row_of(QDoubled(1, 1)) is row
     assert is_quantized(QDoubled(1, 1))
     with pytest.raises(ValueError, match="Doubled is in the table already, as QDoubled"):
-        add_layer(Doubled, row)
+        add_layer(Doubled, Row(Twice, "linear", row.slots, linear_macs))
+    add_layer(Doubled, row)  # a file that is loaded again
+    with pytest.raises(ValueError, match="QDoubled: expected a subclass of Conv2d"):
+        add_layer(nn.Conv2d, row)
 
 
 def test_multiply_adds_are_of_one_image():

@@ -177,4 +177,4 @@ def test_a_leaf_is_copied_and_moved_with_its_model_and_never_saved():
 def test_the_proof_holds_with_leaves_of_zeros():
     model = net()
     attach_leaves_(model)
-    assert fb.quant.prove(model.eval(), torch.randn(2, 1, 8, 8)).levels
+    assert fb.quant.prove(model.eval(), torch.randn(2, 1, 8, 8)).usage

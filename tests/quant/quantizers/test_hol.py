@@ -56,7 +56,7 @@ def test_four_levels_of_two_bits_have_no_zero(images, quantized):
     weight = model.layers[1][0].conv1.quantized_weight()
     assert weight.unique().numel() == 4
     assert not (weight == 0).any()
-    assert prove(model, images).levels["layers.1.0.conv1.weight_quantizer"].used == 4
+    assert prove(model, images).usage["layers.1.0.conv1.weight_quantizer"].used == 4
 
 
 def test_float_activations_stay_float_at_the_residuals_too():
