@@ -17,7 +17,16 @@ from .cases import AVERAGE, CYCLES, FLOAT, MEAN, POLICY, SHARP, net, ran, recipe
 
 W4 = fb.policy("uniq", weights=4, activations=4)
 AFTER = (AVERAGE, still(FLOAT, name="after", start=From.stage("average")))
-STEPS = replace(SHARP, name="w2a2", captures=(), keep_captures=False, epochs=1, freeze_batchnorm=None, sharpness=None)
+STEPS = replace(
+    SHARP,
+    name="w2a2",
+    captures=(),
+    keep_captures=False,
+    epochs=1,
+    evaluate_every=1,
+    freeze_batchnorm=None,
+    sharpness=None,
+)
 
 
 @pytest.fixture(scope="module")
