@@ -78,7 +78,7 @@ def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
     """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
     held = [quantizer_of(layer, slot.name) for slot in slots_of(layer, role)]
     widths = [quantizer.width() for quantizer in held if quantizer is not None]
-    return max(widths, key=float) if widths and None not in held else bits_of(layer)[role == "input"]
+    return max(widths, key=Tensor.item) if widths and None not in held else bits_of(layer)[role == "input"]
 
 
 LOSSES.add("cost_penalty", CostPenalty)
