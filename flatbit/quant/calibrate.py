@@ -25,9 +25,7 @@ from ..progress import track
 from .convert import as_float
 from .producers import note_producers_
 from .quantizer import Quantizer
-from .table import quantized_layers, quantized_tensors, quantizers_of
-
-"""So many images show which activation each layer reads."""
+from .table import is_weighted, quantized_layers, quantized_tensors, quantizers_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +101,7 @@ def start_weights_(name: str, layer: nn.Module) -> None:
         if not parameter.isfinite().all():
             bad = int((~parameter.isfinite()).sum())
             raise ValueError(f"{slot.name} of layer {name!r} has {bad} NaN or infinite values: load a sound checkpoint")
-        if slot.role == "weight" and not parameter.any() and quantizer.method != "fixed_point":
+        if slot.role == "weight" and is_weighted(layer) and not parameter.any():
             raise ValueError(
                 f"{slot.name} of layer {name!r} is all zero, which gives no step to start from: load or initialise it "
                 f"first, or leave it float with policy.override({name!r}, weights=32)"

@@ -49,7 +49,7 @@ def policy(
         raise ValueError(f"policy({name!r}): weights and activations are both float: give weights= or activations=")
     if placement not in (None, "input", "output"):
         raise ValueError(f"placement={placement!r}: expected input or output")
-    made = replace(preset(name)(weights, activations), name=name)
+    made = replace(preset(name, activation_method)(weights, activations), name=name)
     changes = {
         "activation_method": activation_method,
         "granularity": granularity,
@@ -68,19 +68,19 @@ def preset_names() -> list[str]:
     return sorted({*POLICIES.names(), *(name for name in METHODS.names() if METHODS.get(name).public)})
 
 
-def preset(name: str) -> Preset:
-    """The preset of that name; any method has one. Raises ValueError."""
+def preset(name: str, activation_method: str | None = None) -> Preset:
+    """The preset of that name; any method has one, which another may serve for activations. Raises ValueError."""
     if name not in preset_names():
         raise ValueError(f"unknown policy {name!r}: {nearest(name, preset_names())}")
-    return POLICIES.get(name) if name in POLICIES.names() else _usual(name)
+    return POLICIES.get(name) if name in POLICIES.names() else _usual(name, activation_method or name)
 
 
-def _usual(name: str) -> Preset:
-    method = METHODS.get(name)
+def _usual(name: str, activation_method: str) -> Preset:
+    weight, activation = METHODS.get(name).weights, METHODS.get(activation_method).activations
 
     def make(weights: int, activations: int) -> Policy:
         """First and last layer 8 bits, or the most that the method has."""
-        first_last = at_bits(_widest(method.weights, weights), _widest(method.activations, activations))
+        first_last = at_bits(_widest(weight, weights), _widest(activation, activations))
         return base_policy(name, weights, activations, first_last)
 
     return make

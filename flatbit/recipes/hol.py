@@ -79,7 +79,7 @@ def hol_stages(
 ) -> Stages:
     """Retraining of HOL, and its two smoothers (CIFAR-10's settings are the default; Tables 4 and 5, Figures 6 to 8).
 
-    SGD 0.9, 100 epochs, lr 0.01 x0.1 at 50 and 80, batch 128, no decay; edges float, PACT at each
+    SGD 0.9, 100 epochs, lr 0.01 x0.1 at 50 and 80, batch 128, no decay; first and last layer float, PACT at each
     ReLU's output and on residual tensors. Any width, depth and kind of block: by the model's arguments.
 
     Args:

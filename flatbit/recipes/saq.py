@@ -55,7 +55,7 @@ def saq_stages(
 
     SGD 0.9 from the float net, lr 0.01 x0.1 at 80 and 120 of 200 epochs, batch 128, decay 1e-4, clips
     included. ``sharpness=none`` is the tables' SGD, with ``method=pact`` their PACT: DoReFa's
-    weights, clips that start at 1, edges as SAQ's. Mixed precision (SAMQ) is not here yet: it comes
+    weights, clips that start at 1, first and last layer as SAQ's. Mixed precision (SAMQ) is not here yet: it comes
     with the search of bits.
 
     Args:

@@ -84,7 +84,7 @@ class Quantizers:
             raise ValueError(f"quantizers.step={self.step} cannot act: it is UNIQ's, and LSQ has its own first step")
 
     def policy(self, weights: int, activations: int) -> Policy:
-        """UNIQ's convention; LSQ with the same edges at 8 bits."""
+        """UNIQ's convention; LSQ with first and last layer at 8 bits too."""
         uniq = self.method == "uniq"
         options: dict[str, Any] = {"start": self.step} if uniq else {}
         options["gradient_scale"] = self.gradient_scale

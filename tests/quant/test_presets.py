@@ -23,7 +23,7 @@ def bits(spec):
 INNER, SHORTCUT = "layers.1.0.conv2", "layers.1.0.shortcut"
 
 
-def test_sqwa_keeps_edges_float_and_quantizes_weights_only():
+def test_sqwa_keeps_first_and_last_float_and_quantizes_weights_only():
     specs = resolved("sqwa", 2, 32)
     assert [bits(specs[n]) for n in ("conv1", INNER, SHORTCUT, "fc")] == [(32, 32), (2, 32), (2, 32), (32, 32)]
     assert specs[INNER].weight.method == "sqwa"
@@ -139,6 +139,11 @@ def test_every_preset_quantizes_and_runs(name):
 def test_mixing_methods_of_two_papers():
     spec = resolved("sqwa", 2, 4, activation_method="uniq")[INNER]
     assert (spec.weight.method, spec.input.method, spec.input.bits) == ("sqwa", "uniq", 4)
+
+
+def test_first_and_last_activations_have_the_most_bits_of_the_method_that_quantizes_them():
+    specs = resolved("lsq", 4, 1, activation_method="xnor")
+    assert [(specs[name].weight.bits, specs[name].input.bits) for name in ("conv1", "fc")] == [(8, 1)] * 2
 
 
 @pytest.mark.parametrize(
