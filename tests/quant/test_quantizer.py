@@ -6,6 +6,7 @@ import torch
 from flatbit.quant import quantizer as module
 from flatbit.quant.grid import midrise, midtread
 from flatbit.quant.quantizer import Quantizer
+from flatbit.quant.quantizers.dq import DqWeight
 from flatbit.quant.quantizers.faq import FaqWeight
 from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation
 from flatbit.quant.quantizers.uniq import UniqActivation, UniqWeight
@@ -337,3 +338,20 @@ def test_a_read_is_free_on_the_cpu_outside_transforms():
     found = []
     torch.func.vmap(lambda x: found.append(read_is_free(x)) or x)(torch.zeros(2))
     assert found == [False]
+
+
+def test_on_the_meta_device_nothing_is_set():
+    quantizer = UniqWeight(2, SITE)
+    quantizer.observe_(torch.randn(8))
+    moved = copy.deepcopy(quantizer).to("meta")
+    assert not moved.calibrated
+    moved = copy.deepcopy(quantizer).to("meta").to_empty(device="cpu")
+    moved.load_state_dict(quantizer.state_dict())
+    x = torch.randn(8)
+    assert torch.equal(moved(x), quantizer(x))
+
+
+def test_widths_that_are_learned_are_those_stated_until_they_are_learned():
+    quantizer = DqWeight(4, SITE).to("meta")
+    quantizer.bits = torch.tensor(4.0)
+    assert quantizer.bit_width() == 4
