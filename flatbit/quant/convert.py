@@ -12,8 +12,9 @@ from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage_of
+from .dataflow import unquantized_inputs
 from .layers import QUANTIZER
-from .policy import Policy, check_bits
+from .policy import Policy, Rule, check_bits
 from .quantizer import Quantizer
 from .quantizers import METHODS
 from .refusals import refusals, tied_refusals
@@ -25,6 +26,7 @@ from .table import (
     Row,
     Slot,
     has_quantized_layers,
+    is_weighted,
     quantized_layers,
     quantizers_of,
     row_of,
@@ -67,7 +69,7 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
     Raises ValueError as ``quantize_``.
     """
     modules = dict(model.named_modules())
-    specs = policy.resolve(model)
+    specs = _resolve(model, policy)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
     specs = {name: spec for name, spec in specs.items() if name not in refused}
     refused |= tied_refusals(model, specs)
@@ -80,6 +82,16 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
             f"policy.override(name, weights=32, activations=32) leaves one in float):{listed}"
         )
     return specs, refused
+
+
+def _resolve(model: nn.Module, policy: Policy) -> dict[str, LayerSpec]:
+    """The policy's specs; where it quantizes outputs, a layer that reads none of them is quantized at its input."""
+    specs = policy.resolve(model)
+    if not policy.places_outputs():
+        return specs
+    _check_outputs(model, policy, specs)
+    rules = tuple(Rule(name, {"placement": "input"}) for name in unquantized_inputs(model, specs))
+    return replace(policy, rules=(*policy.rules, *rules)).resolve(model) if rules else specs
 
 
 def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
@@ -198,16 +210,21 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
-    rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
     if not any(spec.tensors.keys() - {"bias"} for spec in specs.values()):
         raise ValueError(
             f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "
             f"{', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves all of them float"
         )
+
+
+def _check_outputs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
+    """Raise ValueError where activations are to be quantized at outputs, and there is none."""
+    modules = dict(model.named_modules())
     waiting = any(
-        rows[name].macs and spec.input_bits < FLOAT_BITS and spec.input is None for name, spec in specs.items()
+        is_weighted(modules[name]) and spec.input_bits < FLOAT_BITS and spec.input is None
+        for name, spec in specs.items()
     )
-    if policy.places_outputs() and waiting and not any(rows[name].kind == "activation" for name in specs):
+    if waiting and not any(spec.output is not None for spec in specs.values()):
         raise ValueError(
             f"policy {policy.name!r} quantizes the outputs of activation modules (nn.ReLU, ...), and "
             f"{type(model).__name__} has none (does it call F.relu?): take placement='input'"

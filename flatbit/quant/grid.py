@@ -95,9 +95,13 @@ class Grid:
             )
         return codes
 
+    def holds(self, values: Tensor) -> Tensor:
+        """Which values are levels exactly (a level rounded to the values' dtype where that is shorter): boolean."""
+        return self._matches(values, self._nearest(values))
+
     def contains(self, values: Tensor) -> bool:
-        """Whether every value is a level exactly (a level rounded to the values' dtype where that is shorter)."""
-        return bool(self._matches(values, self._nearest(values)).all())
+        """Whether every value is a level, as ``holds`` tells."""
+        return bool(self.holds(values).all())
 
     @property
     def levels(self) -> Tensor:

@@ -1,27 +1,24 @@
 """Producers: which activations quantize what each layer reads, found by running the model once.
 
 Where activations are quantized at their output, a layer without an input quantizer has the bits of
-whatever made its input. Values are followed through whatever lies between (pooling, reshaping,
-concatenation, sums): a layer may have several producers.
+whatever made its input, through operations that keep values (``tracking``): it may have several producers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from ..modes import modes_kept
 from .layers import QuantizedLayer
+from .spec import FLOAT_BITS
 from .table import is_weighted, quantized_layers, quantizer_of
-
-Names = frozenset[str]
+from .tracking import Sources, Tracking
 
 
 @torch.no_grad()
@@ -31,75 +28,67 @@ def note_producers_(model: nn.Module, x: Tensor) -> None:
     Args:
         model: quantized and calibrated.
         x: a few inputs, on its device.
+
+    Raises:
+        ValueError: layers whose activations count as quantized, and which read some that no quantizer made. All are
+            named; the specs are as before.
     """
-    readers = {name: layer for name, layer in quantized_layers(model) if _reads_outputs(layer)}
-    seen: dict[str, Names] = {}
+    readers = dict(_readers(model))
+    found: dict[str, list[Sources | None]] = {name: [] for name in readers}
     if readers and any(quantizer_of(module, "output") is not None for module in model.modules()):
-        with modes_kept(model), _Followed() as followed, _hooked(model, followed, seen):
+        with modes_kept(model), reads_watched(model, lambda name, x, sources: found[name].append(sources)):
             model.eval()(x)
+    unread = [name for name, seen in found.items() if must_read_outputs(readers[name]) and not all(seen)]
+    if unread:
+        raise ValueError(unquantized_words(model, unread))
     for name, layer in readers.items():
-        layer.spec = replace(layer.spec, producers=tuple(sorted(seen.get(name, Names()))))
+        names = {quantizer.site.layer for sources in found[name] for quantizer in sources or ()}
+        layer.spec = replace(layer.spec, producers=tuple(sorted(names)))
 
 
-def _reads_outputs(layer: QuantizedLayer) -> bool:
-    return is_weighted(layer) and quantizer_of(layer, "input") is None
+def must_read_outputs(layer: QuantizedLayer) -> bool:
+    """Whether a layer without an input quantizer counts its activations as quantized, and is not the first."""
+    return layer.spec.input_bits < FLOAT_BITS and layer.spec.role != "first"
 
 
-class _Followed(TorchFunctionMode):
-    """Which quantized outputs each tensor was made from, while the mode is on.
-
-    Attributes:
-        origins: by the tensor's id; the tensors are kept, so that no id is given twice.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.origins: dict[int, tuple[Tensor, Names]] = {}
-
-    def of(self, values: Any) -> Names:
-        """The producers of all tensors among some values."""
-        found = (self.origins.get(id(leaf)) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-        return Names().union(*(entry[1] for entry in found if entry is not None))
-
-    def mark(self, values: Any, names: Names) -> None:
-        """Say where the tensors among some values come from."""
-        for leaf in tree_leaves(values):
-            if isinstance(leaf, Tensor):
-                self.origins[id(leaf)] = leaf, names
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.__name__.endswith("_like") or func.__name__.startswith("new_"):
-            return result  # of the same shape or type, but no values
-        if names := self.of((args, kwargs or {})):
-            self.mark(args[0] if result is None else result, names)  # z[:, :4] = h returns nothing
-        return result
+def unquantized_words(model: nn.Module, names: list[str]) -> str:
+    """What is wrong with layers that read activations which no quantizer made, and the mend."""
+    layers = dict(quantized_layers(model))
+    listed = ", ".join(f"{name!r} ({layers[name].spec.input_bits} bit)" for name in names)
+    return (
+        f"{len(names)} layers count their activations as quantized, but read values that no quantizer made: {listed}. "
+        f"Give each its own, before quantize_: policy.override({names[0]!r}, placement='input'), or take "
+        "placement='input' for all"
+    )
 
 
 @contextmanager
-def _hooked(model: nn.Module, followed: _Followed, seen: dict[str, Names]) -> Iterator[None]:
-    """Weighted layers note what they read and begin anew; quantized outputs begin with their own name."""
+def reads_watched(model: nn.Module, note: Callable[[str, Tensor, Sources | None], None]) -> Iterator[None]:
+    """While it is on, each call of a layer without an input quantizer is noted: its name, what it reads, from whom."""
+    tracking = Tracking()
 
     def reads(name: str) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[name] = seen.get(name, Names()) | followed.of(args)
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = next(iter((*args, *kwargs.values())))
+            note(name, x, tracking.of(x))
 
-        return note
+        return hook
 
-    def makes(names: Names) -> Any:
-        def note(_: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            followed.mark(output, names)
+    def makes(quantizer: Any, _args: Any, output: Tensor) -> None:
+        tracking.begin(quantizer, output)
 
-        return note
-
-    hooks = []
-    for name, module in model.named_modules():
-        if is_weighted(module):
-            hooks += [module.register_forward_pre_hook(reads(name)), module.register_forward_hook(makes(Names()))]
-        elif quantizer_of(module, "output") is not None:
-            hooks.append(module.register_forward_hook(makes(Names({name}))))
+    outputs = [quantizer_of(module, "output") for module in model.modules()]
+    hooks = [quantizer.register_forward_hook(makes) for quantizer in outputs if quantizer is not None]
+    hooks += [layer.register_forward_pre_hook(reads(name), with_kwargs=True) for name, layer in _readers(model)]
     try:
-        yield
+        with tracking:
+            yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _readers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """The weighted layers without an input quantizer."""
+    layers = quantized_layers(model)
+    return ((name, layer) for name, layer in layers if is_weighted(layer) and quantizer_of(layer, "input") is None)

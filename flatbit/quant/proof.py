@@ -18,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
+from .producers import must_read_outputs, reads_watched, unquantized_words
 from .quantizer import Quantizer
 from .run_order import RunOrder
-from .spec import FLOAT_BITS, TensorSpec
-from .table import Slot, is_weighted, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
+from .spec import TensorSpec
+from .table import Slot, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
+from .tracking import Sources
 
 PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "attention", "transformer")
 
@@ -90,14 +92,18 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
         levels[names[quantizer]] = _usage(quantizer, args[0], output)
 
     hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
-    hooks += [layer.register_forward_pre_hook(_InputCheck(name)) for name, layer in quantized_layers(model)]
     order = RunOrder(model, x)
+    reads = _Reads(model)
     try:
-        with _NoFloatWeight(model):
+        with reads_watched(model, reads.note), _NoFloatWeight(model):
             model(x)
     finally:
         for hook in (*hooks, *order.hooks):
             hook.remove()
+    if reads.too_wide:
+        raise QuantizationError("; ".join(reads.too_wide))
+    if reads.unquantized:
+        raise QuantizationError(unquantized_words(model, reads.unquantized))
     if wrong := order.wrong_end():
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
@@ -141,6 +147,11 @@ def _usage(quantizer: Quantizer, x: Tensor, output: Tensor) -> Usage:
     grid = quantizer.grid(x)
     if not bool(output.isfinite().all()):
         raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")
+    if grid.num_levels > 2 ** quantizer.bit_width():
+        raise QuantizationError(
+            f"{quantizer.site}: its grid {grid} has {grid.num_levels} levels, {quantizer.bit_width()} bits hold "
+            f"{2 ** quantizer.bit_width()}: code_range of method {quantizer.method!r} is wrong"
+        )
     if not grid.contains(output):
         raise QuantizationError(
             f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid"
@@ -149,32 +160,34 @@ def _usage(quantizer: Quantizer, x: Tensor, output: Tensor) -> Usage:
     return Usage(used=used, allowed=grid.num_levels)
 
 
-class _InputCheck:
-    """A layer whose activations count as quantized, but has no input quantizer, must read few values."""
+class _Reads:
+    """Layers whose activations count as quantized where they are made must read levels of those quantizers, and zeros.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Attributes:
+        unquantized: the layers that read anything else.
+        too_wide: what is said of layers that read activations of more bits than they are counted with.
+    """
 
-    def __call__(self, layer: Any, args: tuple[Tensor, ...]) -> None:
-        bits = layer.spec.input_bits
-        if (
-            not is_weighted(layer)
-            or quantizer_of(layer, "input") is not None
-            or bits == FLOAT_BITS
-            or layer.spec.role == "first"
-        ):
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = dict(quantized_layers(model))
+        self.unquantized: list[str] = []
+        self.too_wide: list[str] = []
+
+    def note(self, name: str, x: Tensor, sources: Sources | None) -> None:
+        """Judge what a layer reads."""
+        layer = self.layers[name]
+        if not must_read_outputs(layer):
             return
-        if not args:  # called by keyword: what it reads is not seen here
-            raise QuantizationError(
-                f"layer {self.name!r} is called by keyword, which hides its input from this check: call it as layer(x)"
-            )
-        distinct = args[0].unique().numel()
-        if distinct > 2**bits:
-            raise QuantizationError(
-                f"input of layer {self.name!r} counts as {bits} bit but has {distinct} distinct values: no quantized "
-                f"activation feeds it. Give it its own: policy.override({self.name!r}, activations={bits}, "
-                "placement='input'), or take placement='input' for all"
-            )
+        levels = x == 0  # padding adds nothing
+        for quantizer in sources or ():
+            levels |= quantizer.grid(x).holds(x)
+            if quantizer.bit_width() > layer.spec.input_bits:
+                self.too_wide.append(
+                    f"activations of layer {name!r} count as {layer.spec.input_bits} bit, and it reads the "
+                    f"{quantizer.bit_width()} bit {quantizer.site}: give both the same"
+                )
+        if name not in self.unquantized and not (sources and bool(levels.all())):
+            self.unquantized.append(name)
 
 
 class _NoFloatWeight(TorchDispatchMode):

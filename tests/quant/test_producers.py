@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from flatbit.train.averaging import requantize_
 
 
 class Net(nn.Module):
-    """Two quantized outputs, whatever lies between, and a layer that reads it."""
+    """Two quantized outputs, whatever lies between, and a layer that reads it; its graph cannot be read (``ndim``)."""
 
     def __init__(self, between, channels=4, last=None):
         super().__init__()
@@ -32,8 +34,12 @@ class Net(nn.Module):
         return self.fc(x.flatten(2).mean(2) if x.ndim == 4 else x)
 
 
-def noted(model, images, name="uniq"):
-    quantize_(model, policy(name, weights=4, activations=4, placement="output"))
+OUTPUTS = policy("uniq", weights=4, activations=4, placement="output")
+FC_AT_INPUT = OUTPUTS.override("fc", placement="input")
+
+
+def noted(model, images, how=FC_AT_INPUT):
+    quantize_(model, how)
     calibrate_(model, [images])
     return {name: layer.spec.producers for name, layer in quantized_layers(model) if layer.spec.producers}
 
@@ -45,10 +51,22 @@ def filled(a, b):
     return out
 
 
-def in_place(a, b):
+def summed_in_place(a, b):
     out = torch.zeros_like(a)
     out += a
-    return out.mul_(2)
+    return out
+
+
+def overwritten(a, b):
+    b.mul_(0.5)
+    return b
+
+
+def float_written_into_a_part(a, b):
+    out = a.new_zeros(len(a), 8, *a.shape[2:])
+    out[:, :4] = a
+    out[:, 4:] = torch.randn_like(b)
+    return out
 
 
 def copied(a, b):
@@ -60,7 +78,7 @@ def copied(a, b):
 class Both(nn.Module):
     def __init__(self):
         super().__init__()
-        self.pool, self.drop = nn.AvgPool2d(2), nn.Dropout(0.5)
+        self.pool, self.drop = nn.MaxPool2d(2), nn.Dropout(0.5)
 
     def forward(self, a, b):
         return self.drop(self.pool(torch.cat((a, b), dim=1)))
@@ -73,37 +91,58 @@ class Both(nn.Module):
         (lambda a, b: F.max_pool2d(b, 2), 4, ("relu_b",)),
         (lambda a, b: b.permute(0, 1, 3, 2).contiguous().reshape(b.shape)[:, :, 1:], 4, ("relu_b",)),
         (lambda a, b: torch.cat([a, b], 1), 8, ("relu_a", "relu_b")),
-        (lambda a, b: a + b, 4, ("relu_a", "relu_b")),
-        (lambda a, b: torch.stack([a, b]).mean(0), 4, ("relu_a", "relu_b")),
+        (lambda a, b: torch.maximum(a, b), 4, ("relu_a", "relu_b")),
+        (lambda a, b: torch.where(a > b, a, torch.tensor(0.0)), 4, ("relu_a",)),
+        (lambda a, b: b.masked_fill(a > 0, 0.0), 4, ("relu_b",)),
         (lambda a, b: torch.chunk(torch.cat([a, a], 1), 2, 1)[1], 4, ("relu_a",)),
         (lambda a, b: F.interpolate(a, scale_factor=2.0), 4, ("relu_a",)),
         (lambda a, b: F.pad(a, (1, 1, 1, 1, 0, 4)), 8, ("relu_a",)),
+        (lambda a, b: F.pad(a, (1, 1, 1, 1), mode="reflect"), 4, ("relu_a",)),
+        (lambda a, b: F.pixel_shuffle(torch.cat([a, b] * 2, 1), 2), 4, ("relu_a", "relu_b")),
+        (lambda a, b: F.relu(F.dropout(b, training=False)), 4, ("relu_b",)),
         (filled, 8, ("relu_a", "relu_b")),
-        (in_place, 4, ("relu_a",)),
         (copied, 4, ("relu_b",)),
         (Both(), 8, ("relu_a", "relu_b")),
-        (lambda a, b: torch.ones_like(a), 4, ()),
-        (lambda a, b: a.new_zeros(a.shape) + b, 4, ("relu_b",)),
-        (lambda a, b: F.batch_norm(b, torch.zeros(4), torch.ones(4)), 4, ("relu_b",)),
     ],
 )
-def test_values_are_followed_through_whatever_lies_between(images, between, channels, expected):
+def test_values_are_followed_through_what_keeps_them(images, between, channels, expected):
     found = noted(Net(between, channels), images)
-    assert found.pop("reader", ()) == expected
-    assert found == {"b": ("relu_a",), "fc": ("relu_last",)}
+    assert found == {"b": ("relu_a",), "reader": expected}
+
+
+@pytest.mark.parametrize(
+    ("between", "channels"),
+    [
+        (lambda a, b: a + b, 4),
+        (lambda a, b: torch.stack([a, b]).mean(0), 4),
+        (lambda a, b: F.avg_pool2d(a, 2), 4),
+        (lambda a, b: F.interpolate(a, scale_factor=2.0, mode="bilinear"), 4),
+        (lambda a, b: F.batch_norm(b, torch.zeros(4), torch.ones(4)), 4),
+        (lambda a, b: torch.cat([a, 2 * b], 1), 8),
+        (lambda a, b: torch.ones_like(a), 4),
+        (lambda a, b: torch.zeros_like(a), 4),
+        (lambda a, b: torch.cat([a, torch.full_like(b, 0.37)], 1), 8),
+        (summed_in_place, 4),
+        (overwritten, 4),
+        (float_written_into_a_part, 8),
+    ],
+)
+def test_values_that_no_quantizer_made_are_refused_at_every_batch_size(images, between, channels):
+    for batch in (1, 4, 16):
+        with pytest.raises(
+            ValueError, match=r"1 layers count .* no quantizer made: 'reader' \(4 bit\).*'reader', placem"
+        ):
+            noted(Net(between, channels), images.repeat(8, 1, 1, 1)[:batch])
+
+
+def test_all_layers_that_read_float_values_are_named_at_once(images):
+    with pytest.raises(ValueError, match=r"2 layers .*: 'reader' \(4 bit\), 'fc' \(8 bit\)\. Give each"):
+        noted(Net(lambda a, b: a + b), images, OUTPUTS)
 
 
 def test_flattened_for_a_linear_layer(images):
     found = noted(Net(lambda a, b: b.flatten(1), last=nn.Linear(256, 4)), images)
     assert found["reader"] == ("relu_b",)
-
-
-def test_a_weighted_layer_begins_anew(images):
-    """What comes out of a convolution is nobody's quantized output, until an activation quantizes it."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)
-    ).eval()
-    assert noted(model, images) == {"2": ("1",)}
 
 
 def test_a_layer_used_twice_reads_both(images):
@@ -119,7 +158,7 @@ def test_a_layer_used_twice_reads_both(images):
                 x = self.relu(self.shared(x))
             return self.fc(x)
 
-    assert noted(Twice(), images) == {"shared": ("relu", "relu_stem"), "fc": ("relu",)}
+    assert noted(Twice(), images, OUTPUTS) == {"shared": ("relu", "relu_stem"), "fc": ("relu",)}
 
 
 def test_layers_with_inputs_of_their_own_read_no_one(net, images, quantized):
@@ -143,6 +182,8 @@ def test_what_was_noted_is_forgotten_with_the_outputs(images):
     assert noted(model, images)
     for relu in (model.relu_a, model.relu_b, model.relu_last):
         relu.output_quantizer = None
+    for _, layer in quantized_layers(model):
+        layer.spec = replace(layer.spec, input_bits=32)
     note_producers_(model, images)
     assert all(layer.spec.producers == () for _, layer in quantized_layers(model))
 
@@ -177,7 +218,7 @@ def test_hooks_are_gone_after_an_error(images):
 def test_residual_networks_whatever_the_method(images, name, model):
     """UNIQ alone calibrates with all quantizers active, in a pass of its own."""
     model = models.build(model, in_channels=1, first_width=4).eval()
-    found = noted(model, images, name)
+    found = noted(model, images, policy(name, weights=4, activations=4, placement="output"))
     inner = [n for n, layer in quantized_layers(model) if isinstance(layer, nn.Conv2d) and n.startswith("layers")]
     assert all(found.get(n) for n in inner if not n.endswith("shortcut"))
     assert all(isinstance(layer.spec, LayerSpec) for _, layer in quantized_layers(model))

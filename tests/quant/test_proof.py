@@ -9,6 +9,7 @@ from torch import nn
 from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import as_float, make_quantizer, quantize_
+from flatbit.quant.grid import CodeRange
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import Proof, QuantizationError, prove
 from flatbit.quant.site import Site
@@ -126,26 +127,70 @@ def test_a_layer_that_is_not_called_is_caught():
         prove(model, torch.randn(2, 4))
 
 
-def test_unquantized_activations_that_count_as_quantized_are_caught():
-    """Output placement on a net whose layer reads a float sum: nothing would have shown it."""
+class Between(nn.Module):
+    """A quantized output, a change that can be switched on, and a layer that is called by keyword."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.first, self.relu, self.linear, self.relu_2 = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()
+        self.last, self.change, self.changes = nn.Linear(8, 2), change, False
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        return self.last(self.relu_2(self.linear(input=self.change(x) if self.changes else x)))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16, 64])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x * 0.5,
+        lambda x: torch.zeros_like(x),
+        lambda x: torch.full_like(x, 0.25),
+        lambda x: x.clamp(max=float(x.max()) * 0.9),
+        lambda x: x.round(),
+        lambda x: x.sign(),
+    ],
+)
+def test_unquantized_activations_that_count_as_quantized_are_caught(change, batch):
+    """However few values a batch has: a layer reads levels of a quantizer, or it does not."""
+    model, x = Between(change).eval(), torch.randn(64, 8)
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [x])
+    assert prove(model, x[:batch]).usage["relu.output_quantizer"].allowed == 16
+    model.changes = True
+    with pytest.raises(
+        QuantizationError, match=r"1 layers .* no quantizer made: 'linear' \(4 bit\).*placement='input'"
+    ):
+        prove(model, x[:batch])
+
+
+def test_wider_activations_than_the_layer_is_counted_with_are_caught():
+    model, x = Between(nn.Identity()).eval(), torch.randn(64, 8)
+    quantize_(model, policy("faq", weights=4, activations=4).override("relu", activations=8))
+    calibrate_(model, [x])
+    with pytest.raises(
+        QuantizationError, match=r"layer 'linear' count as 4 bit, and it reads the 8 bit output of layer 'relu'"
+    ):
+        prove(model, x)
+
+
+def test_a_grid_with_more_levels_than_its_bits_hold_is_caught(net, images, quantized):
+    quantized(net, "uniq", 2, 2)
+    quantizer = net.layers[0][0].conv1.weight_quantizer
+    quantizer.code_range = lambda x: CodeRange(0.0, -127, 127)
+    with pytest.raises(
+        QuantizationError, match=r"weight of layer 'layers\.0\.0\.conv1'.* has 255 levels, 2 bits hold 4"
+    ):
+        prove(net, images)
+
+
+def test_a_layer_that_reads_a_float_sum_gets_its_own_quantizer():
     model = nn.Sequential(
         nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
     )
     x = torch.randn(16, 8)
     quantize_(model, policy("faq", weights=4, activations=4))
-    calibrate_(model, [x])
-    with pytest.raises(
-        QuantizationError, match=r"input of layer '4' counts as 4 bit but has \d+ distinct values.*placement='input'"
-    ):
-        prove(model, x)
-
-
-def test_the_mend_that_the_message_names_works():
-    model = nn.Sequential(
-        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
-    )
-    x = torch.randn(16, 8)
-    quantize_(model, policy("faq", weights=4, activations=4).override("4", activations=4, placement="input"))
     calibrate_(model, [x])
     assert prove(model, x).usage["4.input_quantizer"].allowed == 15
 
@@ -272,22 +317,6 @@ def test_a_product_that_was_refused_openly_is_allowed():
     calibrate_(model, [x])
     assert len(prove(model, x).usage) == 4
     assert [layer.name for layer in report.refused] == ["1"]
-
-
-def test_a_layer_called_by_keyword_hides_what_it_reads_from_the_check():
-    class ByKeyword(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.relu, self.linear, self.last = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.last(F.relu(self.linear(input=self.relu(self.first(x)))))
-
-    model, x = ByKeyword().eval(), torch.randn(16, 8)
-    quantize_(model, policy("faq", weights=4, activations=4))
-    calibrate_(model, [x])
-    with pytest.raises(QuantizationError, match=r"layer 'linear' is called by keyword.*call it as layer\(x\)"):
-        prove(model, x)
 
 
 def test_is_written_plainly_and_read_back(net, images, quantized):
