@@ -3,6 +3,7 @@
 from . import analysis, data, engine, figures, metrics, models, quant, train
 from .files import load, load_, save
 from .metrics.evaluation import Metrics, evaluate
+from .models.shared import split_shared_
 from .quant.assignment import assign_bits_, assignment
 from .quant.calibrate import Calibration, calibrate_
 from .quant.convert import quantize_, restore_
@@ -43,5 +44,6 @@ __all__ = [
     "requantize_",
     "restore_",
     "save",
+    "split_shared_",
     "train",
 ]

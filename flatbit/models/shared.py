@@ -53,13 +53,12 @@ def split_shared_(model: nn.Module) -> dict[str, int]:
         ValueError: the model's calls cannot be read (``flatbit.graph``), so that nothing tells what is shared.
     """
     split = _split_names_(model)
-    graph = read_graph(model)
-    if graph is None:
+    calls = _calls(model)
+    if calls is None:
         raise ValueError(
             f"split_shared_: which modules {type(model).__name__} calls several times cannot be read from its code "
             "(control flow that depends on data?): give each call a module of its own in the code"
         )
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for name, count in calls.items():
         module = model.get_submodule(name)
         if count > 1 and _is_stateless(module):
@@ -71,15 +70,17 @@ def split_shared_(model: nn.Module) -> dict[str, int]:
 
 
 def shared_modules(model: nn.Module) -> dict[str, int]:
-    """In how many places each module without parameters and buffers is used, by its first name, where in several.
-
-    A call that cannot be read from the model's code is not counted.
-    """
+    """In how many places each module is used, by its first name, where in several; only calls that code shows."""
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    graph = read_graph(model)
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module") if graph else Counter()
+    calls = _calls(model) or Counter()
     used = {name: max(names[id(module)], calls[name]) for name, module in model.named_modules()}
-    return {name: count for name, count in used.items() if count > 1 and _is_stateless(model.get_submodule(name))}
+    return {name: count for name, count in used.items() if count > 1}
+
+
+def _calls(model: nn.Module) -> Counter[str] | None:
+    """How often a forward calls each module, by its first name; None where the code cannot be read."""
+    graph = read_graph(model)
+    return graph and Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
 
 
 def _split_names_(model: nn.Module) -> dict[str, int]:

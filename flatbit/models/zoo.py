@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..registry import nearest
+from .shared import split_shared_
 
 AUXILIARY_HEADS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
 INSTALL = "pip install torchvision timm, of the same build as torch"
@@ -42,7 +43,17 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
 
 
 def _torchvision_model(name: str, *, num_classes: int = 1000, **arguments: Any) -> nn.Module:
-    """A torchvision classifier; ``arguments`` go to its builder. Auxiliary heads are left out unless asked for."""
+    """A torchvision classifier; ``arguments`` go to its builder. Auxiliary heads are left out unless asked for.
+
+    An activation that a block uses several times becomes one for each (``split_shared_``): quantized at its output it
+    has a step of its own there. No value changes, nor a key of the ``state_dict``.
+    """
+    model = _as_published(name, num_classes, arguments)
+    split_shared_(model)
+    return model
+
+
+def _as_published(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     build = partial(_import("torchvision.models").get_model, name, num_classes=num_classes)
     heads = AUXILIARY_HEADS.get(name, ())
     if not heads or "aux_logits" in arguments:

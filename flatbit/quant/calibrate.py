@@ -8,6 +8,8 @@ statistics in the batch norms, running statistics left as they were.
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +53,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
             and PACT 5, others 1), or all there are if fewer.
 
     Returns:
-        How many batches and samples it saw.
+        How many batches and samples it saw. Warns of activations that run several times in a forward, which have one
+        step for all (``flatbit.split_shared_``).
 
     Raises:
         ValueError: not quantized, no data, ``num_batches`` below 1, a weight that is not finite or all
@@ -117,10 +120,12 @@ def _observe_(
     Returns the samples in each batch.
     """
     samples: list[int] = []
+    calls: Counter[Quantizer] = Counter()
 
     def observe(quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(quantizer, Quantizer)
         index = len(samples)
+        calls[quantizer] += index == 0
         if not bool(args[0].isfinite().all()):
             raise ValueError(
                 f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?"
@@ -139,7 +144,18 @@ def _observe_(
     finally:
         for hook in hooks:
             hook.remove()
+    shared = {quantizer: n for quantizer, n in calls.items() if quantizer.site.role == "output" and n > 1}
+    if shared:
+        warnings.warn(_shared_words(shared), stacklevel=4)
     return samples
+
+
+def _shared_words(calls: Mapping[Quantizer, int]) -> str:
+    listed = ", ".join(f"{quantizer.site.layer!r} ({n} times)" for quantizer, n in calls.items())
+    return (
+        f"activations that run several times in a forward have one step for all: {listed}. "
+        "flatbit.split_shared_(model) before quantize_ gives each call its own"
+    )
 
 
 def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:

@@ -22,7 +22,8 @@ class Convention:
             several where they differ; ``none`` where the model has no such layer).
         image: what the network's input is turned into.
         weight_step: one step per ``tensor`` or output ``channel``.
-        activations: at each layer's ``input`` or once at the activation's ``output``.
+        activations: at each layer's ``input``, once at the activation's ``output``, or ``input, output`` where inner
+            layers differ.
         batch_norm, bias: ``float`` or ``fixed point``.
     """
 
@@ -60,13 +61,12 @@ def convention(model: nn.Module) -> Convention:
         roles.setdefault(role, set()).add(_bits(module))
     first = next((module for _, module, role in weighted if role == "first"), None)
     reads = None if first is None else quantizer_of(first, "input")
-    placements = [place for place in ("output", "input") if any(tensor_specs(m, place) for m in modules.values())]
     return Convention(
         policy=policies[0] if policies else "float",
         **{role: ", ".join(sorted(roles.get(role, {"none"}))) for role in ("first", "last", "shortcut", "inner")},
         image=f"{reads.bit_width()} bit" if reads is not None else "float",
         weight_step=", ".join(sorted({s.granularity for m in products for s in tensor_specs(m, "weight")})) or "none",
-        activations=placements[0] if placements else "none",
+        activations=_placements(modules.values()),
         batch_norm=_fixed(tensor_specs(module, "weight") for module in modules.values() if not is_weighted(module)),
         bias=_fixed(tensor_specs(module, "bias") for module in modules.values()),
     )
@@ -86,6 +86,18 @@ def _roles(model: nn.Module) -> dict[str, str]:
 
 def _bits(module: nn.Module) -> str:
     return "W{}/A{}".format(*bits_of(module)) if is_quantized(module) else "float"
+
+
+def _placements(modules: Iterable[nn.Module]) -> str:
+    """Where activations are quantized; what first and last layers do counts where nothing else is."""
+    holding = [(module, place) for module in modules for place in ("input", "output") if tensor_specs(module, place)]
+    inner = {place for module, place in holding if not _is_first_or_last(module)}
+    return ", ".join(sorted(inner or {place for _, place in holding})) or "none"
+
+
+def _is_first_or_last(module: nn.Module) -> bool:
+    spec = spec_of(module)
+    return spec is not None and spec.role in ("first", "last")
 
 
 def _fixed(specs: Iterable[list[TensorSpec]]) -> str:

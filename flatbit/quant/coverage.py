@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from rich.table import Table
 from torch import nn
 
+from ..models.shared import shared_modules
 from ..text import as_text
 from .convention import Convention, convention
 from .refusals import refusals
@@ -84,7 +86,7 @@ class Coverage:
             spec = layer.spec or LayerSpec(policy="")
             table.add_row(
                 layer.name, layer.type, f"{layer.num_weights:,}", _describe(*layer.weights),
-                _describe(spec.input or spec.output), layer.reason if layer.status != "quantized" else spec.role,
+                _describe(spec.input or spec.output), layer.reason or spec.role,
             )  # fmt: skip
         return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
 
@@ -99,15 +101,39 @@ def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Cove
     refused = refusals(model) if refused is None else refused
     stated = convention(model)
     fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
+    places = _output_places(model)
     layers = []
     for name, module in model.named_modules():
         if is_quantized(module):
-            layers.append(_row(name, module, "quantized", spec=spec_of(module)))
+            reason = _why_noted(name, module, places)
+            layers.append(_row(name, module, "quantized", spec=spec_of(module), reason=reason))
         elif name in refused:
             layers.append(_row(name, module, "refused", reason=refused[name]))
         elif reason := _why_float(module, fixed_point):
             layers.append(_row(name, module, "float", reason=reason))
     return Coverage(convention=stated, layers=tuple(layers))
+
+
+def _output_places(model: nn.Module) -> dict[str, int]:
+    """In how many places each activation that is quantized at its output is used; empty where none is."""
+    outputs = {name for name, module in model.named_modules() if tensor_specs(module, "output")}
+    if not outputs:
+        return {}
+    shared = shared_modules(model)
+    return {name: shared.get(name, 1) for name in outputs}
+
+
+def _why_noted(name: str, module: nn.Module, places: Mapping[str, int]) -> str:
+    """What a user must know of a quantized layer where activations are quantized at outputs."""
+    if places.get(name, 1) > 1:
+        return (
+            f"used in {places[name]} places, which get one step: flatbit.split_shared_(model) before quantize_ gives "
+            "each its own"
+        )
+    spec = spec_of(module)
+    if places and spec is not None and spec.input is not None and spec.role in ("inner", "shortcut"):
+        return f"{spec.role}, quantized at its own input"
+    return ""
 
 
 def _why_float(module: nn.Module, fixed_point: bool) -> str:

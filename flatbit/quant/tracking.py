@@ -35,7 +35,7 @@ KEEP_VALUES = frozenset(
 )  # fmt: skip
 MAKE_ROOM = frozenset(
     f"aten::{name}"
-    for name in ("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided", "new_full")
+    for name in ("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided")
 )
 """What makes room for values to come: it holds a number, or nothing yet."""
 
@@ -55,7 +55,7 @@ class Tracking(TorchDispatchMode):
         self._sources[_storage(output)] = Sources({quantizer})
 
     def of(self, x: Tensor) -> Sources | None:
-        """The quantizers that made a tensor's values, but for numbers beside them; None where some came otherwise."""
+        """The quantizers that made a tensor's values, but for zeros beside them; None where some came otherwise."""
         return self._sources.get(_storage(x))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,30 +64,42 @@ class Tracking(TorchDispatchMode):
         result = func(*args, **kwargs)
         shared = {_storage(x) for x in read}
         made = [x for x in _floats(result) if _storage(x) not in shared]
-        sources = self._after(func._schema.name, read)
-        for x in (*made, *_written(func._schema, args, kwargs)):
+        given = _by_argument(func._schema, args, kwargs)
+        sources = self._after(func._schema.name, read, _numbers(given))
+        for x in (*made, *_written(given)):
             if sources is None:
                 self._sources.pop(_storage(x), None)
             else:
                 self._sources[_storage(x)] = sources
         return result
 
-    def _after(self, operation: str, read: Iterable[Tensor]) -> Sources | None:
-        """Who made the values that an operation returns or writes; a number among its operands says nothing."""
+    def _after(self, operation: str, read: Iterable[Tensor], numbers: Iterable[float]) -> Sources | None:
+        """Who made the values that an operation returns or writes; zeros beside them, as in padding, add nothing."""
         if operation in MAKE_ROOM:
             return Sources()
-        if operation not in KEEP_VALUES:
+        if operation not in KEEP_VALUES or any(numbers):
             return None
-        found = [self.of(x) for x in read if x.ndim]
+        found = [self.of(x) for x in read if x.ndim or x.item()]
         known = [sources for sources in found if sources is not None]
         return Sources().union(*known) if len(known) == len(found) else None
 
 
-def _written(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+def _by_argument(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What an operation was given, beside what its schema says of it."""
+    positional = list(zip(schema.arguments, args, strict=False))
+    return positional + [(argument, kwargs[argument.name]) for argument in schema.arguments if argument.name in kwargs]
+
+
+def _numbers(given: list[tuple[Any, Any]]) -> Iterator[float]:
+    """The numbers among an operation's values: not its sizes and axes."""
+    return (value for argument, value in given if "number" in str(argument.type) and value is not None)
+
+
+def _written(given: list[tuple[Any, Any]]) -> Iterator[Tensor]:
     """The floating tensors that an operation writes into."""
-    for index, argument in enumerate(schema.arguments):
+    for argument, value in given:
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _floats(args[index] if index < len(args) else kwargs.get(argument.name))
+            yield from _floats(value)
 
 
 def _floats(values: Any) -> list[Tensor]:

@@ -1,0 +1,153 @@
+import copy
+import pickle
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import nn
+
+import flatbit as fb
+from flatbit.models.shared import InTurn, shared_modules, split_shared_
+
+
+class Block(nn.Module):
+    """One ReLU, called three times, as in torchvision's bottlenecks."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.c(self.relu(self.b(self.relu(self.a(x))))))
+
+
+class Named(nn.Module):
+    """One ReLU under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.first = self.second = nn.ReLU()
+
+    def forward(self, x):
+        return self.second(self.b(self.first(self.a(x))))
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(Block(), Block(), nn.Linear(4, 3))
+
+
+def test_each_call_gets_a_module_of_its_own():
+    model, x = net(), torch.randn(8, 4)
+    before, keys = model(x), list(model.state_dict())
+    assert shared_modules(model) == {"0.relu": 3, "1.relu": 3}
+    assert split_shared_(model) == {"0.relu": 3, "1.relu": 3}
+    assert torch.equal(model(x), before)
+    assert list(model.state_dict()) == keys
+    assert [name for name, m in model.named_modules() if isinstance(m, nn.ReLU)] == [
+        f"{block}.relu.{call}" for block in (0, 1) for call in range(3)
+    ]
+    assert not shared_modules(model)
+    assert not split_shared_(model)
+
+
+def test_each_name_gets_a_module_of_its_own():
+    model = Named()
+    assert split_shared_(model) == {"first": 2}
+    assert model.first is not model.second
+    assert type(model.second) is nn.ReLU
+    assert not shared_modules(model)
+
+
+def test_what_holds_parameters_stays_shared():
+    shared = nn.PReLU()
+    model = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared)
+    assert split_shared_(model) == {}
+    assert model[1] is model[3]
+    assert shared_modules(model) == {"1": 2}
+
+
+def test_a_forward_that_fails_half_way_leaves_nothing_out_of_turn():
+    model = net()
+    split_shared_(model)
+    whole = copy.deepcopy(model)
+    fails = model[0].c.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyError("stop")))
+    with pytest.raises(KeyError):
+        model(torch.randn(2, 4))
+    fails.remove()
+    used = []
+    for index, relu in enumerate(model[0].relu):
+        relu.register_forward_hook(lambda *_, index=index: used.append(index))
+    model(torch.randn(2, 4))
+    assert used == [0, 1, 2]
+    assert torch.equal(whole(torch.ones(2, 4)), model(torch.ones(2, 4)))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_take_turns_of_their_own(copied):
+    model = net()
+    split_shared_(model)
+    other = copied(model)
+    x = torch.randn(2, 4)
+    assert torch.equal(other(x), model(x))
+    model[0].relu(x)  # out of turn
+    assert other[0].relu._next == 0
+    other(x)
+    assert other[0].relu._next == 0
+
+
+def test_outputs_get_steps_of_their_own_and_coverage_says_where_they_do_not():
+    x = torch.randn(64, 4)
+    policy = fb.policy("faq", weights=4, activations=4)
+
+    def steps(model):
+        return {float(m.output_quantizer.step) for _, m in model.named_modules() if hasattr(m, "output_quantizer")}
+
+    shared, split = net(), net()
+    for model in (shared, split):
+        with torch.no_grad():
+            model[0].b.weight.mul_(30)
+    split_shared_(split)
+    coverage = fb.quantize_(shared, policy)
+    notes = {layer.name: layer.reason for layer in coverage.layers if "relu" in layer.name}
+    assert notes["0.relu"].startswith("used in 3 places, which get one step: flatbit.split_shared_(model)")
+    assert "used in 3 places" in str(coverage)
+    with pytest.warns(UserWarning, match=r"one step for all: '0\.relu' \(3 times\), '1\.relu' \(3 times\)"):
+        fb.calibrate_(shared, [x])
+    coverage = fb.quantize_(split, policy)
+    assert not any("places" in layer.reason for layer in coverage.layers)
+    fb.calibrate_(split, [x])
+    assert len(steps(shared)) == 2 < len(steps(split))
+    assert split[0].relu[0].output_quantizer.step < split[0].relu[1].output_quantizer.step
+
+
+def test_split_after_compilation_too():
+    model = net()
+    split_shared_(model)
+    x = torch.randn(2, 4)
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for _ in range(3):
+        assert torch.allclose(compiled(x), model(x))
+    assert counter.frame_count <= 2
+
+
+def test_what_cannot_be_read_is_refused():
+    class Chooses(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="which modules Chooses calls several times cannot be read"):
+        split_shared_(Chooses())
+
+
+def test_in_turn_wraps_around():
+    calls = InTurn(nn.ReLU(), 2)
+    seen = []
+    for index, relu in enumerate(calls):
+        relu.register_forward_hook(lambda *_, index=index: seen.append(index))
+    for _ in range(4):
+        calls(torch.ones(1))
+    assert seen == [0, 1, 0, 1]
