@@ -145,6 +145,15 @@ def test_an_unknown_layer_is_named(small, quantized):
         assign_bits_(small, {"2": (2, 2)})
 
 
+@pytest.mark.parametrize("pair", [2, [2, 2], (2,), (2, 2, 2)])
+def test_what_is_no_pair_changes_nothing(small, quantized, pair):
+    quantized(small)
+    before = state(small)
+    with pytest.raises(ValueError, match=r"assign_bits_\('3'\): got .*: expected a pair, \(weights, activations\)"):
+        assign_bits_(small, {"3": pair})
+    assert same(before, state(small))
+
+
 def test_float_stays_float_and_quantized_quantized(small, quantized):
     quantized(small, "uniq", 4, 32)
     before = state(small)
