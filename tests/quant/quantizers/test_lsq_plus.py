@@ -35,6 +35,12 @@ def test_gradient_scale_reaches_the_step_alone(site, gradients, x64, g64):
     assert float(scaled["shift"]) == pytest.approx(float(plain["shift"]))
 
 
+def test_one_sample_is_enough(site, gradients, x64, g64):
+    found = gradients(with_range(3, site, 0.21, -0.37), x64[None], g64[None])
+    plain = gradients(with_range(3, site, 0.21, -0.37, gradient_scale=False), x64, g64)
+    assert float(found["step"]) == pytest.approx(float(plain["step"]) * (64 * 7) ** -0.5)
+
+
 @pytest.mark.parametrize("mean", [0.5, -0.5])
 def test_weight_start_reaches_three_deviations(mean, site):
     w = torch.randn(4000) + mean
@@ -76,9 +82,9 @@ def test_exact_grid_is_found():
     assert float(b) == pytest.approx(-0.2, abs=1e-5)
 
 
-def test_the_start_counts_every_value_of_a_small_batch():
-    x = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 3.0])
-    s, b = best_affine_grid(x, torch.tensor(1.1), torch.tensor(0.0), 3)
+@pytest.mark.parametrize("x", [[0.0, 1.0, 0.0, 2.0, 0.0, 3.0], [0.0, 2.0, 0.0, 2.0]])
+def test_the_start_counts_every_value_of_a_small_batch(x):
+    s, b = best_affine_grid(torch.tensor(x), torch.tensor(1.1), torch.tensor(0.0), 3)
     assert (float(s), float(b)) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
 
 
