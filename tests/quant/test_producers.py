@@ -74,6 +74,7 @@ class Both(nn.Module):
         (lambda a, b: b.permute(0, 1, 3, 2).contiguous().reshape(b.shape)[:, :, 1:], 4, ("relu_b",)),
         (lambda a, b: torch.cat([a, b], 1), 8, ("relu_a", "relu_b")),
         (lambda a, b: a + b, 4, ("relu_a", "relu_b")),
+        (lambda a, b: torch.add(input=a, other=b), 4, ("relu_a", "relu_b")),
         (lambda a, b: torch.stack([a, b]).mean(0), 4, ("relu_a", "relu_b")),
         (lambda a, b: torch.chunk(torch.cat([a, a], 1), 2, 1)[1], 4, ("relu_a",)),
         (lambda a, b: F.interpolate(a, scale_factor=2.0), 4, ("relu_a",)),
