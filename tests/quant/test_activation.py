@@ -14,7 +14,7 @@ def test_a_first_negative_value_makes_it_signed_and_starts_afresh():
     quantizer.observe_(torch.full((10,), 100.0))
     assert not quantizer.signed
     quantizer.observe_(torch.tensor([-1.0, 0.5]))
-    assert quantizer.signed
+    assert float(quantizer.signed) == 1
     assert float(quantizer.clip.detach()) == 1.0  # the unsigned range is forgotten: another meaning
 
 
@@ -55,6 +55,13 @@ def test_a_zero_batch_says_nothing():
     step = float(quantizer.step.detach())
     quantizer.observe_(torch.zeros(5))
     assert float(quantizer.step.detach()) == step
+
+
+def test_a_width_without_a_grid_for_the_sign_is_refused():
+    PactActivation(2, SITE, signed=False).check_assignable(1)
+    PactActivation(2, SITE, signed=True).check_assignable(3)
+    with pytest.raises(ValueError, match=r"input of layer 'act': signed inputs take no 1 bit by 'pact'"):
+        PactActivation(2, SITE, signed=True).check_assignable(1)
 
 
 def test_the_sign_travels_with_the_state_dict():

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,6 +144,15 @@ def test_an_unknown_layer_is_named(small, quantized):
         assign_bits_(small, {"33": (2, 2)})
     with pytest.raises(ValueError, match="no convolution or linear layer '2'"):  # a ReLU
         assign_bits_(small, {"2": (2, 2)})
+
+
+@pytest.mark.parametrize("pair", [2, [2, 2], (2,), (2, 2, 2)])
+def test_what_is_no_pair_changes_nothing(small, quantized, pair):
+    quantized(small)
+    before = state(small)
+    with pytest.raises(ValueError, match=r"assign_bits_\('3'\): got .*: expected a pair, \(weights, activations\)"):
+        assign_bits_(small, {"3": pair})
+    assert same(before, state(small))
 
 
 def test_float_stays_float_and_quantized_quantized(small, quantized):
@@ -404,6 +414,34 @@ def test_a_reader_that_is_not_named_follows_its_producer(branches, images):
     assert branches.right.spec.input_bits == 2
     assert branches.both.spec.input_bits == 4
     assert prove(branches, images).usage
+
+
+class Skips(Branches):
+    """``both`` reads the first ReLU too, which ``left`` and ``right`` read."""
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        x = torch.cat([x, self.relu_left(self.left(x)) + self.relu_right(self.right(x))], 1)
+        return self.fc(F.adaptive_avg_pool2d(self.relu_both(self.both(x)), 1).flatten(1))
+
+
+def test_a_reader_of_several_widths_counts_with_the_widest(images):
+    model = Skips().eval()
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [images])
+    for asked, counted in ((2, 4), (6, 6)):
+        assign_bits_(model, {"left": (4, asked)})
+        assert model.both.spec.input_bits == counted
+
+
+def test_a_new_width_forgets_what_that_weight_was_averaged_from(small, quantized):
+    quantized(small, "uniq", 4, 4)
+    spec = small[3].spec.weight
+    small[3].spec = replace(small[3].spec, averaged_from={"weight": spec, "bias": spec})
+    assign_bits_(small, {"3": (4, 2)})
+    assert small[3].spec.averaged_from == {"weight": spec, "bias": spec}
+    assign_bits_(small, {"3": (2, 2)})
+    assert small[3].spec.averaged_from == {"bias": spec}
 
 
 def test_two_readers_that_disagree_are_named(branches):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from flatbit.quant.assignment import assignment
-from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.calibrate import Calibration, calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.optimal_step import midrise_step, unsigned_step
 from flatbit.quant.presets import policy
@@ -78,6 +78,18 @@ def test_number_of_batches_can_be_given(small):
     quantize_(small, policy("faq", weights=4, activations=4))
     assert calibrate_(small, (torch.randn(2, 1, 8, 8) for _ in range(9)), num_batches=7).num_batches == 7
     assert calibrate_(small, [torch.randn(2, 1, 8, 8)] * 2).num_batches == 2  # all there are
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_uniq_sees_no_more_batches_than_it_is_given(small, count):
+    quantize_(small, policy("uniq", weights=2, activations=2))
+    seen = calibrate_(small, [torch.randn(4, 1, 8, 8) for _ in range(5)], num_batches=count)
+    assert seen == Calibration(num_batches=count, num_samples=4 * count)
+
+
+def test_weights_alone_need_no_batches(small):
+    quantize_(small, policy("sqwa", weights=2))
+    assert calibrate_(small, []) == Calibration(num_batches=0, num_samples=0)
 
 
 def test_mixed_methods_need_one_pass_over_a_stream(small):

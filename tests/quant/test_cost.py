@@ -72,6 +72,17 @@ def test_bytes_by_hand(small):
     assert cost(small, (1, 8, 8)).size_bytes == sum(by_name.values())
 
 
+def test_bits_are_rounded_up_to_whole_bytes():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False))
+    quantize_(model, policy("sqwa-all", weights=3))
+    assert cost(model, (3,)).size_bytes == 4 + 4  # 27 bits, and a step
+
+
+def test_a_layer_is_what_holds_tensors_itself():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.BatchNorm1d(4, affine=False)))
+    assert [layer.name for layer in cost(model, (4,)).layers] == ["0", "2.0"]
+
+
 def test_fixed_point_parameters_take_their_bits(small):
     quantize_(small, policy("faq", weights=4, activations=4))
     by_name = {layer.name: layer for layer in cost(small, (1, 8, 8)).layers}

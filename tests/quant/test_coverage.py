@@ -10,6 +10,7 @@ from flatbit.quant.presets import policy
 def test_what_is_quantized_float_and_refused(net):
     report = quantize_(net, policy("uniq", weights=1, activations=1))
     assert [layer.name for layer in report.kept_float] == ["conv1", "layers.1.0.shortcut", "layers.2.0.shortcut", "fc"]
+    assert {layer.reason for layer in report.kept_float} == {"float by policy"}
     assert len(report.quantized) == 6
     assert not report.refused
     weights = {name: p.numel() for name, p in net.named_parameters() if p.ndim > 1}
@@ -36,6 +37,10 @@ def test_a_float_model_is_all_float(small):
     assert not report.quantized
     assert report.fraction == 0
     assert coverage_of(nn.ReLU()).fraction == 0
+
+
+def test_a_single_weight_is_all_of_them():
+    assert quantize_(nn.Sequential(nn.Linear(1, 1)), policy("sqwa-all", weights=2)).fraction == 1.0
 
 
 def test_channel_steps_are_told(net):

@@ -73,6 +73,7 @@ def test_one_step_per_channel():
 def test_values_off_the_grid_are_refused_with_an_example():
     with pytest.raises(ValueError, match=r"1 of 2 values are not on the grid.*such as 0\.2"):
         grid().codes(torch.tensor([0.125, 0.2]))
+    assert not grid().contains(torch.tensor([0.125, 0.2]))
     assert not grid().contains(torch.tensor([0.625]))  # a level of the pattern, but above the highest
     assert not grid().contains(torch.tensor([float("nan")]))
 

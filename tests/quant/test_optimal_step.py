@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import laplace, norm
 
-from flatbit.quant.optimal_step import midrise_step, midtread_step, power_of_two_width, unsigned_step
+from flatbit.quant.optimal_step import _distortion, midrise_step, midtread_step, power_of_two_width, unsigned_step
 
 # Spec 1(a) and 1(d), columns D_w and D_a for b = 1..8 (methods specification, tables of 1(a) and 1(d)).
 MIDRISE = {
@@ -51,6 +51,12 @@ def test_steps_are_where_the_integrated_error_is_least(bits, density):
         least = distortion(step, first, count, density)
         assert least < distortion(step * 1.01, first, count, density)
         assert least < distortion(step * 0.99, first, count, density)
+
+
+@densities
+@pytest.mark.parametrize(("step", "count"), [(0.9, 1), (0.4, 3), (0.1, 7)])
+def test_the_error_in_closed_form_is_the_integral(step, count, density):
+    assert _distortion(step, count, density) == pytest.approx(distortion(step, 1.0, count, density), rel=1e-6)
 
 
 def test_uniq_table_1_signal_to_noise():

@@ -96,6 +96,20 @@ def test_unknown_setting_and_bad_bits():
         policy("uniq", weights=2).override("*", weight=4)
     with pytest.raises(ValueError, match="weights=9: expected 1 to 8 bits, or 32"):
         policy("uniq", weights=2).override("*", weights=9)
+    for setting in ("norm", "bias"):
+        with pytest.raises(ValueError, match=rf"override\('fc'\): {setting}=8: expected a TensorSpec, or None for"):
+            policy("uniq", weights=2).override("fc", **{setting: 8})
+
+
+@pytest.mark.parametrize("bits", [*range(1, 9), 32])
+def test_bits_that_there_are_pass(bits):
+    check_bits("weights", bits)
+
+
+def test_outputs_are_quantized_where_the_policy_places_activations_there():
+    assert policy("hol", weights=2, activations=2).places_outputs()
+    assert not policy("hol", weights=2).places_outputs()
+    assert not policy("uniq", weights=2, activations=2).places_outputs()
 
 
 @pytest.mark.parametrize("bits", [0, -1, 9, 16, 31, 33])

@@ -177,9 +177,10 @@ def test_policy_remembers_its_preset_name():
     assert policy("lsq", weights=2).name == "lsq"
 
 
-def test_hol_works_on_models_without_residuals():
+@pytest.mark.parametrize("name", ["hol", "hol-imagenet"])
+def test_hol_works_on_models_without_residuals(name):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
-    assert quantize_(model, policy("hol", weights=2, activations=2)).quantized
+    assert quantize_(model, policy(name, weights=2, activations=2)).quantized
 
 
 def test_pacts_clips_start_at_ten_and_an_option_replaces_them():

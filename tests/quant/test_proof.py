@@ -189,7 +189,7 @@ def test_a_layer_that_reads_a_float_sum_gets_its_own_quantizer():
     model = nn.Sequential(
         nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
     )
-    x = torch.randn(16, 8)
+    x = torch.randn(8, 8)
     quantize_(model, policy("faq", weights=4, activations=4))
     calibrate_(model, [x])
     assert prove(model, x).usage["4.input_quantizer"].allowed == 15
@@ -197,7 +197,7 @@ def test_a_layer_that_reads_a_float_sum_gets_its_own_quantizer():
 
 def test_a_collapsed_or_nan_step_is_caught(net, images, quantized):
     quantized(net)
-    net.layers[0][0].conv1.weight.data.fill_(float("nan"))
+    net.layers[0][0].conv1.weight.data[0].fill_(float("nan"))
     with pytest.raises(QuantizationError, match=r"layer 'layers\.0\.0\.conv1' is NaN or infinite"):
         prove(net, images)
 

@@ -248,12 +248,13 @@ def test_works_in_inference_mode_where_tensors_count_no_versions():
 def test_bits_are_a_whole_number_in_floating_point_that_averages_leave():
     quantizer = UniqWeight(3, SITE)
     quantizer.observe_(torch.randn(8))
-    x = torch.randn(8)
+    x = torch.linspace(-5, 5, 8)
     expected = quantizer(x)
     assert quantizer.bits.is_floating_point()
     quantizer.bits.mul_(1 - 1e-4)  # what an exponential average makes of it
     assert quantizer.stated_bits == quantizer.bit_width() == 3
     assert torch.equal(quantizer(x), expected)
+    assert torch.equal(torch.func.vmap(quantizer)(x[None])[0], expected)
     again = UniqWeight(3, SITE)
     again.load_state_dict(quantizer.state_dict())
     assert torch.equal(again(x), expected)

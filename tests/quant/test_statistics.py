@@ -38,6 +38,11 @@ def test_percentile_is_numpys_inverted_cdf(values, percent):
     assert found == np.float32(np.percentile(np.array(values, dtype=np.float32), percent, method="inverted_cdf"))
 
 
+@pytest.mark.parametrize(("count", "rank"), [(1000, 999), (41_000, 40_959)])  # 40959.00000000001 in floating point
+def test_percentile_is_exact_where_the_rank_is_whole(count, rank):
+    assert float(percentile(torch.arange(1.0, count + 1), 99.9)) == rank
+
+
 def test_percentile_of_the_whole_is_the_largest():
     x = torch.randn(1000)
     assert percentile(x, 100) == x.max()
@@ -47,3 +52,8 @@ def test_percentile_of_the_whole_is_the_largest():
 def test_half_precision_is_reduced_in_float32():
     x = torch.full((4096,), 0.1).half()
     assert float(mean_magnitude(x)) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_statistics_pass_no_gradient():
+    x = torch.randn(20, requires_grad=True)
+    assert not any(figure.requires_grad for figure in (spread(x), mean_magnitude(x), percentile(x, 50)))

@@ -13,6 +13,7 @@ from flatbit.quant.table import (
     add_layer,
     bits_of,
     has_quantized_layers,
+    has_unknown_products,
     is_quantized,
     is_weighted,
     linear_macs,
@@ -72,6 +73,7 @@ def test_slots_by_role(small):
     assert slots_of(small[3], "weight", "bias") == (Slot("weight", "weight"), BIAS)
     assert [slot.name for slot in slots_of(small[1])] == ["weight", "bias"]
     assert [slot.name for slot in slots_of(small[2])] == ["output"]
+    assert slots_of(nn.Conv2d(1, 1, 1), "weight")[0].channel_axis == 0
     assert slots_of(nn.ConvTranspose2d(1, 1, 1), "weight")[0].channel_axis == 1
     assert slots_of(nn.Dropout()) == ()
 
@@ -95,6 +97,19 @@ def test_own_weights_are_matrices_that_a_module_holds_itself():
     reparametrized = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
     assert shapes(reparametrized) == [(2, 1), (2, 3)]
     assert shapes(reparametrized.parametrizations.weight) == []
+
+
+class Holds(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.p = nn.Parameter(torch.ones(shape))
+
+
+def test_products_are_unknown_of_a_matrix_outside_the_table():
+    assert has_unknown_products(Holds(2, 2))
+    assert has_unknown_products(Holds(1, 2, 3, 1))
+    vectors = (Holds(4), Holds(1, 4, 1, 1), Holds(1, 1))
+    assert not any(map(has_unknown_products, (*vectors, nn.Linear(2, 2), nn.Embedding(2, 2), nn.ReLU())))
 
 
 def test_bits_in_use(net, quantized):

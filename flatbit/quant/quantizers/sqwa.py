@@ -103,7 +103,7 @@ def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Te
     step = least(step, STARTS) if len(step) > STARTS else step
     for _ in range(200):
         products, squares = nearest(step)
-        previous, step = step, torch.where(squares > 0, products / squares.clamp_min(1), step / 2)
+        previous, step = step, torch.where(squares > 0, products / squares, step / 2)
         if bool(((step - previous).abs() <= 1e-6 * previous).all()):
             break
     return least(step, 1)[0].clamp_min(SMALLEST_STEP).to(start.dtype)

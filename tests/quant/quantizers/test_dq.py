@@ -13,10 +13,17 @@ def with_range(quantizer, step, reach):
     return quantizer
 
 
-def test_step_is_the_nearest_power_of_two_and_the_range_a_multiple(site):
-    quantizer = with_range(DqWeight(4, site()), 0.3, 0.9)
-    grid = quantizer.grid(torch.zeros(1).double())
-    assert (float(grid.step), grid.low, grid.high) == (0.25, -4, 4)  # 0.9 / 0.25 = 3.6, so q' = 4 d'
+@pytest.mark.parametrize("d", [0.3, 0.2])
+def test_step_is_the_nearest_power_of_two_and_the_range_a_multiple(d, site):
+    weight, signed = DqWeight(4, site()), DqActivation(4, site("input"), signed=True)
+    for quantizer, low in ((weight, -4), (signed, -4), (DqActivation(4, site("input")), 0)):
+        grid = with_range(quantizer, d, 0.9).grid(torch.zeros(1).double())
+        assert (float(grid.step), grid.offset, grid.low, grid.high) == (0.25, 0, low, 4)  # 0.9 / 0.25 = 3.6: q' = 4 d'
+
+
+def test_a_range_below_half_a_step_is_one_step(site):
+    quantizer = with_range(DqWeight(4, site()), 0.5, 0.1)
+    assert quantizer(torch.tensor([-3.0, 0.2, 3.0]).double()).tolist() == [-0.5, 0.0, 0.5]
 
 
 def test_forward_and_gradients_of_parametrization_u3(site, gradients, x64, g64):
@@ -35,30 +42,59 @@ def test_unsigned_activations(site, gradients, x64, g64):
     quantizer = with_range(DqActivation(4, site("input")), 0.125, 0.625)
     expected = 0.125 * (x64.clamp(0, 0.625) / 0.125 + 0.5).floor()
     assert torch.allclose(quantizer(x64), expected)
-    found = gradients(quantizer, x64, g64)
+    found, inside = gradients(quantizer, x64, g64), (x64 >= 0) & (x64 <= 0.625)
+    assert float(found["step"]) == pytest.approx(float((g64 * inside * (expected - x64) / 0.125).sum()))
     assert float(found["reach"]) == pytest.approx(float((g64 * (x64 > 0.625)).sum()))
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_signed_activations_are_quantized_as_weights(bits, site, gradients, x64, g64):
+    weight = with_range(DqWeight(bits, site()), 0.3, 0.9)
+    activation = with_range(DqActivation(bits, site("input"), signed=True), 0.3, 0.9)
+    assert torch.equal(activation(x64), weight(x64))
+    expected = gradients(weight, x64, g64)
+    assert all(torch.equal(g, expected[name]) for name, g in gradients(activation, x64, g64).items())
+
+
+def test_the_widths_gradients_are_those_of_its_logarithm(site):
+    """``log2(q'/d' + 1)`` with d' = 1/4, q' = 1, straight through both roundings."""
+    slope = 1 / (math.log(2) * (1.0 / 0.25 + 1))
+    for quantizer in (DqWeight(4, site()), DqActivation(4, site("input"))):
+        with_range(quantizer, 0.3, 0.9).width().backward()
+        assert float(quantizer.reach.grad) == pytest.approx(slope / 0.25)
+        assert float(quantizer.step.grad) == pytest.approx(-slope * 1.0 / 0.25**2)
 
 
 @pytest.mark.parametrize(("levels", "bits"), [(1, 2), (3, 3), (4, 4), (7, 4), (8, 5), (127, 8)])
 def test_bit_width_of_weights_follows_from_the_range(levels, bits, site):
-    assert with_range(DqWeight(4, site()), 0.5, 0.5 * levels).bit_width() == bits
+    quantizer = with_range(DqWeight(4, site()), 0.5, 0.5 * levels)
+    assert float(quantizer.width().detach()) == quantizer.bit_width() == bits
     assert bits == math.ceil(math.log2(levels + 1) + 1)
 
 
 @pytest.mark.parametrize(("levels", "bits"), [(1, 1), (3, 2), (4, 3), (255, 8)])
 def test_bit_width_of_activations(levels, bits, site):
-    assert with_range(DqActivation(4, site("input")), 0.5, 0.5 * levels).bit_width() == bits
-    if levels < 128:
-        assert with_range(DqActivation(4, site("input"), signed=True), 0.5, 0.5 * levels).bit_width() == bits + 1
+    for signed in (False, True) if levels < 128 else (False,):
+        quantizer = with_range(DqActivation(4, site("input"), signed=signed), 0.5, 0.5 * levels)
+        assert float(quantizer.width().detach()) == quantizer.bit_width() == bits + signed
 
 
 def test_never_more_than_eight_bits(site):
-    assert with_range(DqWeight(4, site()), 2.0**-10, 1e6).bit_width() == 8
-    assert with_range(DqActivation(4, site("input")), 2.0**-10, 1e6).bit_width() == 8
+    weight, signed = DqWeight(4, site()), DqActivation(4, site("input"), signed=True)
+    for quantizer, high in ((weight, 127), (signed, 127), (DqActivation(4, site("input")), 255)):
+        with_range(quantizer, 2.0**-10, 1e6)
+        assert quantizer.grid(torch.zeros(1).double()).high == high
+        assert float(quantizer.width().detach()) == quantizer.bit_width() == 8
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_weights_take_2_to_8_bits(bits, site):
+    with pytest.raises(ValueError, match=rf"takes 2 to 8 bits, got {bits}"):
+        DqWeight(bits, site())
 
 
 def test_starts_of_saqs_appendix(site):
-    w = torch.tensor([0.9, -0.2])
+    w = torch.tensor([-0.9, 0.2])
     quantizer = DqWeight(4, site())
     quantizer.observe_(w)
     assert float(quantizer.step.detach()) == 2.0 ** math.ceil(math.log2(0.9 / 7))

@@ -61,6 +61,9 @@ def test_step_follows_the_weight_and_has_no_state(site):
     assert list(quantizer.parameters()) == []
     w = torch.randn(1000)
     assert step_of(quantizer, 4 * w) == 4 * step_of(quantizer, w)
+    assert step_of(quantizer, 0.8 * w / w.std()) == 0.25  # at 3 bits 0.5
+    quantizer.bits.mul_(1 - 1e-4)  # what an exponential average makes of them
+    assert step_of(quantizer, 0.8 * w / w.std()) == 0.25
 
 
 def test_weight_gradient_is_unmasked(site, gradients, x64, g64):
@@ -83,6 +86,29 @@ def test_activation_range_is_the_next_power_of_two_of_the_percentile(bits, perce
     assert float(quantizer.step) == 2.0 ** (math.ceil(math.log2(top)) - bits)
 
 
+@pytest.mark.parametrize(("bits", "y_max"), [(1, 1), (4, 1), (5, 128), (8, 128)])
+def test_one_value_in_2000_counts_above_four_bits_alone(bits, y_max, site):
+    quantizer = FaqActivation(bits, site("input"))
+    quantizer.observe_(torch.tensor([1.0] * 1999 + [100.0]).repeat(10))
+    assert float(quantizer.step) == y_max * 0.5**bits
+
+
+def test_signed_ranges_count_magnitudes_and_unsigned_ones_values(site):
+    x = torch.linspace(-7.0, 0.9, 101)
+    signed, unsigned = FaqActivation(2, site("input"), signed=True), FaqActivation(2, site("input"), signed=False)
+    for quantizer in (signed, unsigned):
+        quantizer.observe_(x)
+    assert float(signed.step) == 8 / 2
+    assert float(unsigned.step) == 1 / 4
+
+
+def test_zeros_say_nothing_of_the_range(site):
+    quantizer = FaqActivation(4, site("input"))
+    quantizer.observe_(torch.zeros(10))
+    assert not quantizer.calibrated
+    assert 0 < step_of(FaqWeight(4, site()), torch.zeros(10)) < 1e-8
+
+
 def test_signed_activation_range_spans_both_sides(site):
     quantizer = FaqActivation(8, site("input"))
     quantizer.observe_(torch.linspace(-2.6, 2.6, 10_001))
@@ -98,12 +124,18 @@ def test_activation_gradient_is_masked_and_the_step_fixed(site, gradients, x64, 
     assert set(found) == {"x"}
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_control_without_calibration(bits, site):
     quantizer = FaqActivation(bits, site("input"), calibrate=False)
     quantizer.observe_(torch.rand(10) * 1000)
     reach = 2 ** (bits / 2) - 1
     assert float(quantizer.step) == 2.0 ** math.ceil(math.log2(reach / (2**bits - 1)))
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_weights_take_2_to_8_bits(bits, site):
+    with pytest.raises(ValueError, match=rf"takes 2 to 8 bits, got {bits}"):
+        FaqWeight(bits, site())
 
 
 def test_one_bit_symmetric_is_refused(site):

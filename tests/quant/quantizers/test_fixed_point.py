@@ -32,6 +32,19 @@ def test_the_largest_values_survive_the_way_to_a_code_and_back(bits, dtype, site
     )
 
 
+@pytest.mark.parametrize(("bits", "exponent"), [(2, -1), (8, -4), (32, -16)])
+def test_half_of_the_bits_are_fractional_unless_it_says(bits, exponent, site):
+    x = torch.zeros(1)
+    assert float(FixedPoint(bits, site()).grid(x).step) == 2.0**exponent
+    assert float(FixedPoint(bits, site(), exponent=3).grid(x).step) == 8.0
+
+
+@pytest.mark.parametrize("bits", [1, 33])
+def test_takes_2_to_32_bits(bits, site):
+    with pytest.raises(ValueError, match=rf"takes 2 to 32 bits, got {bits}"):
+        FixedPoint(bits, site())
+
+
 def test_gradient_is_identity(site, gradients, x64, g64):
     assert torch.equal(gradients(FixedPoint(8, site(), exponent=-4).double(), 100 * x64, g64)["x"], g64)
 

@@ -39,6 +39,11 @@ def test_activations_scale_by_the_features_of_one_sample(bits, site, gradients, 
     assert float(found["step"]) == pytest.approx(ds * (16 * qp) ** -0.5)
 
 
+def test_one_sample_is_enough(site, gradients, x64, g64):
+    found = gradients(with_step(LsqActivation(3, site("input")), 0.3), x64[None], g64[None])
+    assert float(found["step"]) == pytest.approx(closed_form(x64, g64, 0.3, 0, 7)[2] * (64 * 7) ** -0.5)
+
+
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_signed_activations_are_twos_complement(bits, site, gradients, x64, g64):
     x, g = x64.reshape(4, 16), g64.reshape(4, 16)

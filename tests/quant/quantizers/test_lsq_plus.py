@@ -35,8 +35,15 @@ def test_gradient_scale_reaches_the_step_alone(site, gradients, x64, g64):
     assert float(scaled["shift"]) == pytest.approx(float(plain["shift"]))
 
 
-def test_weight_start_reaches_three_deviations(site):
-    w = torch.randn(4000) + 0.5
+def test_one_sample_is_enough(site, gradients, x64, g64):
+    found = gradients(with_range(3, site, 0.21, -0.37), x64[None], g64[None])
+    plain = gradients(with_range(3, site, 0.21, -0.37, gradient_scale=False), x64, g64)
+    assert float(found["step"]) == pytest.approx(float(plain["step"]) * (64 * 7) ** -0.5)
+
+
+@pytest.mark.parametrize("mean", [0.5, -0.5])
+def test_weight_start_reaches_three_deviations(mean, site):
+    w = torch.randn(4000) + mean
     quantizer = LsqPlusWeight(4, site())
     quantizer.observe_(w)
     reach = max(abs(float(w.mean() - 3 * w.std())), abs(float(w.mean() + 3 * w.std())))
@@ -73,6 +80,18 @@ def test_exact_grid_is_found():
     s, b = best_affine_grid(0.7 * codes - 0.2, torch.tensor(0.7), torch.tensor(-0.2), 3)
     assert float(s) == pytest.approx(0.7, rel=1e-5)
     assert float(b) == pytest.approx(-0.2, abs=1e-5)
+
+
+@pytest.mark.parametrize("x", [[0.0, 1.0, 0.0, 2.0, 0.0, 3.0], [0.0, 2.0, 0.0, 2.0]])
+def test_the_start_counts_every_value_of_a_small_batch(x):
+    s, b = best_affine_grid(torch.tensor(x), torch.tensor(1.1), torch.tensor(0.0), 3)
+    assert (float(s), float(b)) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_weights_take_2_to_8_bits(bits, site):
+    with pytest.raises(ValueError, match=rf"takes 2 to 8 bits, got {bits}"):
+        LsqPlusWeight(bits, site())
 
 
 def test_constant_input_gives_no_range(site):

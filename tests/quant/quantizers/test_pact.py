@@ -40,6 +40,15 @@ def test_start_is_the_largest_percentile_of_the_batches(site):
     assert float(quantizer.clip.detach()) == 9990.0
 
 
+def test_signed_ranges_start_from_magnitudes_and_unsigned_ones_from_values(site):
+    x = torch.cat([-torch.arange(1.0, 1001.0), torch.arange(1.0, 1001.0) / 10])
+    signed, unsigned = PactActivation(2, site("input"), signed=True), PactActivation(2, site("input"), signed=False)
+    for quantizer in (signed, unsigned):
+        quantizer.observe_(x)
+    assert float(signed.clip.detach()) == 998.0  # the 1998th of 2000 magnitudes
+    assert float(unsigned.clip.detach()) == pytest.approx(99.8)
+
+
 @pytest.mark.parametrize("clip", [10.0, 1.0])
 def test_fixed_starts_of_the_papers(clip, site):
     quantizer = PactActivation(4, site("input"), clip=clip)

@@ -76,6 +76,30 @@ def test_activation_starts(site):
         assert float(quantizer.clip.detach()) == pytest.approx(expected)
 
 
+def test_a_convolutions_clip_starts_at_one_whatever_the_input_but_zeros(site):
+    quantizer = SaqActivation(4, site("input"))
+    quantizer.observe_(torch.zeros(5))
+    assert not quantizer.calibrated
+    for x in (torch.full((5,), 0.1), torch.zeros(5), torch.full((5,), 9.0)):
+        quantizer.observe_(x)
+        assert float(quantizer.clip.detach()) == 1.0
+
+
+def test_a_linear_layers_clip_starts_from_the_largest_magnitude(site):
+    quantizer = SaqActivation(4, site("input", kind="linear"))
+    quantizer.observe_(torch.tensor([-5.0, 1.0]))
+    assert float(quantizer.clip.detach()) == pytest.approx(4.0)
+
+
+def test_clips_decay_with_the_weights():
+    assert SaqWeight.decays
+    assert SaqActivation.decays
+
+
+def test_a_convolution_of_zeros_gives_no_nan(site):
+    assert bool(with_clip(SaqWeight(2, site()), 1.0)(torch.zeros(2, 2, 3, 3).double()).isfinite().all())
+
+
 def test_signed_input_gets_symmetric_levels(site):
     quantizer = SaqActivation(2, site("input"))
     x = torch.tensor([-3.0, -0.2, 0.2, 3.0])

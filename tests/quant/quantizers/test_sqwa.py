@@ -84,6 +84,14 @@ def test_one_bit_is_plus_or_minus_the_mean_magnitude(site):
     assert quantizer(w).tolist() == [1.0, -1.0, 1.0, 1.0]  # mean |w| = 1, sign(0) = +1
 
 
+@pytest.mark.parametrize("w", [[3.0], [1.0, -1.0], [1.0, 2.0, -3.0]])
+def test_one_bit_is_the_mean_magnitude_of_a_few_weights_too(w, site):
+    w = torch.tensor(w)
+    quantizer = SqwaWeight(1, site())
+    quantizer.observe_(w)
+    assert torch.allclose(quantizer(w), w.abs().mean() * w.sign())
+
+
 def test_halves_go_away_from_zero(site):
     quantizer = SqwaWeight(3, site())
     quantizer._set_("step", torch.tensor(1.0))
@@ -122,6 +130,18 @@ def test_step_scales_with_the_weights():
     w = torch.randn(500, dtype=torch.float64)
     small = least_squares_step(w, w.std(), 0.0, 3)
     assert float(least_squares_step(1000 * w, 1000 * w.std(), 0.0, 3)) == pytest.approx(1000 * float(small), rel=1e-5)
+
+
+@pytest.mark.parametrize("grid", ["midtread", "midrise"])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_the_step_found_scales_with_the_weights(bits, scale, grid, site):
+    w, steps = torch.randn(500, dtype=torch.float64), []
+    for weight in (w, scale * w):
+        quantizer = SqwaWeight(bits, site(), grid=grid).double()
+        quantizer.observe_(weight)
+        steps.append(float(quantizer.step))
+    assert steps[1] == pytest.approx(scale * steps[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])

@@ -125,16 +125,17 @@ def test_signed_input_takes_the_weight_form(site):
 
 
 @pytest.mark.parametrize(
-    ("start", "bits", "expected"), [(0.1, 2, 0.1), (0.2, 3, 0.2), ("lsq", 2, 2.0), ("lsq", 3, 2 / 3**0.5)]
+    ("start", "bits", "expected"),
+    [(0.1, 2, 0.1), (0.2, 3, 0.2), ("lsq", 1, 6.0), ("lsq", 2, 6.0), ("lsq", 3, 6 / 3**0.5)],
 )
 def test_other_starts_of_table_5(start, bits, expected, site):
-    w = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    w = torch.tensor([3.0, -3.0, 3.0, -3.0])
     quantizer = UniqWeight(bits, site(), start=start)
     quantizer.observe_(w)
     assert float(quantizer.step.detach()) == pytest.approx(expected)
     activation = UniqActivation(2, site("input"), start=start)
     activation.observe_(w.abs())
-    assert float(activation.step.detach()) == pytest.approx(start if start != "lsq" else 2 / 3**0.5)
+    assert float(activation.step.detach()) == pytest.approx(start if start != "lsq" else 6 / 3**0.5)
 
 
 @bits_1_to_8

@@ -27,8 +27,9 @@ def test_activations_are_signs_with_a_window_gradient(site, gradients, x64, g64)
 
 
 def test_never_negative_input_is_refused(site):
-    with pytest.raises(ValueError, match=r"layer 'layer'.*never negative.*batch-norm, sign, convolution.*uniq"):
-        XnorActivation(1, site("input")).observe_(torch.rand(5))
+    for x in (torch.rand(5), torch.tensor([0.0, 0.5])):
+        with pytest.raises(ValueError, match=r"layer 'layer'.*never negative.*batch-norm, sign, convolution.*uniq"):
+            XnorActivation(1, site("input")).observe_(x)
     XnorActivation(1, site("input")).observe_(torch.tensor([-0.1, 0.5]))
 
 
