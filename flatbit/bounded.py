@@ -43,6 +43,6 @@ def length_of(items: Iterable[object]) -> int | None:
     """How many ``items`` there are, as they state it; None where they do not, as a DataLoader of an IterableDataset."""
     try:
         length = length_hint(items, -1)
-    except NotImplementedError:
+    except (NotImplementedError, OverflowError):
         return None
     return None if length < 0 else length

@@ -20,8 +20,10 @@ def nonempty(batches: Iterable[T], who: str, limit: int | None = None) -> Iterat
         limit: how many to take, of an endless iterable too; None for all of one that ends (``bounded``).
 
     Raises:
-        ValueError: there is none; while iterating, an iterable without a limit that seems endless.
+        ValueError: there is none, or none asked for; while iterating, an iterable without a limit that seems endless.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"{who}: num_batches={limit}: expected 1 or more, or None for all of an iterable that ends")
     iterator = bounded(batches, who) if limit is None else islice(batches, limit)
     for first in iterator:
         return chain((first,), iterator)

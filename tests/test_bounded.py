@@ -25,6 +25,11 @@ class Unstated(IterableDataset):
         return iter(range(7))
 
 
+class TooMany(Unstated):
+    def __len__(self):
+        return 10**30
+
+
 class Refusing(Unstated):
     def __len__(self):
         raise NotImplementedError
@@ -76,6 +81,7 @@ def test_nothing_is_fetched_ahead():
         (DataLoader(range(5), batch_size=2), 3),
         (DataLoader(Unstated(), batch_size=2), None),
         (Refusing(), None),
+        (TooMany(), None),
     ],
     ids=str,
 )
