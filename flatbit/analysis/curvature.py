@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.pairs import pair_of
 from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
@@ -49,6 +50,7 @@ def hessian(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
+    num_batches: int | None = None,
     max_iterations: int = 100,
     tolerance: float = 1e-3,
     seed: int = 0,
@@ -63,19 +65,22 @@ def hessian(
     Args:
         model: float or quantized and calibrated; left as it is, gradients included.
         batches: iterable of ``(x, y)``, kept in memory: SAQ takes 500 training images, not augmented.
+        num_batches: how many to take; None for all of an iterable that ends (``flatbit.bounded``).
         max_iterations: at most this many; each costs a forward, a backward, and a backward through both.
         tolerance: stop where the eigenvalue changes by a smaller share.
         seed: of the vector to start from.
 
     Raises:
-        ValueError: no batches, nothing that trains, a curvature that is not finite, settings out of range.
+        ValueError: no batches, or no end of them; what is no pair ``(x, y)``; nothing that trains, a curvature that
+            is not finite, settings out of range.
     """
     if max_iterations < 1 or not tolerance > 0:
         raise ValueError(f"{max_iterations=}, {tolerance=}: expected 1 iteration or more and a positive tolerance")
     if isinstance(model, DistributedDataParallel):
         model = model.module
     device = device_of(model)
-    data = [(x.to(device), y.to(device)) for x, y in nonempty(batches, "hessian")]
+    pairs = (pair_of(batch, "hessian: a batch") for batch in nonempty(batches, "hessian", num_batches))
+    data = [(x.to(device), y.to(device)) for x, y in pairs]
     eagerly = torch.compiler.set_stance  # a compiled graph has no second derivatives
     with eagerly("force_eager"), _variables(model) as variables, modes_kept(model), torch.enable_grad():
         model.eval()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
+from ..data.pairs import pair_of
 from ..metrics.health import Finding, examine, site_of, suspects
 from ..nonempty import nonempty
 from ..progress import track
@@ -40,6 +41,7 @@ CALM = (
     "or average captures of the last epochs (SQWA)"
 )
 SLOWER = "lower the lr, or warm it up"
+THE_DOCTOR = "the doctor"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +102,9 @@ def diagnose(
         The diagnosis. A broken model is not probed.
 
     Raises:
-        ValueError: no batches.
+        ValueError: no batches, ones that are used up after a pass, what is no pair ``(x, y)``.
     """
-    x, _ = next(nonempty(batches, "the doctor"))
+    x, _ = pair_of(next(nonempty(batches, THE_DOCTOR, 1)), f"{THE_DOCTOR}: the first batch")
     examined = examine(model, x)
     count = sum(1 for _ in quantizers_of(model))
     broken = any(finding.problem in ("not finite", "does not run") for finding in examined)
@@ -135,8 +137,9 @@ def _probe(
     watched = [_Watched(quantizer, weight) for quantizer, weight in _with_weights(patient)]
     diverged: list[Finding] = []
     lr = optimizer.param_groups[0]["lr"]
-    stream = track(islice(_repeated(batches), updates), f"probing at lr {lr:.2g}", total=updates)
-    for step, (x, y) in enumerate(stream, start=1):
+    stream = track(islice(_repeated(batches, updates), updates), f"probing at lr {lr:.2g}", total=updates)
+    for step, batch in enumerate(stream, start=1):
+        x, y = pair_of(batch, f"{THE_DOCTOR}: a batch")
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(patient(x), y).backward()
         optimizer.step()
@@ -200,10 +203,10 @@ def _with_weights(model: nn.Module) -> list[tuple[Quantizer, Tensor | None]]:
     return [(q, weights.get(q)) for _, q in quantizers_of(model)]
 
 
-def _repeated(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, again and again."""
+def _repeated(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    """The first ``most`` batches, again and again. Raises ValueError where they are used up, as a generator's."""
     while True:
-        yield from batches
+        yield from nonempty(batches, THE_DOCTOR, most)
 
 
 def _diverged(finding: Finding, step: int, lr: float) -> Finding:

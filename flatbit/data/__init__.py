@@ -9,7 +9,8 @@ from typing import Any
 
 from ..registry import Registry, import_object, nearest
 from .batches import Data
-from .user import About, user_data
+from .form import About
+from .user import user_data
 
 __all__ = ["DATASETS", "About", "Data", "load", "user_data"]
 

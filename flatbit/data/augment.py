@@ -59,7 +59,7 @@ def crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image left and right with probability 1/2."""
-    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    chosen = torch.rand(len(images), generator=generator, device=images.device, dtype=torch.float32) < 0.5
     rows = images.permute(0, 2, 3, 1)
     both = torch.cat([rows, rows.flip(2)])  # whole images are then selected, without asking the device how many
     index = torch.arange(len(images), device=images.device) + len(images) * chosen
@@ -69,7 +69,7 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Set one square of ``side`` pixels per image to zero, centred anywhere (it may hang over the edge)."""
     n, _, height, width = images.shape
-    centres = torch.rand(2, n, generator=generator, device=images.device)
+    centres = torch.rand(2, n, generator=generator, device=images.device, dtype=torch.float32)
     top = (centres[0] * height).long() - side // 2
     left = (centres[1] * width).long() - side // 2
     rows = torch.arange(height, device=images.device) - top[:, None]

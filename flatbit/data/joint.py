@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .arguments import check_sides
 from .augment import Augment
-from .batches import VOID
+from .batches import VOID, Task
 
 
 @final
@@ -43,7 +43,13 @@ class JointAugment:
             check_sides("size", self.size)
 
     def __call__(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Augmented copies of images uint8 (N, C, H, W) and masks uint8 (N, H, W), of the window's size."""
+        """Augmented copies, of the window's size.
+
+        Args:
+            images: (N, C, H, W), uint8, or float (of any range; float32 comes back).
+            masks: (N, H, W), uint8 or a wider type of whole numbers.
+            generator: on the images' device.
+        """
         height, width = images.shape[2:]
         rows, columns = self._places(len(images), height, width, generator)
         inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
@@ -51,8 +57,9 @@ class JointAugment:
         read = F.grid_sample(
             images.float(), grid.movedim(0, -1), mode="bilinear", padding_mode="border", align_corners=False
         )
-        fill = torch.tensor(self.fill, device=images.device).reshape(1, -1, 1, 1)
-        pixels = torch.where(inside[:, None], read, fill).round_().to(images.dtype)
+        fill = torch.tensor(self.fill, device=images.device, dtype=torch.float32).reshape(1, -1, 1, 1)
+        pixels = torch.where(inside[:, None], read, fill)
+        pixels = pixels if images.is_floating_point() else pixels.round_().to(images.dtype)
         row, column = _nearest(rows, height), _nearest(columns, width)
         sample = torch.arange(len(images), device=images.device)
         found = masks[sample[:, None, None], row[:, :, None], column[:, None, :]]
@@ -61,7 +68,7 @@ class JointAugment:
     def _places(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the windows' rows (N, h) and columns (N, w) lie in their images, in pixels."""
         h, w = self.size or (height, width)
-        draws = torch.rand(4, n, 1, generator=generator, device=generator.device)
+        draws = torch.rand(4, n, 1, generator=generator, device=generator.device, dtype=torch.float32)
         least, largest = self.scale
         scale = least + (largest - least) * draws[0]
         rows = torch.arange(h, device=draws.device) + draws[1] * (scale * height - h)
@@ -78,6 +85,19 @@ def augmented(
     if isinstance(augment, JointAugment):
         return augment(images, labels, generator)
     return (augment(images, generator) if augment else images), labels
+
+
+def check_augment(augment: Augment | JointAugment | None, task: Task, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where an augmentation is not for the task or for inputs of a shape."""
+    if augment is None:
+        return
+    if (task == "segmentation") != isinstance(augment, JointAugment):
+        other = "JointAugment, which moves masks with their images" if task == "segmentation" else "Augment"
+        raise ValueError(f"{task} does not go with {type(augment).__name__}: expected {other}")
+    if len(shape) != 3 and augment != Augment():
+        raise ValueError(f"{augment} is for images (C, H, W), inputs have shape {shape}: leave it out")
+    if isinstance(augment, JointAugment) and len(augment.fill) not in (1, shape[0]):
+        raise ValueError(f"fill={augment.fill}: expected one value, or one for each of {shape[0]} channels")
 
 
 def _within(places: Tensor, size: int) -> Tensor:

@@ -23,7 +23,7 @@ from .batches import (
     check_start,
     generator,
 )
-from .joint import JointAugment, augmented
+from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
 
 
@@ -71,10 +71,9 @@ class MemoryData(Data):
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
-        if (self.task == "segmentation") != isinstance(self.augment, JointAugment):
-            raise ValueError(f"data set {self.name!r}: {self.task} does not go with {type(self.augment).__name__}")
         for name in ("train", "test"):
             _check_split(self, getattr(self, name), f"data set {self.name!r}, {name}")
+        check_augment(self.augment, self.task, self.image_shape)
         Normalize(self.mean, self.std).check(self.image_shape)
 
     @property

@@ -49,7 +49,7 @@ class Normalize:
         scale = 255 if pixels else 1
         parts = []
         for values in (self.mean, self.std):
-            column = scale * torch.tensor(values)
+            column = scale * torch.tensor(values, dtype=torch.float32)
             full = column.reshape(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape).to(device)
             layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
             parts.append(full.contiguous(memory_format=layout))

@@ -58,12 +58,17 @@ class Sequential:
                     break
             for sample in self.samples(number, item):
                 count += 1
+                if count > self.size:  # it may go on for ever
+                    raise self._another(count)
                 yield sample
         if count != self.size:
-            raise ValueError(
-                f"{self.where} gave {count} samples, and {self.size} when it was read first: an iterable has to "
-                "give the same ones each time it is iterated"
-            )
+            raise self._another(count)
+
+    def _another(self, count: int) -> ValueError:
+        return ValueError(
+            f"{self.where} gave {count} samples, and {self.size} when it was read first: an iterable has to "
+            "give the same ones each time it is iterated"
+        )
 
     def at(self, index: Sequence[int]) -> list[Tensor]:
         """The inputs at some places."""

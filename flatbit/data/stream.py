@@ -25,7 +25,7 @@ from .batches import (
     check_start,
     generator,
 )
-from .joint import JointAugment, augmented
+from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
 from .samples import (
     Part,
@@ -77,6 +77,7 @@ class StreamData(Data):
         for name in ("train", "test"):
             if not len(getattr(self, name)):
                 raise ValueError(f"data set {self.name!r}: {name} has no samples")
+        check_augment(self.augment, self.task, self.shape)
         Normalize(self.mean, self.std).check(self.shape)
 
     @property

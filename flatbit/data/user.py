@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from ..bounded import bounded, length_of
 from .arguments import check_whole, per_channel
 from .augment import Augment
-from .batches import VOID, Batch, Task
+from .batches import Batch
+from .form import About, Form
 from .global_random import OwnRandom
 from .joint import JointAugment
 from .samples import Samples, reason
 from .sequential import Sequential
 from .stream import StreamData
 
-LABEL_DIMS = {"classification": 0, "segmentation": 2}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class About:
-    """What samples do not say of themselves.
-
-    Attributes:
-        name: of the set, as results name it.
-        task: what the labels are.
-        class_names: one per label, for pictures; may be empty.
-    """
-
-    name: str = "user"
-    task: Task = "classification"
-    class_names: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.task not in LABEL_DIMS:
-            raise ValueError(f"task={self.task!r}: expected one of {', '.join(LABEL_DIMS)}")
+MOST_SAMPLES = 250_000
+"""So many samples at most come of an iterable that states no length."""
+ENDING = "give it an end, with itertools.islice in its __iter__, or its length, with __len__"
 
 
 def user_data(
@@ -56,9 +37,9 @@ def user_data(
 ) -> StreamData:
     """A ``Data`` of anything that gives ``(x, y)``.
 
-    x is a tensor or array, uint8 (pixels, divided by 255) or float (taken as it is), images as (C, H, W);
-    y is a whole number, or of segmentation a mask (H, W) of whole numbers with 255 for void. Every
-    sample has the same shape.
+    x is a tensor or array, uint8 (pixels, divided by 255) or float (taken as it is): an image (C, H, W) or
+    features (F,); signals (C, L) and volumes (C, D, H, W) where ``about`` says so. y is a whole number of any type,
+    or an array of one, or of segmentation a mask (H, W) with 255 for void. Every sample has the same shape.
 
     A map-style Dataset (or list) is shuffled and can begin at any step without reading what was before.
     What it draws from the global random state of Python, numpy or torch is a function of (seed, epoch,
@@ -75,14 +56,14 @@ def user_data(
         skip_bad: leave out what a map-style Dataset cannot read, and list it; else raise.
 
     Raises:
-        ValueError: a split that is empty, used up after one pass, or gives something else than this; floats that are
-            NaN or infinite.
+        ValueError: a split that is empty, endless, used up after one pass, or gives something else than this; what may
+            be a sample or a batch; floats that are NaN or infinite; an ``augment`` that is not for such data.
     """
     check_whole("num_classes", num_classes, 1)
     about = about or About()
     if about.class_names and len(about.class_names) != num_classes:
         raise ValueError(f"class_names has {len(about.class_names)} names for num_classes={num_classes}")
-    form = _Form(num_classes, about.task)
+    form = Form(num_classes, about)
     splits = [_split(source, form, where) for source, where in ((train, "train"), (test, "test"))]
     assert form.shape is not None  # set by the first sample; no split is empty
     channels = form.shape[0]
@@ -102,84 +83,10 @@ def user_data(
 
 
 @final
-class _Form:
-    """What every sample has to look like; the first one fixes the shape."""
-
-    def __init__(self, num_classes: int, task: Task) -> None:
-        self.num_classes, self.task = num_classes, task
-        self.shape: tuple[int, ...] | None = None
-        self.dtype: torch.dtype | None = None
-
-    def samples(self, item: Any, where: str) -> list[Batch]:
-        """The samples of an item: itself, or those of a batch, told by the labels' dimensions."""
-        x, y = _pair(item, where)
-        if y.ndim == LABEL_DIMS[self.task]:
-            return [self.checked(x, y, where)]
-        if y.ndim != LABEL_DIMS[self.task] + 1 or not x.ndim or len(x) != len(y):
-            raise ValueError(f"{where}: x {tuple(x.shape)} and y {tuple(y.shape)} are neither a sample nor a batch")
-        return [self.checked(x[i], y[i], f"{where}, sample {i}") for i in range(len(y))]
-
-    def sample(self, item: Any, where: str) -> Batch:
-        """The one sample of an item."""
-        x, y = _pair(item, where)
-        if y.ndim != LABEL_DIMS[self.task]:
-            raise ValueError(f"{where}: label of shape {tuple(y.shape)} is no label of one sample ({self.task})")
-        return self.checked(x, y, where)
-
-    def checked(self, x: Tensor, y: Tensor, where: str) -> Batch:
-        """The sample, with labels int64. Raises ValueError where it is not like the first or the labels are wrong."""
-        if not x.ndim:
-            raise ValueError(f"{where}: x is a single number, expected an image (C, H, W) or features (F,)")
-        if not x.isfinite().all():
-            count = int(x.isfinite().logical_not().sum())
-            raise ValueError(f"{where}: {count} of {x.numel()} values of x are NaN or infinite, expected finite ones")
-        if self.shape is None or self.dtype is None:
-            if x.ndim == 3 and x.shape[-1] in (1, 3, 4) and x.shape[0] > 4:
-                raise ValueError(
-                    f"{where}: x is {tuple(x.shape)}, channels last: expected (C, H, W), x.permute(2, 0, 1)"
-                )
-            self.shape, self.dtype = tuple(x.shape), x.dtype
-        if (tuple(x.shape), x.dtype) != (self.shape, self.dtype):
-            raise ValueError(
-                f"{where}: x is {x.dtype} {tuple(x.shape)}, and the first sample {self.dtype} {self.shape}: "
-                "bring all samples to one shape and type"
-            )
-        if self.task == "segmentation" and y.shape != x.shape[1:]:
-            raise ValueError(f"{where}: the mask is {tuple(y.shape)}, its image {tuple(x.shape)}")
-        y = y.long()
-        known = y[y != VOID] if self.task == "segmentation" else y
-        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < self.num_classes:
-            wrong = int(known.min()) if int(known.min()) < 0 else int(known.max())
-            raise ValueError(f"{where}: label {wrong}, expected 0..{self.num_classes - 1} (num_classes)")
-        return x, y
-
-
-def _pair(item: Any, where: str) -> Batch:
-    """An item as two tensors. Raises ValueError saying what it is instead."""
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
-        raise ValueError(f"{where} is a {kind}, expected a pair (x, y); two tensors make one in a TensorDataset(x, y)")
-    x, y = item
-    if not isinstance(x, Tensor | np.ndarray):
-        raise ValueError(f"{where}: x is a {type(x).__name__}, expected a tensor or array: convert it in your Dataset")
-    x = torch.as_tensor(x).detach()
-    if x.dtype != torch.uint8:
-        if not x.is_floating_point():
-            raise ValueError(f"{where}: x is {x.dtype}, expected uint8 (pixels) or float")
-        x = x.float()
-    if not isinstance(y, int | np.integer | np.ndarray | Tensor) or isinstance(y, bool):
-        raise ValueError(f"{where}: the label is {y!r} ({type(y).__name__}), expected a whole number")
-    y = torch.as_tensor(y).detach()
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{where}: labels are {y.dtype}, expected whole numbers")
-    return x, y
-
-
-@final
 class _UserSamples(Samples):
     """A map-style Dataset whose samples are checked."""
 
-    def __init__(self, dataset: Any, form: _Form, where: str) -> None:
+    def __init__(self, dataset: Any, form: Form, where: str) -> None:
         self.dataset, self.form, self.where = dataset, form, where
 
     def __len__(self) -> int:
@@ -207,14 +114,14 @@ class _Indexed:
         return (self.source[index] for index in range(len(self.source)))
 
 
-def _split(source: Any, form: _Form, where: str) -> Samples | Sequential:
+def _split(source: Any, form: Form, where: str) -> Samples | Sequential:
     """A split of the user's: map-style where it gives single samples by index, else an iterable."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if map_style and not isinstance(source, IterableDataset | dict):
         if not len(source):
             raise ValueError(f"{where} has no samples")
         samples = _UserSamples(source, form, where)
-        if _label_dims(source, samples) == LABEL_DIMS[form.task]:
+        if not _gives_batches(source, samples):
             _first(samples)
             return samples
         source = _Indexed(source)
@@ -231,13 +138,13 @@ def _split(source: Any, form: _Form, where: str) -> Samples | Sequential:
     return _sequential(source, form, where)
 
 
-def _label_dims(source: Any, samples: _UserSamples) -> int:
-    """Dimensions of the first label; that of one sample where the first item is invalid and is met again when read."""
+def _gives_batches(source: Any, samples: _UserSamples) -> bool:
+    """Whether the first item is a batch; not where it is invalid, which is met again when it is read."""
     try:
         with OwnRandom(0).within():
-            return _pair(source[0], samples.name(0))[1].ndim
+            return samples.form.is_batch(source[0], samples.name(0))
     except Exception:
-        return LABEL_DIMS[samples.form.task]
+        return False
 
 
 def _first(samples: _UserSamples) -> None:
@@ -252,15 +159,28 @@ def _first(samples: _UserSamples) -> None:
     raise ValueError(f"no sample of {samples.where} can be read: {samples.name(0)}: {reason(errors[0])}") from errors[0]
 
 
-def _sequential(source: Iterable[Any], form: _Form, where: str) -> Sequential:
-    """Read the iterable once, to count and check its samples."""
-    samples = partial(_numbered, form, where)
+def _sequential(source: Iterable[Any], form: Form, where: str) -> Sequential:
+    """Read the iterable once, to count and check its samples. Raises ValueError where it seems endless."""
+    items = _Items(form, where, batched=isinstance(source, DataLoader) and source.batch_sampler is not None)
+    given = bounded(source, where, most=MOST_SAMPLES, mend=ENDING)
+    samples = (sample for number, item in enumerate(given) for sample in items(number, item))
+    if length_of(source) is None:
+        samples = bounded(samples, where, most=MOST_SAMPLES, mend=ENDING)
     with OwnRandom(0).within():
-        size = sum(len(samples(number, item)) for number, item in enumerate(source))
+        size = sum(1 for _ in samples)
     if not size:
         raise ValueError(f"{where} gave no samples: it is empty, or was used up before")
-    return Sequential(items=source, samples=samples, size=size, where=where)
+    return Sequential(items=source, samples=items, size=size, where=where)
 
 
-def _numbered(form: _Form, where: str, number: int, item: Any) -> list[Batch]:
-    return form.samples(item, f"{where}, item {number}")
+@final
+class _Items:
+    """Makes samples of an iterable's items, which all are batches once one of several samples came."""
+
+    def __init__(self, form: Form, where: str, *, batched: bool) -> None:
+        self.form, self.where, self.batched = form, where, batched
+
+    def __call__(self, number: int, item: Any) -> list[Batch]:
+        samples = self.form.samples(item, f"{self.where}, item {number}", batched=self.batched)
+        self.batched = self.batched or len(samples) > 1
+        return samples

@@ -9,6 +9,8 @@ from torch import nn
 
 from .. import models
 from ..data.batches import Data
+from ..data.sequential import Sequential
+from ..data.stream import StreamData
 from ..quant.convert import restore_
 from ..quant.table import has_quantized_layers
 from .recipe import Recipe
@@ -59,5 +61,10 @@ def fitted(recipe: Recipe, data: Data, model: nn.Module) -> tuple[Recipe, Data, 
         notes.append(
             f"{recipe.model} has {outputs} outputs, the data {data.num_classes} classes: --model-arg num_classes= "
             "mends it"
+        )
+    if isinstance(data, StreamData) and isinstance(data.train, Sequential):
+        notes.append(
+            f"the training samples of {data.name} come in the order that its iterable has: a map-style Dataset of "
+            "single samples would be shuffled"
         )
     return recipe, fitting, tuple(notes)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from .. import plain
 from ..data.batches import VOID, Batch, Batches
+from ..data.labels import class_indices
+from ..data.pairs import pair_of
 from ..metrics.health import Finding, examine, explain, suspects
 from ..progress import bar
 from ..train.batchnorm import freeze_batchnorm_
@@ -106,7 +108,7 @@ def train(
 
     Raises:
         TrainingError: the loss is NaN or infinite.
-        ValueError: an epoch without a single update.
+        ValueError: an epoch without a single update; labels that are no whole numbers, or do not fit the logits.
     """
     position = position or Position()
     terms = tuple(stage.losses if losses is None else losses)
@@ -146,7 +148,7 @@ def _updates(
     tally = _Tally(model, position, stage)
     stream = batches.epoch(position.epoch, position.step)
     while position.step < steps:
-        update = list(islice(stream, size))
+        update = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(stream, size)]
         if len(update) < size:
             break  # an epoch may end early, where batches could not be read
         lr = stage.lr_at(position.epoch + position.step / steps)
@@ -194,6 +196,7 @@ def _closure(
         total = torch.zeros((), device=part[0][0][0].device)
         for (x, y), share in part:
             logits = model(x)
+            y = class_indices(y, logits, type(model).__name__)
             loss, values = weighted_sum(terms, model, x, y, logits)
             (loss * share).backward()
             total += loss.detach() * share
@@ -214,8 +217,8 @@ class _Tally:
 
     def add(self, loss: Tensor, terms: list[Tensor], logits: Tensor, y: Tensor) -> None:
         """Note a mini-batch: summed loss and terms, number of right labels (of pixels their share, per image)."""
-        right = (logits.detach().argmax(1) == y).float()
-        share = right.mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
+        right = logits.detach().argmax(1) == y
+        share = right.float().mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
         self.pending.append(torch.stack([part.detach() for part in (loss, share, *terms)]) * len(y))
 
     def settle(self, x: Tensor) -> None:

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import plain
+from ..bounded import length_of
+from ..data.pairs import pair_of
 from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.proof import Proof, prove
+from ..quant.rounding import wide
 from .scores import Scores
 
 PROOF_SAMPLES = 32
@@ -54,7 +57,13 @@ class Metrics:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, description: str = "evaluating") -> Metrics:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_batches: int | None = None,
+    description: str = "evaluating",
+) -> Metrics:
     """Score a classifier or a segmentation net in eval mode; its training mode is restored.
 
     The first batch also proves the quantization (``flatbit.quant.proof``): a layer that is not on its
@@ -62,25 +71,26 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
 
     Args:
         model: float or quantized, logits (N, classes), or (N, classes, H, W) for labels (N, H, W).
-        batches: iterable of ``(x, y)``.
+        batches: iterable of ``(x, y)``; labels of any whole-number type, (N, 1) for (N,) too.
+        num_batches: how many to score; None for all of an iterable that ends (``flatbit.bounded``).
         description: of the progress bar.
 
     Raises:
-        ValueError: no batches, images or logits that are not finite, labels the model has no output for.
+        ValueError: no batches, or no end of them; what is no pair ``(x, y)``; images or logits that are not finite;
+            labels that are no whole numbers, do not fit the logits, or that the model has no output for.
         QuantizationError: the model is not quantized as it states.
     """
-    device, stream = device_of(model), nonempty(batches, "evaluate")
+    device, stream = device_of(model), nonempty(batches, "evaluate", num_batches)
     proof, scores = Proof(), Scores(type(model).__name__)
     with modes_kept(model):
         model.eval()
-        for index, (x, y) in enumerate(track(stream, description, total=_length(batches))):
-            x, y = x.to(device), y.to(device)
+        for index, batch in enumerate(track(stream, description, total=num_batches or length_of(batches))):
+            x, y = (tensor.to(device) for tensor in pair_of(batch, f"evaluate: batch {index}"))
             if not bool(x.isfinite().all()):
                 raise ValueError(f"batch {index} has NaN or infinite values in its images: is the data sound?")
             if not scores.num_samples:
                 proof = prove(model, x[:PROOF_SAMPLES])
-            logits = model(x).float()
-            scores.add(logits, y)
+            scores.add(wide(model(x)), y)
     if not scores.count:
         raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not math.isfinite(scores.loss):
@@ -94,7 +104,3 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, desc
         convention=convention(model),
         proof=proof,
     )
-
-
-def _length(batches: Iterable[Any]) -> int | None:
-    return len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import VOID
+from ..data.labels import class_indices
+from ..quant.rounding import wide
 
 LABELS = {"top1": "top-1", "miou": "mIoU"}
 """What people call a metric; all are in percent."""
@@ -36,12 +38,11 @@ class Scores:
         self.confusion: Tensor | None = None
 
     def add(self, logits: Tensor, y: Tensor) -> None:
-        """Add a batch: logits (N, classes, ...), labels (N, ...). Raises ValueError where they do not fit."""
-        if logits.ndim < 2 or (len(logits), *logits.shape[2:]) != tuple(y.shape):
-            raise ValueError(
-                f"{self.model} gives logits of shape {tuple(logits.shape)} for labels of shape {tuple(y.shape)}: "
-                "expected (N, classes) for (N,), or (N, classes, H, W) for (N, H, W)"
-            )
+        """Add a batch: logits (N, classes, ...), labels (N, ...) of any whole-number type.
+
+        Raises ValueError where they do not fit (``class_indices``), or a label has no output.
+        """
+        logits, y = wide(logits), class_indices(y, logits, self.model)
         self.num_samples += len(y)
         classes = logits.shape[1]
         pixels = y.ndim > 1
@@ -60,7 +61,7 @@ class Scores:
         ranked = logits.topk(min(5, classes), dim=1).indices == y[:, None]
         self.hits1 += int(ranked[:, 0].sum())
         self.hits5 += int(ranked.sum())
-        self.loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        self.loss += float(F.cross_entropy(logits, y, reduction="none").sum(dtype=torch.float64))
         self.count += len(y)
 
     def _confuse(self, said: Tensor, y: Tensor, classes: int) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..data.pairs import input_of
 from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
@@ -77,7 +78,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     early = {q: n for q, n in counts.items() if not q.observes_quantized}
     late = {q: n for q, n in counts.items() if q.observes_quantized}
     device = device_of(model)
-    stream = (_input_of(batch).to(device) for batch in nonempty(batches, "calibration"))
+    given = nonempty(batches, "calibration", max(counts.values()))
+    stream = (input_of(batch, "calibration").to(device) for batch in given)
     held = list(islice(stream, max([1, *early.values()])))  # both passes start with these
     seen = [len(x) for x in held]
     with _restored(model):
@@ -164,13 +166,6 @@ def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:
         f"batches, so its range is unknown: calibrate with more data, or leave it float with "
         f"policy.override({quantizer.site.layer!r}, activations=32)"
     )
-
-
-def _input_of(batch: Any) -> Tensor:
-    x = batch[0] if isinstance(batch, tuple | list) else batch
-    if not isinstance(x, Tensor):
-        raise ValueError(f"calibration expects batches of tensors (x, ...) or x, got {type(x).__name__}")
-    return x
 
 
 def _is_float(model: nn.Module) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..data.pairs import input_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
 
@@ -25,19 +25,19 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
 
     Args:
         model: any module; without batch norms nothing happens.
-        batches: iterable of ``(x, ...)`` on the model's device.
-        num_batches: how many to average; None for all.
+        batches: iterable of ``(x, ...)`` or ``x`` on the model's device.
+        num_batches: how many to average; None for all of an iterable that ends (``flatbit.bounded``).
 
     Returns:
         How many batches were averaged.
 
     Raises:
-        ValueError: no batches.
+        ValueError: no batches, or no end of them; inputs that are no tensor.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
-    stream = nonempty(islice(batches, num_batches), "reestimate_batchnorm_")
+    stream = nonempty(batches, "reestimate_batchnorm_", num_batches)
     momenta = {norm: norm.momentum for norm in norms}
     count = 0
     try:
@@ -47,8 +47,8 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
                 norm.reset_running_stats()
                 norm.train()
                 norm.momentum = None  # cumulative average
-            for x, *_ in stream:
-                model(x)
+            for batch in stream:
+                model(input_of(batch, "reestimate_batchnorm_"))
                 count += 1
     finally:
         for norm, momentum in momenta.items():

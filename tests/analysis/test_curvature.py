@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -168,3 +169,18 @@ def test_nothing_that_trains():
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="expected 1 iteration or more and a positive tolerance"):
         hessian(net(), [images()], **settings)
+
+
+def test_of_what_never_ends_so_many_as_are_asked_for():
+    model, batches = Quadratic([1.0, 2.0]), label_0(2)
+    assert hessian(model, itertools.cycle(batches), num_batches=3, **EXACT).num_samples == 6
+    with pytest.raises(ValueError, match="hessian: a cycle never ends: say how many to take with num_batches="):
+        hessian(model, itertools.cycle(batches))
+
+
+def test_labels_of_any_whole_number_and_what_is_no_pair():
+    model, ((x, y),) = Quadratic([1.0, 2.0]), label_0(2)
+    expected = hessian(model, [(x, y)], **EXACT)
+    assert hessian(model, [(x, y[:, None].to(torch.uint8))], **EXACT) == expected
+    with pytest.raises(ValueError, match="hessian: a batch is a Tensor, expected a pair of tensors"):
+        hessian(model, [x])

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -215,3 +217,17 @@ def test_the_model_and_the_random_state_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), random)
     assert all(m.training for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_batches_that_are_used_up_by_the_first_look_are_an_error():
+    with pytest.raises(ValueError, match="the doctor got no batches: the iterable is empty, or was used up before"):
+        diagnose(net(), iter(BATCHES[:1]), lr=0.01, updates=3)
+
+
+def test_of_batches_that_never_end_so_many_as_updates_are_read():
+    assert diagnose(net(), itertools.cycle(BATCHES), lr=0.01, updates=3).num_quantizers > 0
+
+
+def test_what_is_no_pair_is_named():
+    with pytest.raises(ValueError, match="the doctor: the first batch is a Tensor, expected a pair of tensors"):
+        diagnose(net(), [IMAGES], lr=0.01)

@@ -106,3 +106,16 @@ def test_dtype_and_shape_are_kept(dtype):
 def test_sizes_that_make_no_sense_are_refused(arguments):
     with pytest.raises(ValueError, match=r"=.*: expected a whole number, at least 0"):
         Augment(**arguments)
+
+
+def test_draws_do_not_follow_the_default_dtype():
+    images = torch.randint(256, (16, 3, 40, 40), dtype=torch.uint8)
+    augment = Augment(pad=2, flip=True, cutout=5)
+    expected = augment(images, torch.Generator().manual_seed(0))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = augment(images, torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, expected)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from flatbit.data.augment import Augment
 from flatbit.data.batches import VOID, generator
-from flatbit.data.joint import JointAugment
+from flatbit.data.joint import JointAugment, check_augment
 
 
 def scenes(n, height=6, width=9, seed=0):
@@ -108,3 +109,61 @@ def test_scales_that_make_no_sense_are_refused(scale):
 def test_sizes_that_make_no_sense_are_refused(size):
     with pytest.raises(ValueError, match=r"size=.*: expected \(height, width\)"):
         JointAugment(size=size)
+
+
+def test_float_images_keep_their_values():
+    images, masks = torch.rand(4, 3, 9, 9), torch.zeros(4, 9, 9, dtype=torch.long)
+    kept, _ = JointAugment(scale=(1, 1), flip=False)(images, masks, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kept, images)
+    assert kept.dtype == torch.float32
+
+
+def test_draws_do_not_follow_the_default_dtype():
+    images = torch.randint(256, (4, 3, 9, 9), dtype=torch.uint8)
+    masks = torch.randint(5, (4, 9, 9), dtype=torch.uint8)
+    expected = JointAugment(fill=(104.5,))(images, masks, torch.Generator().manual_seed(0))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = JointAugment(fill=(104.5,))(images, masks, torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(before)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    ("augment", "task", "shape", "message"),
+    [
+        (
+            Augment(flip=True),
+            "segmentation",
+            (3, 4, 4),
+            "segmentation does not go with Augment: expected JointAugment, w",
+        ),
+        (JointAugment(), "classification", (3, 4, 4), "classification does not go with JointAugment: expected Augment"),
+        (
+            Augment(pad=1),
+            "classification",
+            (7,),
+            r"Augment\(pad=1.* is for images \(C, H, W\), inputs have shape \(7,\)",
+        ),
+        (
+            JointAugment(fill=(1.0, 2.0, 3.0)),
+            "segmentation",
+            (1, 4, 4),
+            "expected one value, or one for each of 1 chann",
+        ),
+    ],
+)
+def test_an_augmentation_that_is_not_for_the_data_is_refused(augment, task, shape, message):
+    with pytest.raises(ValueError, match=message):
+        check_augment(augment, task, shape)
+
+
+def test_those_that_are_for_the_data_pass():
+    for augment, task, shape in (
+        (None, "segmentation", (3, 4, 4)),
+        (Augment(), "classification", (7,)),
+        (JointAugment(), "segmentation", (1, 4, 4)),
+    ):
+        check_augment(augment, task, shape)

@@ -69,3 +69,15 @@ def test_shapes_are_checked_before_there_is_a_batch():
 def test_a_mean_that_is_not_finite_numbers_is_refused(mean):
     with pytest.raises(ValueError, match=r"mean=.*: expected a list of finite numbers"):
         Normalize(mean, STD)
+
+
+def test_constants_do_not_follow_the_default_dtype():
+    x = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(x)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(x)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, expected)

@@ -1,3 +1,6 @@
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,3 +63,9 @@ def test_splits_may_be_of_two_kinds():
     )
     assert labels(data.test_batches(3)) == [[0, 1, 2], [3]]
     assert labels(data.train_batches(8, seed=0)) == [list(range(8))]
+
+
+def test_what_goes_on_for_ever_the_second_time_is_noticed():
+    endless = replace(numbered().train, items=itertools.cycle([(0, 1, 2)]))
+    with pytest.raises(ValueError, match="train gave 9 samples, and 8 when it was read first"):
+        list(endless.read(0))

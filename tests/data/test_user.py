@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from flatbit.data import About, user_data
+from flatbit.data import About, user, user_data
 from flatbit.data.augment import Augment
 from flatbit.data.batches import VOID
 
@@ -190,7 +191,6 @@ IMAGE = type("Image", (), {})()
         ((torch.tensor(1.0), Y), "x is a single number"),
         ((X, 1.0), r"the label is 1\.0 \(float\), expected a whole number"),
         ((X, torch.tensor(1.0)), r"labels are torch\.float32, expected whole numbers"),
-        ((X, True), "the label is True"),
         ((X, "cat"), "the label is 'cat'"),
         ((X, 3), r"train\[0\]: label 3, expected 0\.\.2 \(num_classes\)"),
         ((X, -1), "label -1, expected"),
@@ -235,7 +235,7 @@ def test_bad_items_of_an_iterable_are_named_by_number():
         user_data(
             DataLoader(TensorDataset(torch.zeros(6, 2), torch.tensor([0, 0, 0, 0, 0, 7])), 2), dataset(), num_classes=3
         )
-    with pytest.raises(ValueError, match=r"train, item 0: x \(3, 2\) and y \(2,\) are neither a sample nor a batch"):
+    with pytest.raises(ValueError, match=r"train\[0\]: x \(3, 2\) and y \(2,\) are neither a sample nor a batch"):
         user_data([(torch.zeros(3, 2), torch.zeros(2).long())], dataset(), num_classes=3)
 
 
@@ -325,3 +325,83 @@ def test_images_with_channels_last_are_refused():
     samples = [(torch.zeros(8, 8, 3, dtype=torch.uint8), 0)] * 4
     with pytest.raises(ValueError, match=r"channels last: expected \(C, H, W\), x.permute\(2, 0, 1\)"):
         user_data(samples, samples, num_classes=2)
+
+
+class Arrays(Pairs):
+    """Grey images with an array of one number for a label, as MedMNIST gives them: image i is filled with i."""
+
+    def __init__(self, shape=(1, 4, 4), n=10):
+        super().__init__(*((torch.full(shape, i, dtype=torch.uint8), np.array([i % 3])) for i in range(n)))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 4), (5,)])
+def test_labels_that_are_arrays_of_one_number_are_those_of_samples(shape):
+    data = user_data(Arrays(shape), Arrays(shape), num_classes=3, std=(1 / 255,) * shape[0])
+    assert data.image_shape == shape
+    first, second = (seen(data.train_batches(10, seed=0), epoch)[0] for epoch in (0, 1))
+    for x, y in (first, second):
+        order = x.flatten(1)[:, 0].round().long()
+        assert torch.equal(y, order % 3)
+        assert order.tolist() not in (sorted(order.tolist()), list(range(10)))
+    assert not torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_loaders_of_them_give_batches(size):
+    data = user_data(DataLoader(Arrays(), size), DataLoader(Arrays(), size, shuffle=True), num_classes=3)
+    assert (data.image_shape, data.train_batches(2, seed=0).num_samples) == ((1, 4, 4), 10)
+    ((_, y),) = data.train_batches(10, seed=0)
+    assert y.tolist() == [i % 3 for i in range(10)]
+
+
+def test_volumes_and_signals_come_where_they_are_said():
+    for axes, shape in ((4, (1, 8, 8, 8)), (2, (1, 20))):
+        with pytest.raises(ValueError, match="a batch of one, or one sample with an array for a label"):
+            user_data(Arrays(shape), Arrays(shape), num_classes=3)
+        data = user_data(Arrays(shape), Arrays(shape), num_classes=3, about=About(axes=axes))
+        assert data.image_shape == shape
+        assert next(iter(data.train_batches(5, seed=0)))[0].shape == (5, *shape)
+
+
+def test_images_without_their_channel_axis_are_refused_in_every_form():
+    source = TensorDataset(torch.rand(8, 6, 6), torch.arange(8) % 3)
+    for form in (source, DataLoader(source, 4), DataLoader(source, 1), list(DataLoader(source, 2))):
+        with pytest.raises(ValueError, match=r"images \(C, H, W\), a grey one as x\[None\]"):
+            user_data(form, form, num_classes=3)
+
+
+class Stream(IterableDataset):
+    """The same item without end; states a length where one is given."""
+
+    def __init__(self, item, most=None):
+        self.item, self.most = item, most
+
+    def __iter__(self):
+        return itertools.repeat(self.item) if self.most is None else itertools.repeat(self.item, self.most)
+
+
+class Stated(Stream):
+    def __len__(self):
+        return 10
+
+
+BATCH = (torch.zeros(6, 3, 4, 4), torch.zeros(6, dtype=torch.long))
+
+
+@pytest.mark.parametrize("item", [(X, Y), BATCH], ids=["samples", "batches"])
+@pytest.mark.parametrize("kind", [Stream, Stated])
+def test_an_iterable_that_never_ends_is_refused(item, kind, monkeypatch):
+    monkeypatch.setattr(user, "MOST_SAMPLES", 100)
+    with pytest.raises(
+        ValueError, match=r"train: the iterable .* seems endless, after .*: give it an end, with itertools"
+    ):
+        user_data(kind(item), dataset(), num_classes=3)
+    with pytest.raises(ValueError, match="train is a cycle, which is used up after one pass"):
+        user_data(itertools.cycle([item]), dataset(), num_classes=3)
+    assert len(user_data(Stream(item, 16), Stream(item, 16), num_classes=3).train) == 16 * (6 if item is BATCH else 1)
+
+
+def test_images_are_not_moved_without_their_masks():
+    source = TensorDataset(torch.rand(5, 3, 4, 6), torch.zeros(5, 4, 6, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="segmentation does not go with Augment: expected JointAugment"):
+        user_data(source, source, num_classes=4, about=About(task="segmentation"), augment=Augment(flip=True))

@@ -1,5 +1,6 @@
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import flatbit as fb
 from flatbit import data as datasets
@@ -88,3 +89,12 @@ def test_both_are_said_of_a_builder_of_ones_own():
     made = recipe(MEASURED, model=f"{__name__}:coloured")
     fit, data, notes = fitted(made, shades(), coloured())
     assert (data.image_shape, fit.data_arguments, len(notes)) == ((3, 8, 8), {"channels": 3}, 2)
+
+
+def test_samples_that_come_in_their_own_order_are_told():
+    source = TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8))
+    for train, said in ((source, ()), (DataLoader(source, 4), ("come in the order that its iterable has",))):
+        data = datasets.user_data(train, source, num_classes=10)
+        notes = fitted(small(MEASURED), data, build_model(small(MEASURED), data))[2]
+        assert len(notes) == len(said)
+        assert all(part in note for part, note in zip(said, notes, strict=True))

@@ -507,3 +507,25 @@ def test_on_a_device_a_loss_that_is_not_finite_stops_at_the_next_look(blobs, dev
     with pytest.raises(TrainingError, match="the loss is not finite in epoch 1"):
         train(model, stage(losses=(Called(function=breaks),)), batches, sgd(model))
     assert len(calls) <= CHECK_EVERY
+
+
+def test_labels_of_any_whole_number_and_of_shape_n_1_train_alike(blobs):
+    expected, found = mlp(), mlp()
+    given = list(batches_of(blobs, 32).epoch(0))
+    kept = train(expected, stage(), Fixed(given), sgd(expected)).history
+    for change in (lambda y: y.to(torch.uint8), lambda y: y[:, None], lambda y: y.int()[:, None]):
+        found = mlp()
+        history = train(found, stage(), Fixed([(x, change(y)) for x, y in given]), sgd(found)).history
+        assert same_weights(found, expected)
+        assert numbers(history) == numbers(kept)
+
+
+def test_labels_that_do_not_fit_are_named_before_an_update(blobs):
+    for change, message in (
+        (lambda y: y.float(), "labels are torch.float32, expected whole numbers"),
+        (lambda y: y[:, None].expand(-1, 3), "gives logits of shape .* for labels of shape"),
+    ):
+        model = mlp()
+        with pytest.raises(ValueError, match=message):
+            train(model, stage(), Fixed([(x, change(y)) for x, y in batches_of(blobs, 32).epoch(0)]), sgd(model))
+        assert same_weights(model, mlp())

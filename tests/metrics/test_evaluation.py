@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from dataclasses import asdict, replace
@@ -7,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import flatbit as fb
 from flatbit import plain
+from flatbit.bounded import bounded
 from flatbit.metrics.evaluation import Metrics
 from flatbit.quant import as_float
 
@@ -216,3 +219,64 @@ def test_an_uncalibrated_model_says_which_call_to_make():
     fb.quantize_(model, fb.policy("uniq", weights=2, activations=2))
     with pytest.raises(RuntimeError, match=r"call flatbit\.calibrate_"):
         fb.evaluate(model, [batch()])
+
+
+class Samples(IterableDataset):
+    """Three samples, or the same again and again; states no length."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __iter__(self):
+        for index in itertools.count() if self.most is None else range(self.most):
+            yield torch.eye(8)[index % 8], index % 8
+
+
+def test_a_loader_that_states_no_length_is_read_to_its_end():
+    metrics = fb.evaluate(LOGITS, DataLoader(Samples(11), batch_size=4))
+    assert (metrics.num_samples, metrics.top1) == (11, 100.0)
+
+
+ENDLESS = {
+    "cycle": lambda: itertools.cycle([scores()]),
+    "repeat": lambda: itertools.repeat(scores()),
+    "generator": lambda: (scores() for _ in itertools.count()),
+    "loader": lambda: DataLoader(Samples(None), batch_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_never_ends_is_an_error_or_scored_as_far_as_asked(kind, monkeypatch):
+    monkeypatch.setattr(bounded, "__kwdefaults__", {"most": 20, "mend": bounded.__kwdefaults__["mend"]})
+    with pytest.raises(
+        ValueError, match=r"evaluate: .*(never ends|seems endless).*: say how many to take with num_batch"
+    ):
+        fb.evaluate(LOGITS, ENDLESS[kind]())
+    first = [batch for batch, _ in zip(ENDLESS[kind](), range(3), strict=False)]
+    assert fb.evaluate(LOGITS, ENDLESS[kind](), num_batches=3) == fb.evaluate(LOGITS, first)
+
+
+def test_what_is_no_batch_is_named_by_its_number():
+    x, y = scores()
+    for wrong, message in (
+        (x[:2], "batch 1 is a Tensor, expected a pair"),
+        ((x, y, y), "batch 1 is a tuple of 3, expected a pair"),
+        ({"x": x, "y": y}, "batch 1 is a dict, expected a pair"),
+        ((x[0], y[0]), r"batch 1 has x of shape \(8,\) and y of shape \(\)"),
+        ((x.numpy(), y.numpy()), "batch 1 is a pair of ndarray and ndarray"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fb.evaluate(LOGITS, [(x, y), wrong])
+
+
+def test_one_image_without_its_batch_axis_is_not_scored_as_rows():
+    x, y = torch.randn(3, 5, 6), torch.zeros(5, 6, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"x of shape \(3, 5, 6\) and y of shape \(5, 6\), expected a batch"):
+        fb.evaluate(nn.Conv2d(3, 5, 1), [(x, y)])  # logits (5, 5, 6) would do for 5 rows of labels
+
+
+def test_double_precision_logits_are_scored_in_double():
+    x, y = scores()
+    x = x.double() * 1e-9
+    assert fb.evaluate(LOGITS, [(x, y)]).top1 == by_hand(x, y)[0]
+    assert fb.evaluate(LOGITS, [(x + 1, y)]).top1 == by_hand(x + 1, y)[0]

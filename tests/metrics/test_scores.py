@@ -90,3 +90,60 @@ def test_labels_that_do_not_fit_are_errors(logits, labels, message):
 def test_nothing_but_void_cannot_be_scored():
     with pytest.raises(ValueError, match="all labels of 1 images are void"):
         fb.evaluate(torch.nn.Identity(), [(torch.randn(1, 2, 2, 2), torch.full((1, 2, 2), VOID))])
+
+
+WHOLE = [torch.uint8, torch.int16, torch.int32, torch.uint16]
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+@pytest.mark.parametrize("classes", [5, 17, 150, 255])
+def test_masks_of_any_whole_number_are_counted_alike(classes, dtype):
+    generator = torch.Generator().manual_seed(classes)
+    truth = torch.randint(classes, (2, 20, 30), generator=generator)
+    logits = torch.randn(2, classes, 20, 30, generator=generator) + 3 * logits_of(truth, classes)
+    truth[0, 0] = VOID
+    expected, scores = Scores(), Scores()
+    expected.add(logits, truth)
+    scores.add(logits, truth.to(dtype))
+    assert torch.equal(scores.confusion, expected.confusion)
+    assert (scores.miou, scores.hits5, scores.loss) == (expected.miou, expected.hits5, expected.loss)
+
+
+def test_masks_of_bools_are_two_classes():
+    truth = torch.rand(2, 6, 7, generator=torch.Generator().manual_seed(0)) < 0.5
+    scores = Scores()
+    scores.add(logits_of(truth.long(), 2), truth)
+    assert (scores.miou, scores.hits1, scores.count) == (100.0, 84, 84)
+
+
+def test_a_negative_label_of_few_bits_is_not_void():
+    with pytest.raises(ValueError, match="a label is -1: expected 0 or more"):
+        Scores().add(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), -1, dtype=torch.int8))
+
+
+def test_labels_with_an_axis_of_one_are_those_without():
+    logits, y = torch.randn(6, 300), torch.tensor([0, 1, 2, 0, 1, VOID])
+    expected, scores = Scores(), Scores()
+    expected.add(logits, y)
+    scores.add(logits, y[:, None].to(torch.uint8))
+    assert (scores.hits1, scores.hits5, scores.loss, scores.count) == (
+        expected.hits1, expected.hits5, expected.loss, 6,
+    )  # fmt: skip
+    assert scores.miou is None
+
+
+@pytest.mark.parametrize("y", [torch.zeros(4), torch.eye(3)[[0, 1, 2, 0]], torch.zeros(4, dtype=torch.float64)])
+def test_labels_that_are_floats_are_refused_by_name(y):
+    with pytest.raises(ValueError, match=rf"TinyNet: labels are {y.dtype}, expected whole numbers"):
+        Scores("TinyNet").add(torch.zeros(4, 3), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_summed_in_float(dtype):
+    logits = (8 * torch.randn(2, 4, 200, 200, generator=torch.Generator().manual_seed(0))).to(dtype)
+    truth = torch.randint(4, (2, 200, 200), generator=torch.Generator().manual_seed(1))
+    scores = Scores()
+    scores.add(logits, truth)
+    expected = torch.nn.functional.cross_entropy(logits.double(), truth, reduction="sum")
+    assert float(expected) > 65504
+    assert scores.loss == pytest.approx(float(expected), rel=1e-6)

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -254,3 +255,11 @@ def test_every_row_of_a_table_is_filled(small, images):
     assert {tuple(step.shape) for step in rows.values()} == {(3,)}
     assert all(bool((step[:-1] > step[1:]).all()) for step in rows.values())
     assert all(q.stated_bits == 4 for _, q in quantizers_of(small) if q.site.candidates)
+
+
+def test_no_more_is_read_of_what_never_ends_than_is_asked_for(small):
+    quantize_(small, policy("faq", weights=4, activations=4))
+    numbers = itertools.count()
+    assert calibrate_(small, (torch.randn(2, 1, 8, 8) for _ in numbers), 3).num_batches == 3
+    assert next(numbers) == 3
+    assert calibrate_(small, itertools.cycle([torch.randn(2, 1, 8, 8)])).num_batches == 5

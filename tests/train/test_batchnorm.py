@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -61,13 +63,15 @@ def test_an_error_in_the_model_restores_modes_and_momenta():
     assert (model[0].momentum, model[3].momentum) == (0.1, 0.3)
 
 
-@pytest.mark.parametrize("num_batches", [None, 3, 0])
+@pytest.mark.parametrize("num_batches", [None, 3, 0, -1])
 def test_no_batches_is_an_error_that_changes_nothing(num_batches):
     model = net()
     model(torch.randn(50, 3) * 100)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match="reestimate_batchnorm_ got no batches: the iterable is empty"):
-        reestimate_batchnorm_(model, batches() if num_batches == 0 else [], num_batches)
+    with pytest.raises(
+        ValueError, match=r"reestimate_batchnorm_(:| got no batches:) (the iterable is empty|num_batches=)"
+    ):
+        reestimate_batchnorm_(model, [] if num_batches in (None, 3) else batches(), num_batches)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -98,3 +102,20 @@ def test_frozen_statistics_are_used_and_kept_in_training():
     x = torch.randn(4, 3)
     torch.testing.assert_close(model[0](x), (x - 5) / (1 + model[0].eps) ** 0.5)
     assert torch.equal(model[0].running_mean, torch.full((3,), 5.0))
+
+
+def test_inputs_may_come_alone_and_are_whole_batches():
+    model, alone = net(), net()
+    alone.load_state_dict(model.state_dict())
+    data = batches()
+    reestimate_batchnorm_(model, data)
+    reestimate_batchnorm_(alone, [x for x, _ in data])
+    assert all(torch.equal(v, alone.state_dict()[k]) for k, v in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"reestimate_batchnorm_ expects batches of tensors \(x, ...\) or x, got dict"):
+        reestimate_batchnorm_(model, [{"x": data[0][0]}])
+
+
+def test_what_never_ends_is_an_error_or_averaged_as_far_as_asked():
+    with pytest.raises(ValueError, match="reestimate_batchnorm_: a cycle never ends: say how many to take with num_b"):
+        reestimate_batchnorm_(net(), itertools.cycle(batches()))
+    assert reestimate_batchnorm_(net(), itertools.cycle(batches()), 7) == 7

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ... import plain
+from ...quant.rounding import wide
 from ...reference import From
 from ...registry import Registry
 
@@ -69,8 +70,11 @@ def check_weight(term: LossTerm) -> None:
 def weighted_sum(
     terms: Sequence[LossTerm], model: nn.Module, x: Tensor, y: Tensor, logits: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss, and each term before its weight, in the order of ``terms``. Raises ValueError for one of no scalar."""
-    values = [_scalar(term, term(model, x, y, logits)) for term in terms]
+    """The loss, and each term before its weight, in the order of ``terms``; float32 at least.
+
+    Raises ValueError for a term that is no scalar.
+    """
+    values = [wide(_scalar(term, term(model, x, y, logits))) for term in terms]
     first, *rest = (term.weight * value for term, value in zip(terms, values, strict=True))
     return sum(rest, first), values
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...quant.cost import cost
+from ...quant.rounding import wide
 from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
 from . import LOSSES, LossTerm
 
@@ -77,7 +78,7 @@ def _learns_no_bits(model: nn.Module) -> ValueError:
 def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
     """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
     held = [quantizer_of(layer, slot.name) for slot in slots_of(layer, role)]
-    widths = [quantizer.width() for quantizer in held if quantizer is not None]
+    widths = [wide(quantizer.width()) for quantizer in held if quantizer is not None]
     return max(widths, key=Tensor.item) if widths and None not in held else bits_of(layer)[role == "input"]
 
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.batches import VOID
+from ...data.labels import class_indices
+from ...quant.rounding import wide
 from . import LOSSES, LossTerm, check_weight
+
+NONE = torch.iinfo(torch.int64).min
+"""The label that is left out of a classifier's batch: none that there is."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (N, classes, ...) and labels (N, ...).
+    """Mean cross-entropy of logits (N, classes, ...) and labels (N, ...) of any whole-number type; float32 at least.
 
     Labels of pixels, (N, H, W), leave out those that are ``VOID``; a batch of nothing else has loss 0.
+
+    Raises:
+        ValueError: labels that are no whole numbers, or of another shape (``class_indices``).
     """
+    y, logits = class_indices(y, logits, "cross_entropy: the model"), wide(logits)
     if y.ndim == 1:
-        return F.cross_entropy(logits, y)
+        return F.cross_entropy(logits, y, ignore_index=NONE)
     total = F.cross_entropy(logits, y, ignore_index=VOID, reduction="sum")
     return total / (y != VOID).sum().clamp_min(1)
 

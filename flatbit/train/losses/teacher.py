@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from ... import plain
 from ...data.batches import VOID
+from ...data.labels import class_indices
 from ...quant.rounding import wide
 from ...reference import START, From
 from . import LOSSES, LossTerm
 from .labels import CrossEntropy
+
+NAME = "distillation"
 
 
 def distill(
@@ -28,22 +31,23 @@ def distill(
         logits: z_s of the student, (N, classes, ...).
         teacher_logits: z_t, of the same shape; no gradient reaches them.
         temperature: T.
-        labels: of pixels, (N, H, W): those that are ``VOID`` are left out. None takes all.
+        labels: of pixels, (N, H, W): those that are ``VOID`` are left out. None takes all. One label per image is
+            not looked at.
 
     Raises:
-        ValueError: logits of different shapes.
+        ValueError: logits of different shapes; labels of pixels that are no whole numbers or of another shape.
     """
     if logits.shape != teacher_logits.shape:
         raise ValueError(
-            f"distillation: the student's logits have shape {tuple(logits.shape)}, the teacher's "
+            f"{NAME}: the student's logits have shape {tuple(logits.shape)}, the teacher's "
             f"{tuple(teacher_logits.shape)}: expected equal ones: take a teacher of the same classes and output size"
         )
     log_p_t = F.log_softmax(wide(teacher_logits.detach()) / temperature, dim=1)
     log_p_s = F.log_softmax(wide(logits) / temperature, dim=1)
     divergence = F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(1)
-    if labels is None or labels.ndim == 1:
+    if labels is None or logits.ndim == 2:
         return temperature**2 * divergence.mean()
-    counts = labels != VOID
+    counts = class_indices(labels, logits, f"{NAME}: the student") != VOID
     return temperature**2 * divergence.where(counts, 0.0).sum() / counts.sum().clamp_min(1)
 
 
@@ -68,7 +72,7 @@ class Distillation(LossTerm):
     teacher: From = START
     temperature: float = 4.0
     weight: float = 0.9
-    name: str = field(default="distillation", metadata={"setting": False})
+    name: str = field(default=NAME, metadata={"setting": False})
     network: nn.Module | None = field(default=None, compare=False, repr=False, metadata=plain.skipped())
 
     def __post_init__(self) -> None:

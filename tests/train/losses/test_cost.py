@@ -225,3 +225,10 @@ def test_without_gradients_it_is_the_number_all_the_same():
 def test_numbers_that_cannot_be_are_refused(key, wrong):
     with pytest.raises(ValueError, match=rf"cost_penalty: {key}=.*: expected a positive number"):
         CostPenalty(**{"target_mbitops": 1.0} | {key: wrong})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_it_is_counted_in_float32_in_a_model_of_half_precision(dtype):
+    model = dq()
+    expected = float(mbitops(model, SHAPE).detach())
+    assert float(mbitops(model.to(dtype), SHAPE).detach()) == pytest.approx(expected, rel=1e-6)

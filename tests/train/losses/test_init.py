@@ -31,3 +31,14 @@ def test_the_sum_is_weighted_and_the_terms_are_not():
     terms = [Gives(value=torch.tensor(3.0)), Gives(value=torch.tensor(0.5), weight=4.0)]
     total, values = weighted_sum(terms, nn.Identity(), x, x, x)
     assert (float(total), [*map(float, values)]) == (8.0, [3.0, 0.5])
+
+
+def test_terms_of_half_precision_are_summed_in_float():
+    x = torch.zeros(2, 2)
+    large, small = torch.tensor(60000.0).half(), torch.tensor(3.0).half()
+    total, values = weighted_sum([Gives(value=large), Gives(value=small, weight=1e-9)], nn.Identity(), x, x, x)
+    assert float(total - 2 * values[0]) == 0
+    assert (float(total), float(weighted_sum([Gives(value=small, weight=1e-9)], nn.Identity(), x, x, x)[0])) == (
+        120000.0,
+        pytest.approx(3e-9),
+    )

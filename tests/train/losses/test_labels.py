@@ -75,3 +75,43 @@ def test_a_weight_that_cannot_act_is_refused(weight):
 def test_these_are_what_the_package_offers():
     assert fb.train.cross_entropy is cross_entropy
     assert fb.train.losses.LOSSES.get("cross_entropy") is CrossEntropy
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16])
+def test_labels_of_any_whole_number_give_the_same_loss(dtype):
+    logits, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 0])
+    assert cross_entropy(logits, y.to(dtype)) == cross_entropy(logits, y)
+    assert cross_entropy(logits, y[:, None].to(dtype)) == cross_entropy(logits, y)
+    masks = torch.randint(4, (2, 1, 5, 5))
+    logits = torch.randn(2, 4, 5, 5)
+    assert cross_entropy(logits, masks.to(dtype)) == cross_entropy(logits, masks[:, 0])
+
+
+def test_void_is_void_in_uint8_and_minus_one_is_not_in_int8():
+    logits, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    y[0] = VOID
+    assert cross_entropy(logits, y.to(torch.uint8)) == cross_entropy(logits, y)
+    with pytest.raises(IndexError, match="Target -1 is out of bounds"):
+        cross_entropy(logits, torch.full((2, 4, 4), -1, dtype=torch.int8))
+
+
+def test_no_label_of_a_classifier_is_left_out():
+    with pytest.raises(IndexError, match="Target -100 is out of bounds"):
+        cross_entropy(torch.randn(2, 3), torch.tensor([1, -100]))
+
+
+@pytest.mark.parametrize("y", [torch.zeros(4), torch.eye(3)[[0, 1, 2, 0]], torch.ones(4, 3) / 3])
+def test_labels_that_are_floats_are_refused_by_name(y):
+    with pytest.raises(ValueError, match=r"cross_entropy: the model: labels are torch\.float32, expected whole"):
+        cross_entropy(torch.zeros(4, 3), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float(dtype):
+    logits = (20 * torch.randn(2, 5, 100, 100)).to(dtype)
+    y = torch.randint(5, (2, 100, 100))
+    torch.testing.assert_close(cross_entropy(logits, y), cross_entropy(logits.float(), y), rtol=0, atol=0)
+    flat = logits.movedim(1, -1).reshape(-1, 5)
+    torch.testing.assert_close(
+        cross_entropy(flat, y.flatten()), cross_entropy(flat.float(), y.flatten()), rtol=0, atol=0
+    )

@@ -227,3 +227,19 @@ def test_distillations_that_are_none(wrong):
 def test_a_teacher_is_a_reference(teacher):
     with pytest.raises(ValueError, match=r"teacher=.*: expected a From, such as From\.stage\('float'\)"):
         Distillation(teacher=teacher)
+
+
+def test_labels_of_images_are_not_looked_at_whatever_they_are():
+    z = torch.randn(2, 4, 5)
+    for labels in (torch.zeros(4, 1, dtype=torch.long), torch.zeros(4), torch.ones(4, 5) / 5):
+        assert distill(*z, 4.0, labels=labels) == distill(*z, 4.0)
+
+
+def test_void_pixels_are_told_in_any_type_and_with_an_axis_of_one():
+    z, labels = torch.randn(2, 2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    labels[0] = VOID
+    for masks in (labels.to(torch.uint8), labels[:, None].int()):
+        assert distill(*z, 4.0, labels=masks) == distill(*z, 4.0, labels=labels)
+    assert distill(*z, 4.0, labels=torch.full((2, 4, 4), -1, dtype=torch.int8)) == distill(*z, 4.0)
+    with pytest.raises(ValueError, match=r"distillation: the student: labels are torch\.float32, expected whole"):
+        distill(*z, 4.0, labels=labels.float())
