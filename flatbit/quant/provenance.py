@@ -72,7 +72,7 @@ class Provenance:
             return
         if not owned:
             return
-        made = _mixed(owned) if operation == "cat" else max(owned, key=lambda each: each[0])[1]
+        made = _mixed(owned) if operation in ("cat", "stack") else max(owned, key=lambda each: each[0])[1]
         for tensor in _tensors(written):
             if (key := _memory(tensor)) is not None and key not in self._held:
                 self._made[key] = made
@@ -89,7 +89,7 @@ class Provenance:
 
 
 def _mixed(owned: list[tuple[int, Shares]]) -> Shares:
-    """Shares of a concatenation: each piece counts by its size."""
+    """Shares of a concatenation or a stack: each piece counts by its size."""
     total, made = sum(size for size, _ in owned), Shares()
     for size, shares in owned:
         for name, share in shares.items():

@@ -1,10 +1,12 @@
 import contextlib
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, stack_module_state
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -256,6 +258,18 @@ def test_weights_that_are_read_as_one_share_its_product():
 
     found = cost(Calls(forward, q=linear(4, 4), k=linear(4, 2), v=linear(4, 7)), (3, 4))
     assert {layer.name: layer.macs for layer in found.layers} == {"q": 3 * 16, "k": 3 * 8, "v": 3 * 28}
+
+
+def test_an_ensemble_of_stacked_weights_counts_for_its_members():
+    nets = nn.ModuleList([linear() for _ in range(3)])
+    base = copy.deepcopy(nets[0]).to("meta")
+
+    def forward(net, x):
+        state = stack_module_state([*net.nets])
+        return torch.vmap(lambda *held: functional_call(base, held, (x,)))(*state)
+
+    found = cost(Calls(forward, nets=nets), (4,))
+    assert {layer.name: layer.macs for layer in found.layers} == {f"nets.{i}": 20 for i in range(3)}
 
 
 def test_weights_in_one_memory_are_told_apart():
