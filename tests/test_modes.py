@@ -1,8 +1,10 @@
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
-from flatbit.modes import modes_kept
+from flatbit.modes import buffers_kept, modes_kept
 
 
 def test_every_module_gets_its_own_mode_back_even_after_an_error():
@@ -18,3 +20,18 @@ def test_every_module_gets_its_own_mode_back_even_after_an_error():
     with pytest.raises(RuntimeError), modes_kept(a):
         a.eval()(torch.zeros(2, 7))
     assert [m.training for model in (a, b) for m in model.modules()] == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_buffers_come_back_whatever_was_done_to_them(fails):
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)).train()
+    held = list(model.buffers())
+    values = [buffer.clone() for buffer in held]
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext(), buffers_kept(model):
+        model(torch.randn(5, 3))
+        model[0].running_mean = torch.ones(3)
+        model[1].register_buffer("cache", torch.ones(2))
+        if fails:
+            raise RuntimeError
+    assert all(now is then for now, then in zip(model.buffers(), held, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(held, values, strict=True))

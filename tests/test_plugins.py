@@ -202,7 +202,7 @@ FILES = {
                 return F.linear(hidden, apply_slot(self, "left", self.left), apply_slot(self, "bias", self.bias))
 
         def macs(layer, x, output):
-            return (x.numel() + output.numel()) // len(x) * len(layer.right)
+            return (x.numel() + output.numel()) * len(layer.right)
 
         SLOTS = (INPUT, Slot("right", "weight"), Slot("left", "weight"), BIAS)
         add_layer(PluggedLayer, Row(QPluggedLayer, "linear", SLOTS, macs))

@@ -2,14 +2,15 @@
 
     bit-operations = k^2 c_in (c_out / groups) h_out w_out b_w b_a     (SAQ, section 4.1)
 
-for convolutions, ``c_in c_out b_w b_a`` for linear layers, of one image; nothing else counts, and
-modules that multiply by weights of their own are named as not counted. Float is 32 bits;
-multiply-adds are the same without the bits.
+for convolutions, ``c_in c_out b_w b_a`` for linear layers; multiply-adds are the same without the bits. All that
+one forward of one image multiplies counts, however the model folds the image's axes. What a layer's own call
+does not multiply is float, 32 x 32 bits: a weight that is read outside the call, a product of activations.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,27 +18,38 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..device import device_of
-from ..modes import modes_kept
+from ..modes import buffers_kept, modes_kept
 from ..text import as_text
 from .convert import as_float
+from .products import Omission, Products, watched_products
 from .quantizer import Quantizer
 from .spec import FLOAT_BITS
-from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of, row_of, weighted_layers
+from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of
 
 FLOAT_BYTES = 4
+FLOAT_BITOPS = FLOAT_BITS * FLOAT_BITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCost:
-    """Cost of one layer, for one image."""
+    """Cost of one layer, for one image.
+
+    Attributes:
+        macs: multiply-adds of all products that read its weight.
+        outside_macs: those of them outside of its call (``F.linear(x, layer.weight)``): float, whatever its bits.
+        bitops: of both.
+    """
 
     name: str
     type: str
     weight_bits: int
     activation_bits: int
     macs: int
+    outside_macs: int = 0
     bitops: int
     params: int
     size_bytes: int
@@ -48,23 +60,44 @@ class Cost:
     """Cost of a model for one image. Prints as a table.
 
     Attributes:
-        layers: every module that holds parameters, in order of definition.
-        uncounted: names of the modules outside the table that hold a matrix themselves (attention,
-            RNNs, ``x @ self.w``): their parameters and bytes count, their products do not.
+        of: what was counted: ``image (3, 32, 32)``.
+        layers: every module that holds parameters or multiplies, in order of definition.
+        activation_macs: multiply-adds of products that read no layer's weight: attention's, of two activations.
+        uncalled: names of the layers that the forward never called, nor read the weight of: they count 0.
+        omitted: what is not counted, by module: products of weights alone, which no image changes; matrices that meet
+            activations element by element; operations whose multiply-adds are not known.
     """
 
+    of: str
     layers: tuple[LayerCost, ...]
-    uncounted: tuple[str, ...] = ()
+    activation_macs: int = 0
+    uncalled: tuple[str, ...] = ()
+    omitted: tuple[Omission, ...] = ()
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Names of the modules of which something is not counted (``omitted``)."""
+        return tuple(dict.fromkeys(each.name for each in self.omitted))
 
     @property
     def bitops(self) -> int:
-        """Bit-operations of all convolutions and linear layers."""
-        return sum(layer.bitops for layer in self.layers)
+        """Bit-operations of all products, those of activations in float."""
+        return sum(layer.bitops for layer in self.layers) + self.activation_bitops
+
+    @property
+    def activation_bitops(self) -> int:
+        """Bit-operations of products of activations: 32 x 32 for each multiply-add, as no layer quantizes them."""
+        return self.activation_macs * FLOAT_BITOPS
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of all convolutions and linear layers."""
-        return sum(layer.macs for layer in self.layers)
+        """Multiply-adds of all products."""
+        return sum(layer.macs for layer in self.layers) + self.activation_macs
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Names of the layers whose weight is read outside of their call."""
+        return tuple(layer.name for layer in self.layers if layer.outside_macs)
 
     @property
     def params(self) -> int:
@@ -77,56 +110,101 @@ class Cost:
         return sum(layer.size_bytes for layer in self.layers)
 
     def __str__(self) -> str:
-        table = Table(
-            "layer", "type", "bits W/A", "MACs", "bit-operations", "parameters", "bytes", title="cost of one image"
-        )
+        columns = ("layer", "type", "bits W/A", "MACs", "bit-operations", "parameters", "bytes")
+        table = Table(*columns, title=f"cost of one {self.of}")
         for c in self.layers:
             bits = f"{c.weight_bits}/{c.activation_bits}" if c.macs else ""
             table.add_row(c.name, c.type, bits, f"{c.macs:,}", f"{c.bitops:,}", f"{c.params:,}", f"{c.size_bytes:,}")
+        if self.activation_macs:
+            counts = (f"{self.activation_macs:,}", f"{self.activation_bitops:,}", "0", "0")
+            table.add_row("products of activations", "", f"{FLOAT_BITS}/{FLOAT_BITS}", *counts)
         table.add_section()
         totals = (self.macs, self.bitops, self.params, self.size_bytes)
         table.add_row("total", "", "", *(f"{total:,}" for total in totals), style="bold")
-        names = ", ".join(name or "(the model itself)" for name in self.uncounted)
-        return as_text(table, *([f"Products inside these are not counted: {names}"] if names else []))
+        return as_text(table, *self._notes())
+
+    def _notes(self) -> list[str]:
+        """What the table does not say."""
+        outside = [f"{_shown(c.name)} ({c.outside_macs:,} MACs)" for c in self.layers if c.outside_macs]
+        said = {
+            "Never called, counted as 0": [_shown(name) for name in self.uncalled],
+            "Weights read outside of their layer's call, counted for it, in float": outside,
+            "Not counted": [str(each) for each in self.omitted],
+        }
+        return [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
 
 
-def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Count a model's bit-operations, multiply-adds, parameters and bytes.
+def cost(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, example: Any = None) -> Cost:
+    """Count a model's bit-operations, multiply-adds, parameters and bytes; the model is left as it was.
 
     Args:
-        model: float or quantized; it need not be calibrated. One zero image runs through it.
+        model: float or quantized; it need not be calibrated. One zero image, or the example, runs through it.
         input_shape: of one image, without the batch: ``(3, 32, 32)``.
+        example: in its place what the model is called with for one input, batch axis of 1 included: a tensor (tokens:
+            ``torch.zeros(1, 128, dtype=torch.long)``), a tuple of arguments, a mapping of arguments by name. All of it
+            counts: two images in it cost twice one.
 
     Raises:
-        ValueError: not a shape, or one that the model does not take.
+        ValueError: neither or both of shape and example, not a shape, an input that the model does not take,
+            a layer that has no weight yet (lazy).
     """
-    if not isinstance(input_shape, tuple | list):
-        raise ValueError(f"input_shape={input_shape!r}: expected the shape of one image, such as (3, 32, 32)")
-    macs: dict[nn.Module, int] = {}
+    if (input_shape is None) == (example is None):
+        raise ValueError(
+            f"input_shape={input_shape!r}: expected the shape of one image, such as (3, 32, 32), or in its place "
+            "example=..., what the model is called with"
+        )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"{name} has no shape yet (a lazy layer): run the model once on an input, then count")
+    if example is None:
+        image, of = _zero_image(model, input_shape), f"image {tuple(input_shape or ())}"
+        what = f"one image of shape {tuple(input_shape or ())} (example=... takes tokens, several inputs)"
+        found = _run(model, (image,), {}, what)
+    else:
+        example = tree_map_only(Tensor, lambda tensor: tensor.to(device_of(model)), example)
+        of = f"input {', '.join(map(_described, tree_leaves(example)))}"
+        by_name = dict(example) if isinstance(example, Mapping) else {}
+        args = () if by_name else example if isinstance(example, tuple) else (example,)
+        found = _run(model, args, by_name, f"the {of}")
+    return _cost_of(model, found, of)
 
-    def count(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        row = row_of(module)
-        assert row is not None
-        assert row.macs is not None
-        macs[module] = macs.get(module, 0) + row.macs(module, args[0], output)
 
-    hooks = [layer.register_forward_hook(count) for _, layer in weighted_layers(model)]
-    tensors = chain(model.parameters(), filter(torch.is_floating_point, model.buffers()))
+def _zero_image(model: nn.Module, shape: Any) -> Tensor:
+    """A batch of one, on the model's device and in its dtype. Raises ValueError for what is no shape."""
+    if not isinstance(shape, tuple | list):
+        raise ValueError(f"input_shape={shape!r}: expected the shape of one image, such as (3, 32, 32)")
+    tensors = filter(torch.is_floating_point, chain(model.parameters(), model.buffers()))
     dtype = next((tensor.dtype for tensor in tensors), torch.float32)
     try:
-        with torch.no_grad(), modes_kept(model), as_float(model):
-            model.eval()
-            model(torch.zeros(1, *input_shape, device=device_of(model), dtype=dtype))
-    except RuntimeError as error:
-        raise ValueError(f"{type(model).__name__} does not take one image of shape {input_shape}: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+        return torch.zeros(1, *shape, device=device_of(model), dtype=dtype)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(model).__name__} does not take one image of shape {tuple(shape)}: {error}") from error
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Products:
+    """What one forward multiplies. Raises ValueError, with the model's own words, where it takes no such input."""
+    with torch.no_grad(), modes_kept(model), buffers_kept(model), torch.random.fork_rng(devices=[]), as_float(model):
+        model.eval()
+        with watched_products(model, (args, kwargs)) as found:
+            try:
+                model(*args, **kwargs)
+            except Exception as error:
+                raise ValueError(f"{type(model).__name__} does not take {what}: {error}") from error
+    return found
+
+
+def _cost_of(model: nn.Module, found: Products, of: str) -> Cost:
+    modules = {name: m for name, m in model.named_modules() if not isinstance(m, Quantizer)}
+    multiplying = [name for name, m in modules.items() if is_weighted(m) or has_unknown_products(m)]
     counted: set[int] = set()
-    holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
     return Cost(
-        layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders),
-        uncounted=tuple(name for name, module in model.named_modules() if has_unknown_products(module)),
+        of=of,
+        layers=tuple(
+            _layer_cost(name, m, found, counted) for name, m in modules.items() if _holds(m) or found.macs[name]
+        ),
+        activation_macs=found.without_weight,
+        uncalled=tuple(name for name in multiplying if name not in found.reached),
+        omitted=found.omissions(),
     )
 
 
@@ -136,18 +214,31 @@ def _holds(module: nn.Module) -> bool:
     )
 
 
-def _layer_cost(name: str, module: Any, macs: int, counted: set[int]) -> LayerCost:
+def _described(value: Any) -> str:
+    """A tensor by its shape and dtype."""
+    return (
+        f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else str(value)
+    )
+
+
+def _shown(name: str) -> str:
+    return name or "(the model itself)"
+
+
+def _layer_cost(name: str, module: Any, found: Products, counted: set[int]) -> LayerCost:
     """The cost of one layer; a parameter that an earlier layer ``counted`` (tied weights) is not counted again."""
     weight_bits, activation_bits = bits_of(module) if is_weighted(module) else (FLOAT_BITS, FLOAT_BITS)
     own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
     counted |= {id(p) for p in own.values()}
+    macs, outside = found.macs[name], found.outside[name]
     return LayerCost(
         name=name,
         type=type(module).__name__,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         macs=macs,
-        bitops=macs * weight_bits * activation_bits,
+        outside_macs=outside,
+        bitops=(macs - outside) * weight_bits * activation_bits + outside * FLOAT_BITOPS,
         params=sum(p.numel() for p in own.values()),
         size_bytes=_size_bytes(module, own),
     )

@@ -45,8 +45,8 @@ class Row:
         quantized: its quantized class.
         kind: what it is.
         slots: which of its tensors can be quantized, in the order that its forward uses them.
-        macs: multiply-adds of one image, from the layer, its input and its output; None where it multiplies by no
-            weight.
+        macs: multiply-adds of a call, from the layer, its input and its output, whatever their first axis holds
+            (images, windows, frames); None where it multiplies by no weight.
     """
 
     quantized: type[nn.Module]
@@ -55,16 +55,15 @@ class Row:
     macs: Callable[[Any, Tensor, Tensor], int] | None = None
 
 
-def linear_macs(layer: Any, x: Tensor, output: Tensor) -> int:
+def linear_macs(layer: Any, _: Tensor, output: Tensor) -> int:
     """Each output meets every input feature."""
-    return output.numel() // len(x) * layer.in_features
+    return output.numel() * layer.in_features
 
 
 def convolution_macs(layer: Any, x: Tensor, output: Tensor) -> int:
-    """Each position of the output, or of a transposed one's input, meets the whole kernel."""
-    positions = x if layer.transposed else output
-    per_position = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
-    return per_position * math.prod(positions.shape[2:])
+    """Each output, or each input of a transposed one, meets the kernels of its group."""
+    met, others = (x, layer.out_channels) if layer.transposed else (output, layer.in_channels)
+    return met.numel() * math.prod(layer.kernel_size) * others // layer.groups
 
 
 INPUT, BIAS, OUTPUT = Slot("input", "input"), Slot("bias", "bias"), Slot("output", "output")
@@ -159,7 +158,7 @@ def slots_of(module: nn.Module, *roles: str) -> tuple[Slot, ...]:
 
 def quantizer_of(layer: nn.Module, slot: str) -> Quantizer | None:
     """The quantizer of a layer's slot; None where its tensor is float."""
-    return cast("Quantizer | None", layer._modules.get(slot + QUANTIZER))
+    return cast("Quantizer | None", getattr(layer, slot + QUANTIZER, None))
 
 
 def quantized_tensors(layer: nn.Module, *roles: str) -> Iterator[tuple[Slot, Quantizer, nn.Parameter]]:
@@ -178,7 +177,7 @@ def own_weights(module: nn.Module) -> list[nn.Parameter]:
     """
     if isinstance(module, (*NORMS, Quantizer, ParametrizationList)):
         return []
-    moved = module._modules.get("parametrizations") or nn.ModuleDict()
+    moved = getattr(module, "parametrizations", nn.ModuleDict())
     held = [p for holder in (module, *moved.children()) for p in holder.parameters(recurse=False)]
     return [p for p in held if not is_lazy(p) and p.ndim > 1]
 

@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import flatbit as fb
 from flatbit.models import accepts, build, zoo
@@ -37,6 +38,13 @@ REFUSED = {
     "timm/nf_resnet26": "StdConv",
 }
 
+COUNTED = [  # a family each, and the image that it takes
+    ("torchvision/densenet121", 64), ("torchvision/shufflenet_v2_x0_5", 64), ("torchvision/swin_t", 64),
+    ("torchvision/swin_v2_t", 64), ("timm/swinv2_cr_tiny_224", 224), ("timm/levit_128s", 224),
+    ("timm/mobilevit_xxs", 256), ("timm/xcit_nano_12_p16_224", 224), ("timm/nf_resnet26", 64),
+    ("timm/halonet26t", 256), ("timm/eva02_tiny_patch14_224", 224), ("timm/tf_efficientnet_cc_b0_4e", 64),
+]  # fmt: skip
+
 
 def small(name):
     """Few classes, and images as small as the net takes."""
@@ -64,6 +72,20 @@ def test_refusals_say_why(name, reason):
     model = build(name, num_classes=5)
     with pytest.raises(ValueError, match=reason):
         fb.quantize_(model, fb.policy("uniq", weights=4, activations=4))
+
+
+@pytest.mark.parametrize(("name", "side"), COUNTED)
+def test_costs_what_pytorchs_own_counter_counts(name, side):
+    model = build(name, num_classes=5).eval().requires_grad_(False)
+    found = fb.cost(model, (3, side, side))
+    counter = FlopCounterMode(display=False)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
+        model(torch.zeros(1, 3, side, side))
+    assert (2 * found.macs, found.omitted) == (counter.get_total_flops(), ())
+    counts = {name.partition(".")[2]: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
+    for layer in found.layers:
+        if isinstance(model.get_submodule(layer.name), nn.Linear | nn.Conv2d):
+            assert 2 * (layer.macs - layer.outside_macs) == counts.get(layer.name, 0), layer.name
 
 
 def test_channels_and_classes_follow_the_data():

@@ -157,9 +157,9 @@ def test_a_class_enters_once(monkeypatch):
         add_layer(nn.Conv2d, row)
 
 
-def test_multiply_adds_are_of_one_image():
+def test_multiply_adds_are_of_all_that_a_call_computes():
     layer = nn.Linear(3, 5)
-    assert TABLE[nn.Linear].macs(layer, torch.zeros(4, 2, 3), torch.zeros(4, 2, 5)) == 2 * 3 * 5
+    assert TABLE[nn.Linear].macs(layer, torch.zeros(4, 2, 3), torch.zeros(4, 2, 5)) == 4 * 2 * 3 * 5
     conv = nn.Conv2d(4, 6, 3, groups=2)
-    assert TABLE[nn.Conv2d].macs(conv, torch.zeros(2, 4, 5, 5), torch.zeros(2, 6, 3, 3)) == 9 * 4 * 3 * 9
+    assert TABLE[nn.Conv2d].macs(conv, torch.zeros(2, 4, 5, 5), torch.zeros(2, 6, 3, 3)) == 2 * 9 * 4 * 3 * 9
     assert TABLE[nn.ReLU].macs is None

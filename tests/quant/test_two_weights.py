@@ -48,7 +48,7 @@ class QBottleneck(Bottleneck):
 
 
 def macs(layer, x, output):
-    return output.numel() // len(x) * len(layer.up) + x.numel() // len(x) * len(layer.up)
+    return (output.numel() + x.numel()) * len(layer.up)
 
 
 ROW = Row(QBottleneck, "linear", (INPUT, Slot("up", "weight"), Slot("down", "weight", 1), BIAS), macs)

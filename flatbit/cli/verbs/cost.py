@@ -6,12 +6,14 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from ...quant.convert import quantize_
-from ...quant.cost import cost
+from ...quant.cost import Cost, cost
 from ...quant.presets import policy as policy_of
 from ...quant.spec import FLOAT_BITS
 from ...quant.table import has_quantized_layers
+from ...registry import import_object
 from .. import COMMANDS
 from ..console import (
     ActivationBits,
@@ -37,7 +39,16 @@ def cost_of(
     policy: PolicyName = None,
     weight_bits: WeightBits = FLOAT_BITS,
     activation_bits: ActivationBits = FLOAT_BITS,
-    input_shape: Annotated[str, typer.Option(help="Of one image: channels,height,width.")] = "3,32,32",
+    input_shape: Annotated[
+        str | None, typer.Option(help="Of one image: channels,height,width. Default: 3,32,32.", show_default=False)
+    ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --input-shape, for tokens or several inputs: package.module:function that returns what "
+            "the model is called with: a tensor, a tuple, or a mapping by name."
+        ),
+    ] = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
@@ -52,12 +63,26 @@ def cost_of(
         if has_quantized_layers(network):
             raise ValueError(f"{model} is quantized already: -w and -a cannot act on it: leave them out")
         quantize_(network, policy_of(policy or "uniq", weights=weight_bits, activations=activation_bits))
-    try:
-        counted = cost(network, _shape(input_shape))
-    except ValueError as error:
-        raise ValueError(f"{error}: --input-shape C,H,W says another") from error
+    counted = _counted(network, input_shape, example)
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}
-    show(str(counted), totals | {"layers": [asdict(layer) for layer in counted.layers]}, json)
+    show(str(counted), totals | asdict(counted) | {"activation_bitops": counted.activation_bitops}, json)
+
+
+def _counted(network: nn.Module, input_shape: str | None, example: str | None) -> Cost:
+    if example is None:
+        try:
+            return cost(network, _shape(input_shape or "3,32,32"))
+        except ValueError as error:
+            raise ValueError(f"{error}: --input-shape C,H,W says another") from error
+    if input_shape is not None:
+        raise ValueError("--example and --input-shape both say the input: leave one out")
+    make = import_object(example)
+    if not callable(make):
+        raise ValueError(f"--example {example} is {type(make).__name__}: expected a function that returns the input")
+    try:
+        return cost(network, example=make())
+    except ValueError as error:
+        raise ValueError(f"--example {example}: {error}") from error
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...quant.cost import cost
+from ...quant.cost import FLOAT_BITOPS, Cost, cost
 from ...quant.rounding import wide
 from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
 from . import LOSSES, LossTerm
 
 MILLION = 1e6
-_macs: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[str, int]]] = WeakKeyDictionary()
+_costs: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Cost]] = WeakKeyDictionary()
 
 
 @final
@@ -58,11 +58,13 @@ def mbitops(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
 
     Raises ValueError for a net that learns no bits: the term could not act on it.
     """
-    counts = _macs.setdefault(model, {})
-    if input_shape not in counts:
-        counts[input_shape] = {layer.name: layer.macs for layer in cost(model, input_shape).layers if layer.macs}
-    macs, modules = counts[input_shape], dict(model.named_modules())
-    total = sum(_width(modules[name], "weight") * _width(modules[name], "input") * n for name, n in macs.items())
+    costs = _costs.setdefault(model, {})
+    if input_shape not in costs:
+        costs[input_shape] = cost(model, input_shape)
+    modules, counted = dict(model.named_modules()), [layer for layer in costs[input_shape].layers if layer.macs]
+    learned = [(modules[layer.name], layer.macs - layer.outside_macs) for layer in counted]
+    total = sum(_width(layer, "weight") * _width(layer, "input") * macs for layer, macs in learned)
+    total += FLOAT_BITOPS * sum(layer.outside_macs for layer in counted) + costs[input_shape].activation_bitops
     if not isinstance(total, Tensor) or (torch.is_grad_enabled() and not total.requires_grad):
         raise _learns_no_bits(model)
     return total / MILLION

@@ -69,6 +69,53 @@ def test_a_function_of_the_users(flatbit, own):
     assert totals(flatbit, f"{module}:net", "--input-shape", "3,2,2", "--model-arg", "n=7")["macs"] == 84
 
 
+TOKENS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head, self.unused = nn.Embedding(10, 4), nn.Linear(4, 3), nn.Linear(4, 4)
+
+    def forward(self, tokens, scale=None):
+        x = self.table(tokens)
+        return self.head(x @ x.transpose(1, 2) @ x * (1 if scale is None else scale))
+
+def tokens():
+    return torch.zeros(1, 7, dtype=torch.long)
+
+def named():
+    return {"tokens": tokens(), "scale": torch.ones(1)}
+
+wrong = torch.zeros(1, 7)
+
+def floats():
+    return wrong
+"""
+
+
+@pytest.mark.parametrize("example", ["tokens", "named"])
+def test_tokens_and_several_inputs_are_an_example_of_the_users(flatbit, own, example):
+    module = own(TOKENS)
+    counted = totals(flatbit, f"{module}:Net", "--example", f"{module}:{example}")
+    assert counted["macs"] == 7 * 4 * 3 + 2 * 7 * 7 * 4
+    assert (counted["activation_macs"], counted["activation_bitops"]) == (2 * 7 * 7 * 4, 1024 * 2 * 7 * 7 * 4)
+    assert counted["uncalled"] == ["unused"]
+    assert "(1, 7) int64" in counted["of"]
+    assert "Never called, counted as 0: unused" in flatbit("cost", f"{module}:Net", "--example", f"{module}:tokens").out
+
+
+def test_mistakes_in_an_example_are_one_line(refuses, own):
+    module = own(TOKENS)
+    net = ("cost", f"{module}:Net")
+    assert "example=... takes tokens" in refuses(*net)
+    assert "leave one out" in refuses(*net, "--example", f"{module}:tokens", "--input-shape", "7")
+    assert "is Tensor: expected a function" in refuses(*net, "--example", f"{module}:wrong")
+    assert "does not take the input (1, 7) float32" in refuses(*net, "--example", f"{module}:floats")
+    assert "has no 'token': did you mean tokens" in refuses(*net, "--example", f"{module}:token")
+
+
 def test_a_file_is_counted_as_it_is(flatbit, tmp_path):
     model = fb.models.build("preresnet8")
     fb.quantize_(model, fb.policy("faq", weights=4, activations=4))

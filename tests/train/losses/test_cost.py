@@ -158,6 +158,24 @@ def test_the_model_is_as_before_and_no_random_number_is_drawn():
     assert torch.equal(torch.get_rng_state(), random)
 
 
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = nn.functional.linear(x, self.qkv.weight).chunk(3, -1)
+        return self.proj((q @ k.transpose(1, 2)).softmax(-1) @ v)
+
+
+def test_what_is_in_float_counts_too():
+    """Products of activations, and a weight that is read past its quantizer."""
+    model = nn.Sequential(nn.Linear(8, 8), Attention(), nn.Linear(8, 3))
+    fb.quantize_(model, fb.policy("dq", weights=4, activations=4).override("1.qkv", weights=32, activations=32))
+    fb.calibrate_(model, [(torch.randn(2, 5, 8),)])
+    assert float(mbitops(model, (5, 8)).detach()) * 1e6 == pytest.approx(fb.cost(model, (5, 8)).bitops, rel=1e-6)
+
+
 def test_layers_are_counted_once_for_each_model_and_shape(monkeypatch):
     calls, counted = [], costs.cost
     monkeypatch.setattr(costs, "cost", lambda *args: calls.append(args[1]) or counted(*args))
@@ -165,10 +183,10 @@ def test_layers_are_counted_once_for_each_model_and_shape(monkeypatch):
     for shape in (SHAPE, SHAPE, (1, 8, 8)):
         mbitops(model, shape)
     assert calls == [SHAPE]
-    known = len(costs._macs)
+    known = len(costs._costs)
     del model
     gc.collect()
-    assert len(costs._macs) == known - 1  # and are forgotten with it
+    assert len(costs._costs) == known - 1  # and are forgotten with it
 
 
 def test_training_with_it_lowers_the_cost_to_its_target():
