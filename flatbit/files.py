@@ -75,7 +75,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
 
 
 def load_(model: nn.Module, path: str | Path) -> None:
-    """Load a file into a model, in place; a float model is first quantized as the file says.
+    """Load a file into a model, in place; a float model is first quantized as the file says, frozen layers frozen.
 
     Raises:
         ValueError: not a safetensors file, a description that cannot be read or that contradicts its

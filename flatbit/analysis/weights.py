@@ -62,8 +62,8 @@ def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
 
 def _histogram(name: str, quantizer: Quantizer, weight: Tensor, bins: int) -> WeightHistogram:
     grid = quantizer.grid(weight)
-    w = quantizer.limit(quantizer.transform(weight))
-    unit = grid.step if grid.step.numel() > 1 else torch.ones(())
+    w = quantizer.limited(weight)
+    unit = quantizer.site.by_group(grid.step) if grid.step.numel() > 1 else torch.ones(())
     counts, edges = np.histogram((w / unit).flatten().float().cpu().numpy(), bins=bins)
     codes = (grid.codes(quantizer(weight)) - grid.low).flatten()
     step = 1.0 if grid.step.numel() > 1 else float(grid.step)

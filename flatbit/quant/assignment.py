@@ -70,7 +70,7 @@ def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
         _restate_(layer, changes)
         for _, quantizer, parameter in quantized_tensors(layer, "weight"):
             if quantizer in stale:
-                quantizer.observe_(parameter)
+                quantizer.start_(parameter)
     _follow_producers_(model, changes)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..registry import nearest
 from .coverage import Coverage, coverage_of
+from .frozen import follow_layers_
 from .layers import QUANTIZER
 from .policy import Policy, check_bits
 from .quantizer import Quantizer
@@ -36,7 +37,8 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
     """Quantize a model in place by a policy.
 
     Each layer whose exact type is in the table becomes its quantized subclass and gets its
-    quantizers; parameters, their names and their optimizer state stay. Call ``calibrate_`` next.
+    quantizers; parameters, their names and their optimizer state stay. Frozen layers stay frozen: steps and
+    clips train where what they quantize does (of an input: where its layer does). Call ``calibrate_`` next.
 
     Args:
         model: any module; not yet quantized, not yet wrapped (DDP, ``torch.compile``).
@@ -86,7 +88,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     """Narrow each named layer's class and attach the quantizers of its spec, in place.
 
     All quantizers are made before the first layer is touched, so a refused bit-width leaves the
-    model as it was. Layers that share one weight share its quantizer.
+    model as it was. Layers that share one weight share its quantizer; frozen layers' steps are frozen.
     """
     modules = dict(model.named_modules())
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
@@ -106,6 +108,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
             if quantizer is not None and reference is not None:
                 quantizer.to(device=reference.device, dtype=reference.dtype)
             layer.register_module(slot, quantizer)
+    follow_layers_(model, specs)
 
 
 def restore_(model: nn.Module) -> None:
@@ -159,11 +162,20 @@ def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quant
 
 def _site(name: str, layer: nn.Module, row: Row, slot: Slot, spec: TensorSpec) -> Site:
     shape: tuple[int, ...] = ()
+    groups = getattr(layer, "groups", 1) if slot.channel_axis == 1 else 1
     if slot.role == "weight" and row.macs is not None:
         sizes = getattr(layer, slot.name).shape
         shape = tuple(n if axis == slot.channel_axis else 1 for axis, n in enumerate(sizes))
-    tensor = "" if slot.name == slot.role else slot.name
-    return Site(layer=name, role=slot.role, tensor=tensor, kind=row.kind, step_shape=shape, candidates=spec.candidates)
+        shape = shape if groups == 1 else (groups, *shape)
+    return Site(
+        layer=name,
+        role=slot.role,
+        tensor="" if slot.name == slot.role else slot.name,
+        kind=row.kind,
+        step_shape=shape,
+        groups=groups,
+        candidates=spec.candidates,
+    )
 
 
 def _with_candidates(specs: dict[str, LayerSpec], candidates: Sequence[int]) -> dict[str, LayerSpec]:

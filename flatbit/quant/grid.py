@@ -68,8 +68,8 @@ class Grid:
     """The values one tensor can take: ``step * (code + offset)``, ``low <= code <= high``.
 
     Attributes:
-        step: shape () or broadcastable to the tensor (one per output channel), positive, detached;
-            float32 at least.
+        step: shape () or broadcastable to the tensor (one per output channel, repeated over the rows that share it
+            where a transposed convolution has groups), positive, detached; float32 at least.
         offset: 0 or 1/2 (any number for LSQ+).
         low, high: the lowest and highest code.
     """

@@ -168,7 +168,8 @@ def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool 
     weight whose spec changes gets a new quantizer that starts from the weight as it is, by its method's
     own start: for ``sqwa`` the D of least squared error (SQWA's stage 5), for ``uniq`` and ``lsq`` the
     rules of their papers, for ``saq`` a clip of 1 standard deviation. An activation whose
-    spec changes gets one without a step: call ``calibrate_`` then, which starts all of them.
+    spec changes gets one without a step: call ``calibrate_`` then, which starts all of them. New quantizers of
+    frozen layers are frozen, as ``quantize_`` has it.
 
     Args:
         model: quantized.
