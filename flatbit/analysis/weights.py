@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quant.quantizer import Quantizer
+from ..quant.reparametrized import folded
 from ..quant.table import is_weighted, quantized_layers, quantized_tensors
 
 
@@ -52,11 +53,12 @@ class WeightHistograms:
 def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
     """Look at the weights of every layer that has quantized ones; ``bins`` of each histogram."""
     found = []
-    for name, layer in quantized_layers(model):
-        weights = list(quantized_tensors(layer, "weight")) if is_weighted(layer) else []
-        for slot, quantizer, weight in weights:
-            called = name if len(weights) == 1 else f"{name}.{slot.name}"
-            found.append(_histogram(called, quantizer, weight, bins))
+    with folded(layer for _, layer in quantized_layers(model)):
+        for name, layer in quantized_layers(model):
+            weights = list(quantized_tensors(layer, "weight")) if is_weighted(layer) else []
+            for slot, quantizer, weight in weights:
+                called = name if len(weights) == 1 else f"{name}.{slot.name}"
+                found.append(_histogram(called, quantizer, weight, bins))
     return WeightHistograms(layers=tuple(found))
 
 

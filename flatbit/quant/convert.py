@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..registry import nearest
+from ..undo import undone_on_failure
 from .coverage import Coverage, coverage_of
 from .frozen import follow_layers_
 from .layers import QUANTIZER
@@ -18,6 +19,7 @@ from .policy import Policy, check_bits
 from .quantizer import Quantizer
 from .quantizers import METHODS
 from .refusals import refusals, tied_refusals
+from .reparametrized import change_kind_, kind_of, refuse_reparametrized
 from .site import Site
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import (
@@ -53,14 +55,15 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
 
     Raises:
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
-            no layer can have.
+            no layer can have. The model is then as it was.
     """
     _check_model(model)
     specs, refused = resolved_specs(model, policy, strict=strict)
     if candidates:
         specs = _with_candidates(specs, candidates)
-    apply_specs_(model, specs)
-    return coverage_of(model, refused)
+    with undone_on_failure(model):
+        apply_specs_(model, specs)
+        return coverage_of(model, refused)
 
 
 def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
@@ -91,6 +94,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     model as it was. Layers that share one weight share its quantizer; frozen layers' steps are frozen.
     """
     modules = dict(model.named_modules())
+    refuse_reparametrized(((name, modules[name]) for name in specs), "quantizing")
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
     weight_quantizers: dict[int, Quantizer] = {}
     for name, slots in made.items():
@@ -112,12 +116,16 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
 
 
 def restore_(model: nn.Module) -> None:
-    """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained."""
-    for _, layer in list(quantized_layers(model)):
-        for slot in slots_of(layer):
-            layer._modules.pop(slot.name + QUANTIZER, None)
-        del layer.spec
-        layer.__class__ = FLOAT_CLASS[type(layer)]  # type: ignore[assignment]
+    """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained.
+
+    What was put on it after ``quantize_``, such as pruning or ``weight_norm``, stays.
+    """
+    with undone_on_failure(model):
+        for _, layer in list(quantized_layers(model)):
+            for slot in slots_of(layer):
+                layer._modules.pop(slot.name + QUANTIZER, None)
+            del layer.spec
+            change_kind_(layer, FLOAT_CLASS[kind_of(layer)])
 
 
 @contextmanager

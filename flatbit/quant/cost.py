@@ -23,6 +23,7 @@ from ..modes import modes_kept
 from ..text import as_text
 from .convert import as_float
 from .quantizer import Quantizer
+from .reparametrized import folded
 from .spec import FLOAT_BITS
 from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of, row_of, weighted_layers
 
@@ -99,9 +100,23 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
     Raises:
         ValueError: not a shape, or one that the model does not take.
+
+    Weights that pruning or a parametrization computes count as plain ones.
     """
     if not isinstance(input_shape, tuple | list):
         raise ValueError(f"input_shape={input_shape!r}: expected the shape of one image, such as (3, 32, 32)")
+    with folded(model.modules()):
+        macs = _macs(model, tuple(input_shape))
+        counted: set[int] = set()
+        holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
+        return Cost(
+            layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders),
+            uncounted=tuple(name for name, module in model.named_modules() if has_unknown_products(module)),
+        )
+
+
+def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[nn.Module, int]:
+    """Multiply-adds of every convolution and linear layer that one zero image meets. Raises ValueError."""
     macs: dict[nn.Module, int] = {}
 
     def count(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -122,12 +137,7 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     finally:
         for hook in hooks:
             hook.remove()
-    counted: set[int] = set()
-    holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
-    return Cost(
-        layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders),
-        uncounted=tuple(name for name, module in model.named_modules() if has_unknown_products(module)),
-    )
+    return macs
 
 
 def _holds(module: nn.Module) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..device import device_of
+from ..inputs import input_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
+from ..undo import undone_on_failure
 
 
 @torch.no_grad()
@@ -25,35 +28,57 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
 
     Args:
         model: any module; without batch norms nothing happens.
-        batches: iterable of ``(x, ...)`` on the model's device.
+        batches: iterable of ``(x, ...)`` or x, on any device.
         num_batches: how many to average; None for all.
 
     Returns:
         How many batches were averaged.
 
     Raises:
-        ValueError: no batches.
+        ValueError: no batches, a batch of one value per channel, statistics that are not finite. They are then, as
+            after any other error, what they were.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
     stream = nonempty(islice(batches, num_batches), "reestimate_batchnorm_")
-    momenta = {norm: norm.momentum for norm in norms}
+    momenta, device = {norm: norm.momentum for norm in norms}, device_of(model)
     count = 0
-    try:
+    with undone_on_failure(model, chain.from_iterable(norm.buffers(recurse=False) for norm in norms)):
         with modes_kept(model):
             model.eval()
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
                 norm.momentum = None  # cumulative average
-            for x, *_ in stream:
-                model(x)
+            for batch in stream:
+                _observe_(model, input_of(batch, "reestimate_batchnorm_").to(device), count)
                 count += 1
-    finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
+        _check_finite(model)
     return count
+
+
+def _observe_(model: nn.Module, x: Tensor, index: int) -> None:
+    """Run one batch. Raises ValueError also where its one sample has no spread."""
+    try:
+        model(x)
+    except ValueError as error:
+        if len(x) > 1:
+            raise
+        raise ValueError(
+            f"batch {index} has one sample, which gives a batch norm no variance ({error}): leave it out, such as with "
+            "DataLoader(..., drop_last=True)"
+        ) from error
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not all(bool(b.isfinite().all()) for b in module.buffers(recurse=False)):
+            raise ValueError(
+                f"batch norm {name!r}: its re-estimated statistics are NaN or infinite: is the data, or a weight?"
+            )
 
 
 def freeze_batchnorm_(model: nn.Module) -> None:
