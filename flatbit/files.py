@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -196,6 +197,12 @@ def _check_same_model(
     if differences:
         refuse_reparametrized(modules.items(), str(path))
         raise ValueError(f"{path} is the checkpoint of another model than {type(model).__name__}: {differences}")
+    for name, owner in _distinct(model.state_dict())[1].items():
+        if tensors[name] is not tensors[owner] and not torch.equal(tensors[name], tensors[owner]):
+            raise ValueError(
+                f"{path} holds {name} and {owner} apart, which are one tensor in this {type(model).__name__}: give "
+                "each layer a weight of its own first (one was pruned or parametrized)"
+            )
 
 
 def _check_same_quantizers(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -33,16 +33,18 @@ def follow_layers_(model: nn.Module, names: Iterable[str]) -> None:
 def _trains(name: str, modules: dict[str, nn.Module]) -> bool:
     """Whether a layer trains: by its own parameters, or by its neighbour's; a model without any trains."""
     order = {key: position for position, key in enumerate(modules)}
-    held = {key: [p.requires_grad for p in module.parameters(recurse=False)] for key, module in modules.items()
-            if not isinstance(module, Quantizer)}  # fmt: skip
-    scope = name
-    while True:
+    held = {
+        key: [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        for key, module in modules.items()
+        if not isinstance(module, Quantizer)
+    }
+    parts = name.split(".")
+    for scope in (".".join(parts[:depth]) for depth in range(len(parts), -1, -1)):
         near = [key for key, flags in held.items() if flags and _is_within(key, scope)]
-        if near or not scope:
-            break
-        scope = scope.rpartition(".")[0]
-    before = [key for key in near if order[key] <= order[name]]
-    return any(held[before[-1] if before else near[0]]) if near else True
+        before = [key for key in near if order[key] <= order[name]]
+        if near:
+            return any(held[before[-1] if before else near[0]])
+    return True
 
 
 def _is_within(name: str, scope: str) -> bool:

@@ -128,11 +128,11 @@ class QuantizedAverage:
         if state["count"]:
             _check_shapes(state, self.model)
         device = device_of(self.model)
-        self.count = state["count"]
+        grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
         self._codes, self._sums, self._latest = (
             {name: tensor.to(device) for name, tensor in state[key].items()} for key in ("codes", "sums", "latest")
         )
-        self._grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
+        self._grids, self.count = grids, state["count"]
 
     def _captured(self, name: str, found: _OnGrid) -> tuple[Grid, Tensor]:
         """The grid and the codes of one weight, if they can join what was captured before."""

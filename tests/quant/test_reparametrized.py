@@ -268,3 +268,24 @@ def test_weights_tied_through_views_are_saved_and_load(tmp_path):
     with torch.no_grad():
         loaded[0].weight.add_(1)
     assert torch.equal(loaded[2].weight, loaded[0].weight)  # tied still
+
+
+def test_one_of_two_tied_layers_is_pruned(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+        model[2].weight = model[0].weight
+        return model
+
+    model, x = make(), torch.randn(5, 4)
+    quantize_(model, policy("lsq", weights=4, activations=4).override("[02]", weights=4))
+    calibrate_(model, [x])
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
+    assert prove(model, x).usage
+    fb.save(model, tmp_path / "m.safetensors")
+    apart = make()
+    apart[2].weight = nn.Parameter(apart[0].weight.detach().clone())
+    fb.load_(apart, tmp_path / "m.safetensors")
+    assert torch.equal(apart(x), model(x))
+    with pytest.raises(ValueError, match=r"holds 2\.weight and 0\.weight apart, which are one tensor in this"):
+        fb.load_(make(), tmp_path / "m.safetensors")
