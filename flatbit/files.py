@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models, plain
 from .atomic import replacing
-from .quant.convert import apply_specs_, restore_
+from .quant.convert import apply_specs_
+from .quant.reparametrized import folded, refuse_reparametrized
 from .quant.spec import LayerSpec
-from .quant.table import quantized_layers, quantizers_of, row_of
+from .quant.table import is_quantized, quantized_layers, quantizers_of, row_of
+from .undo import undone_on_failure
 
 FORMAT = "2"
 OLD_SLOTS = ("weight", "bias", "input", "output")
@@ -31,13 +35,17 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: its ``state_dict`` is written as it is (latent float weights and steps), with each
-            quantized layer's spec, and its build call where ``flatbit.models.build`` made it.
+            quantized layer's spec, and its build call where ``flatbit.models.build`` made it. A weight that
+            pruning or a parametrization computes is written as what it is computed to (so the file loads into the
+            plain model), in quantized layers and where the file says how to build the model.
         path: the file; an existing one is replaced only once the new one is complete.
     """
-    tensors, aliases = _distinct(model.state_dict())
+    call = getattr(model, models.BUILD_CALL, None)
+    with folded(module for module in model.modules() if call or is_quantized(module)):
+        tensors, aliases = _distinct(model.state_dict())
     metadata = {
         "format": FORMAT,
-        "build": json.dumps(getattr(model, models.BUILD_CALL, None)),
+        "build": json.dumps(call),
         "specs": json.dumps({name: plain.to_plain(layer.spec) for name, layer in quantized_layers(model)}),
         "aliases": json.dumps(aliases),
     }
@@ -75,7 +83,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
 
 
 def load_(model: nn.Module, path: str | Path) -> None:
-    """Load a file into a model, in place; a float model is first quantized as the file says.
+    """Load a file into a model, in place; a float model is first quantized as the file says, frozen layers frozen.
 
     Raises:
         ValueError: not a safetensors file, a description that cannot be read or that contradicts its
@@ -89,17 +97,13 @@ def load_(model: nn.Module, path: str | Path) -> None:
     if present and present != {name: spec.stated() for name, spec in specs.items()}:
         raise ValueError(f"{path} is quantized otherwise than the model: flatbit.restore_(model) first, then load")
     _check_same_model(model, tensors, specs, path)
-    if not present:
-        apply_specs_(model, specs)
-    try:
-        _check_same_quantizers(model, tensors, path)
-    except ValueError:
+    with undone_on_failure(model, chain(model.parameters(), model.buffers())):
         if not present:
-            restore_(model)
-        raise
-    model.load_state_dict(tensors)
-    for name, layer in quantized_layers(model):
-        layer.spec = specs[name]
+            apply_specs_(model, specs)
+        _check_same_quantizers(model, tensors, path)
+        model.load_state_dict(tensors)
+        for name, layer in quantized_layers(model):
+            layer.spec = specs[name]
 
 
 def load_any_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> str:
@@ -130,15 +134,20 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that occur once, and the names of those (tied weights) that repeat an earlier one."""
-    kept, aliases, owners = {}, {}, {}
+    """Tensors that occur once, and the names of those (tied weights) that repeat an earlier one.
+
+    Other views of memory that an earlier one lies in are copied: a file holds no views.
+    """
+    kept, aliases, owners, storages = {}, {}, {}, set()
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
         owner = owners.setdefault(key, name)
-        if owner == name:
-            kept[name] = tensor.contiguous()
-        else:
+        if owner != name:
             aliases[name] = owner
+            continue
+        storage = tensor.untyped_storage().data_ptr()
+        kept[name] = tensor.contiguous() if storage not in storages else tensor.clone().contiguous()
+        storages.add(storage)
     return kept, aliases
 
 
@@ -186,7 +195,14 @@ def _check_same_model(
     unknown = [name for name in specs if name not in modules or row_of(modules[name]) is None]
     differences = _differences(model.state_dict(), tensors, lambda key: "_quantizer." not in key, unknown)
     if differences:
+        refuse_reparametrized(modules.items(), str(path))
         raise ValueError(f"{path} is the checkpoint of another model than {type(model).__name__}: {differences}")
+    for name, owner in _distinct(model.state_dict())[1].items():
+        if tensors[name] is not tensors[owner] and not torch.equal(tensors[name], tensors[owner]):
+            raise ValueError(
+                f"{path} holds {name} and {owner} apart, which are one tensor in this {type(model).__name__}: give "
+                "each layer a weight of its own first (one was pruned or parametrized)"
+            )
 
 
 def _check_same_quantizers(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -28,8 +28,8 @@ def read_graph(model: nn.Module) -> fx.Graph | None:
     A node of op ``call_module`` has the module's first name in the model as its target.
     """
     tensors = chain(model.parameters(), model.buffers())
-    shell = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()  # a forward may leave things on it
     try:
-        return _Tracer().trace(shell)
+        shell = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # a forward may leave things on it
+        return _Tracer().trace(shell.eval())
     except Exception:  # whatever a forward does with a value that is none: it cannot be read
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.pairs import pair_of
@@ -122,18 +123,34 @@ def _power_iteration(
 def hessian_vector_product(
     model: nn.Module, data: list[Batch], variables: list[Tensor], v: list[Tensor]
 ) -> list[Tensor]:
-    """``Hv`` of the mean cross-entropy over all batches, each weighted by its size, of the variables' shapes."""
+    """``Hv`` of the mean cross-entropy over all batches, each weighted by its size, of the variables' shapes.
+
+    Raises ValueError for an operation of the model's that has no second derivative.
+    """
     count = sum(len(y) for _, y in data)
     total = [torch.zeros_like(t) for t in variables]
     for x, y in data:
-        loss = cross_entropy(model(x), y) * (len(y) / count)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+            loss = cross_entropy(model(x), y) * (len(y) / count)
         slopes = torch.autograd.grad(loss, variables, create_graph=True, materialize_grads=True)
         along = sum((slope * part).sum() for slope, part in zip(slopes, v, strict=True))
         assert isinstance(along, Tensor)
         if along.requires_grad:
-            product = torch.autograd.grad(along, variables, materialize_grads=True)
+            product = _second_derivatives(model, along, variables)
             total = [a + b for a, b in zip(total, product, strict=True)]
     return total
+
+
+def _second_derivatives(model: nn.Module, along: Tensor, variables: list[Tensor]) -> tuple[Tensor, ...]:
+    try:
+        return torch.autograd.grad(along, variables, materialize_grads=True)
+    except RuntimeError as error:
+        if "not implemented" not in str(error) and "differentiate twice" not in str(error):
+            raise
+        raise ValueError(
+            f"the Hessian of {type(model).__name__}'s loss: an operation of its forward has no second derivative "
+            f"({error}): run that one by a kernel that has"
+        ) from error
 
 
 @contextmanager

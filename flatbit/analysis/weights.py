@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quant.quantizer import Quantizer
+from ..quant.reparametrized import folded
 from ..quant.table import is_weighted, quantized_layers, quantized_tensors
 
 
@@ -52,18 +53,19 @@ class WeightHistograms:
 def weight_histograms(model: nn.Module, bins: int = 80) -> WeightHistograms:
     """Look at the weights of every layer that has quantized ones; ``bins`` of each histogram."""
     found = []
-    for name, layer in quantized_layers(model):
-        weights = list(quantized_tensors(layer, "weight")) if is_weighted(layer) else []
-        for slot, quantizer, weight in weights:
-            called = name if len(weights) == 1 else f"{name}.{slot.name}"
-            found.append(_histogram(called, quantizer, weight, bins))
+    with folded(layer for _, layer in quantized_layers(model)):
+        for name, layer in quantized_layers(model):
+            weights = list(quantized_tensors(layer, "weight")) if is_weighted(layer) else []
+            for slot, quantizer, weight in weights:
+                called = name if len(weights) == 1 else f"{name}.{slot.name}"
+                found.append(_histogram(called, quantizer, weight, bins))
     return WeightHistograms(layers=tuple(found))
 
 
 def _histogram(name: str, quantizer: Quantizer, weight: Tensor, bins: int) -> WeightHistogram:
     grid = quantizer.grid(weight)
-    w = quantizer.limit(quantizer.transform(weight))
-    unit = grid.step if grid.step.numel() > 1 else torch.ones(())
+    w = quantizer.limited(weight)
+    unit = quantizer.site.by_group(grid.step) if grid.step.numel() > 1 else torch.ones(())
     counts, edges = np.histogram((w / unit).flatten().float().cpu().numpy(), bins=bins)
     codes = (grid.codes(quantizer(weight)) - grid.low).flatten()
     step = 1.0 if grid.step.numel() > 1 else float(grid.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..atomic import replacing
 from ..train.averaging import QuantizedAverage
+from ..undo import undone_on_failure
 from .loop import Position
 
 NAME = "checkpoint.pt"
@@ -73,10 +75,11 @@ def restore_checkpoint_(
     average: QuantizedAverage | None = None,
 ) -> None:
     """Put model, optimizer, average and random state back as the checkpoint has them, in place."""
-    model.load_state_dict(content["model"])
-    if average is not None:
-        average.load_state_dict(content["average"])
-    optimizer.load_state_dict(content["optimizer"])
+    with undone_on_failure(model, chain(model.parameters(), model.buffers())):
+        model.load_state_dict(content["model"])
+        if average is not None:
+            average.load_state_dict(content["average"])
+        optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["random"]["cpu"])
     if "cuda" in content["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random"]["cuda"])

@@ -22,6 +22,7 @@ from ..quant.spec import LayerSpec, TensorSpec
 from ..reference import From
 from ..train.averaging import QuantizedAverage
 from ..train.mean_grid import capacity, mean_spec
+from ..train.optimizers import make_optimizer
 from .fit import build_model
 from .recipe import Recipe, Stage
 from .sources import Checkpoint, model_file
@@ -39,7 +40,7 @@ def specs_of(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerS
 
     Raises:
         ValueError: layers that the policy refuses, captures without an average, saq without quantized weights,
-            a loss term that could not act.
+            a loss term that could not act, an optimizer whose step needs a closure.
     """
     specs = _resolved(model, recipe, stage)
     _check_sharpness(stage, specs)
@@ -49,6 +50,7 @@ def specs_of(model: nn.Module, recipe: Recipe, stage: Stage) -> dict[str, LayerS
         _check_captures(quantized, stage, specs)
     if stage.epochs:
         _check_losses(quantized, stage)
+        _check_optimizer(quantized, stage)
     return specs
 
 
@@ -96,6 +98,14 @@ def _check_losses(model: nn.Module, stage: Stage) -> None:
             term.check(model)
         except ValueError as error:
             raise ValueError(f"stage {stage.name!r}: {error}") from error
+
+
+def _check_optimizer(model: nn.Module, stage: Stage) -> None:
+    """Raise ValueError for an optimizer that the training loop cannot step."""
+    try:
+        make_optimizer(model, stage.optimizer, lr=stage.lr or 0.0, weight_decay=stage.weight_decay)
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name!r}: {error}") from error
 
 
 def _check_captures(model: nn.Module, stage: Stage, specs: Mapping[str, LayerSpec]) -> None:

@@ -234,15 +234,16 @@ class RangeUse:
 @torch.no_grad()
 def range_use(quantizer: Quantizer, x: Tensor) -> RangeUse:
     """How ``x`` lies on a calibrated quantizer's grid: after a transformation (SAQ, DoReFa), before DQ's clipping."""
-    v = wide(quantizer.transform(x))
+    by_group = quantizer.site.by_group
+    v = by_group(wide(quantizer.transform(x)))
     grid, q = quantizer.grid(x), quantizer.forward(x)
-    low, high = grid.step * (grid.low + grid.offset), grid.step * (grid.high + grid.offset)
-    shape = tuple(grid.step.shape)
+    step, shape = by_group(grid.step), quantizer.step_shape
+    low, high = step * (grid.low + grid.offset), step * (grid.high + grid.offset)
     rms = group_mean(v.square(), shape).sqrt()
     shared = [axis for axis, n in enumerate(shape) if n == 1]
     largest = v.abs().amax(shared, keepdim=True) if shape else v.abs().max()
     alive = rms > 0  # a channel that is all zero (pruned) is at rest on any grid
-    above, below = v > high + grid.step / 2, v < low - grid.step / 2
+    above, below = v > high + step / 2, v < low - step / 2
     outside = (
         float((above | below).float().mean())
         if grid.low or grid.offset

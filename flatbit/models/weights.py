@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..registry import nearest
 from ..text import as_text
+from ..undo import undone_on_failure
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
@@ -107,7 +108,8 @@ def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, st
         for leaf, tensor in theirs[source].items()
     }
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
-    model.load_state_dict(counters | mapped)
+    with undone_on_failure(model, own.values()):
+        model.load_state_dict(counters | mapped)
     return Matching(
         path=str(path),
         how=how,

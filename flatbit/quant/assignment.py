@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import cast
 
 import torch
 from torch import nn
 
 from ..registry import nearest
+from ..undo import undone_on_failure
 from .layers import QuantizedLayer
 from .policy import check_bits
 from .quantizer import Quantizer
+from .reparametrized import folded
 from .spec import FLOAT_BITS
 from .table import (
     bits_of,
@@ -64,14 +67,16 @@ def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
     for quantizer, change in changes.items():
         quantizer.check_assignable(change.bits)
     stale = {quantizer for quantizer, change in changes.items() if _is_stale_at(quantizer, change.bits)}
-    for quantizer, change in changes.items():
-        quantizer.assign_(change.bits)
-    for _, layer in quantized_layers(model):
-        _restate_(layer, changes)
-        for _, quantizer, parameter in quantized_tensors(layer, "weight"):
-            if quantizer in stale:
-                quantizer.observe_(parameter)
-    _follow_producers_(model, changes)
+    state = chain.from_iterable(chain(q.parameters(), q.buffers()) for q in changes)
+    with undone_on_failure(model, state), folded(layer for _, layer in quantized_layers(model)):
+        for quantizer, change in changes.items():
+            quantizer.assign_(change.bits)
+        for _, layer in quantized_layers(model):
+            _restate_(layer, changes)
+            for _, quantizer, parameter in quantized_tensors(layer, "weight"):
+                if quantizer in stale:
+                    quantizer.start_(parameter)
+        _follow_producers_(model, changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,9 +25,11 @@ from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
+from ..undo import undone_on_failure
 from .convert import as_float
 from .producers import note_producers_
 from .quantizer import Quantizer
+from .reparametrized import folded
 from .table import is_weighted, quantized_layers, quantized_tensors, quantizers_of
 
 
@@ -60,15 +62,24 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     Raises:
         ValueError: not quantized, no data, ``num_batches`` below 1, a weight that is not finite or all
             zero, an input that is constant zero or not finite or that never came, a sign the method
-            cannot take.
+            cannot take. The model is then as it was.
     """
     if num_batches is not None and num_batches < 1:
         raise ValueError(f"num_batches={num_batches}: expected 1 or more, or None for what the methods ask for")
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
-    for name, layer in layers:
-        start_weights_(name, layer)
+    quantizers = [quantizer for _, quantizer in quantizers_of(model)]
+    state = chain.from_iterable(chain(q.parameters(), q.buffers()) for q in quantizers)
+    with undone_on_failure(model, state):
+        with folded(layer for _, layer in layers):
+            for name, layer in layers:
+                start_weights_(name, layer)
+        return _calibrate_activations_(model, batches, num_batches)
+
+
+def _calibrate_activations_(model: nn.Module, batches: Iterable[Any], num_batches: int | None) -> Calibration:
+    """Set the ranges of all activation quantizers, the weights' being set. Raises ValueError."""
     watched = [q for _, q in quantizers_of(model) if q.site.role in ("input", "output")]
     if not watched:
         return Calibration(num_batches=0, num_samples=0)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
+from .grid import has_zero
 from .policy import roles_of
 from .spec import TensorSpec
 from .table import bits_of, is_quantized, is_weighted, quantizer_of, row_of, spec_of, tensor_specs
+
+ON_THE_GRID = "on the grid"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,8 @@ class Convention:
         activations: at each layer's ``input``, once at the activation's ``output``, or ``input, output`` where inner
             layers differ.
         batch_norm, bias: ``float`` or ``fixed point``.
+        padding: ``real zero`` where a layer pads an input whose grid has no zero (signed, mid-rise), as far as
+            calibration knows: the borders have no code; else ``on the grid``.
     """
 
     policy: str
@@ -37,6 +43,7 @@ class Convention:
     activations: str
     batch_norm: str
     bias: str
+    padding: str = ON_THE_GRID
 
     def in_words(self) -> str:
         """All but the policy and the inner layers, in a sentence."""
@@ -44,7 +51,9 @@ class Convention:
         parts = [f"{label} {stated}" for label, stated in stated_of.items()]
         parts += ["weights float" if self.weight_step == "none" else f"weight step per {self.weight_step}"]
         parts += ["activations float" if self.activations == "none" else f"activations at the {self.activations}"]
-        return ", ".join([*parts, f"batch norm {self.batch_norm}", f"bias {self.bias}"])
+        parts += [f"batch norm {self.batch_norm}", f"bias {self.bias}"]
+        parts += [] if self.padding == ON_THE_GRID else ["padding stays a real zero, which the input's grid has not"]
+        return ", ".join(parts)
 
     def __str__(self) -> str:
         return "float" if self.policy == "float" else f"{self.policy}: {self.inner}, {self.in_words()}"
@@ -69,7 +78,22 @@ def convention(model: nn.Module) -> Convention:
         activations=_placements(modules.values()),
         batch_norm=_fixed(tensor_specs(module, "weight") for module in modules.values() if not is_weighted(module)),
         bias=_fixed(tensor_specs(module, "bias") for module in modules.values()),
+        padding="real zero" if any(_pads_off_grid(module) for module in products) else ON_THE_GRID,
     )
+
+
+def _pads_off_grid(layer: nn.Module) -> bool:
+    """Whether a layer pads with zeros, by itself, an input whose grid is known and has none."""
+    quantizer = quantizer_of(layer, "input")
+    padding = getattr(layer, "padding", 0)
+    pads = padding == "same" if isinstance(padding, str) else any(torch.as_tensor(padding).flatten().tolist())
+    zeros = getattr(layer, "padding_mode", "zeros") == "zeros" and not getattr(layer, "transposed", False)
+    if quantizer is None or not pads or not zeros or any(buffer.is_meta for buffer in quantizer.buffers()):
+        return False
+    if not quantizer.calibrated:
+        return False
+    grid = quantizer.grid(torch.zeros(1, 1, device=quantizer.bits.device))
+    return not has_zero(grid.offset, grid.low, grid.high)
 
 
 def _roles(model: nn.Module) -> dict[str, str]:

@@ -11,13 +11,16 @@ import torch
 from torch import nn
 
 from ..registry import nearest
+from ..undo import undone_on_failure
 from .coverage import Coverage, coverage_of
 from .dataflow import unquantized_inputs
+from .frozen import follow_layers_
 from .layers import QUANTIZER
 from .policy import Policy, Rule, check_bits
 from .quantizer import Quantizer
 from .quantizers import METHODS
 from .refusals import refusals, tied_refusals
+from .reparametrized import change_kind_, kind_of, refuse_reparametrized
 from .site import Site
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import (
@@ -38,7 +41,8 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
     """Quantize a model in place by a policy.
 
     Each layer whose exact type is in the table becomes its quantized subclass and gets its
-    quantizers; parameters, their names and their optimizer state stay. Call ``calibrate_`` next.
+    quantizers; parameters, their names and their optimizer state stay. Frozen layers stay frozen: steps and
+    clips train where what they quantize does (of an input: where its layer does). Call ``calibrate_`` next.
 
     Args:
         model: any module; not yet quantized, not yet wrapped (DDP, ``torch.compile``).
@@ -53,14 +57,15 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
 
     Raises:
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
-            no layer can have.
+            no layer can have. The model is then as it was.
     """
     _check_model(model)
     specs, refused = resolved_specs(model, policy, strict=strict)
     if candidates:
         specs = _with_candidates(specs, candidates)
-    apply_specs_(model, specs)
-    return coverage_of(model, refused)
+    with undone_on_failure(model):
+        apply_specs_(model, specs)
+        return coverage_of(model, refused)
 
 
 def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
@@ -98,9 +103,10 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     """Narrow each named layer's class and attach the quantizers of its spec, in place.
 
     All quantizers are made before the first layer is touched, so a refused bit-width leaves the
-    model as it was. Layers that share one weight share its quantizer.
+    model as it was. Layers that share one weight share its quantizer; frozen layers' steps are frozen.
     """
     modules = dict(model.named_modules())
+    refuse_reparametrized(((name, modules[name]) for name in specs), "quantizing")
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
     weight_quantizers: dict[int, Quantizer] = {}
     for name, slots in made.items():
@@ -118,15 +124,20 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
             if quantizer is not None and reference is not None:
                 quantizer.to(device=reference.device, dtype=reference.dtype)
             layer.register_module(slot, quantizer)
+    follow_layers_(model, specs)
 
 
 def restore_(model: nn.Module) -> None:
-    """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained."""
-    for _, layer in list(quantized_layers(model)):
-        for slot in slots_of(layer):
-            layer._modules.pop(slot.name + QUANTIZER, None)
-        del layer.spec
-        layer.__class__ = FLOAT_CLASS[type(layer)]  # type: ignore[assignment]
+    """Make a quantized model float again, in place: classes back, quantizers removed, weights as trained.
+
+    What was put on it after ``quantize_``, such as pruning or ``weight_norm``, stays.
+    """
+    with undone_on_failure(model):
+        for _, layer in list(quantized_layers(model)):
+            for slot in slots_of(layer):
+                layer._modules.pop(slot.name + QUANTIZER, None)
+            del layer.spec
+            change_kind_(layer, FLOAT_CLASS[kind_of(layer)])
 
 
 @contextmanager
@@ -171,11 +182,20 @@ def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quant
 
 def _site(name: str, layer: nn.Module, row: Row, slot: Slot, spec: TensorSpec) -> Site:
     shape: tuple[int, ...] = ()
+    groups = getattr(layer, "groups", 1) if slot.channel_axis == 1 else 1
     if slot.role == "weight" and row.macs is not None:
         sizes = getattr(layer, slot.name).shape
         shape = tuple(n if axis == slot.channel_axis else 1 for axis, n in enumerate(sizes))
-    tensor = "" if slot.name == slot.role else slot.name
-    return Site(layer=name, role=slot.role, tensor=tensor, kind=row.kind, step_shape=shape, candidates=spec.candidates)
+        shape = shape if groups == 1 else (groups, *shape)
+    return Site(
+        layer=name,
+        role=slot.role,
+        tensor="" if slot.name == slot.role else slot.name,
+        kind=row.kind,
+        step_shape=shape,
+        groups=groups,
+        candidates=spec.candidates,
+    )
 
 
 def _with_candidates(specs: dict[str, LayerSpec], candidates: Sequence[int]) -> dict[str, LayerSpec]:

@@ -27,6 +27,7 @@ from ..text import as_text
 from .convert import as_float
 from .products import Omission, Products, watched_products
 from .quantizer import Quantizer
+from .reparametrized import folded
 from .spec import FLOAT_BITS
 from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of
 
@@ -147,6 +148,8 @@ def cost(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, exampl
     Raises:
         ValueError: neither or both of shape and example, not a shape, an input that the model does not take,
             a layer that has no weight yet (lazy).
+
+    Weights that pruning or a parametrization computes count as plain ones.
     """
     if (input_shape is None) == (example is None):
         raise ValueError(
@@ -156,17 +159,18 @@ def cost(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, exampl
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet (a lazy layer): run the model once on an input, then count")
-    if example is None:
-        image, of = _zero_image(model, input_shape), f"image {tuple(input_shape or ())}"
-        what = f"one image of shape {tuple(input_shape or ())} (example=... takes tokens, several inputs)"
-        found = _run(model, (image,), {}, what)
-    else:
-        example = tree_map_only(Tensor, lambda tensor: tensor.to(device_of(model)), example)
-        of = f"input {', '.join(map(_described, tree_leaves(example)))}"
-        by_name = dict(example) if isinstance(example, Mapping) else {}
-        args = () if by_name else example if isinstance(example, tuple) else (example,)
-        found = _run(model, args, by_name, f"the {of}")
-    return _cost_of(model, found, of)
+    with folded(model.modules()):
+        if example is None:
+            image, of = _zero_image(model, input_shape), f"image {tuple(input_shape or ())}"
+            what = f"one image of shape {tuple(input_shape or ())} (example=... takes tokens, several inputs)"
+            found = _run(model, (image,), {}, what)
+        else:
+            example = tree_map_only(Tensor, lambda tensor: tensor.to(device_of(model)), example)
+            of = f"input {', '.join(map(_described, tree_leaves(example)))}"
+            by_name = dict(example) if isinstance(example, Mapping) else {}
+            args = () if by_name else example if isinstance(example, tuple) else (example,)
+            found = _run(model, args, by_name, f"the {of}")
+        return _cost_of(model, found, of)
 
 
 def _zero_image(model: nn.Module, shape: Any) -> Tensor:

@@ -12,7 +12,9 @@ from torch import nn
 from ..models.shared import shared_modules
 from ..text import as_text
 from .convention import Convention, convention
+from .quantizer import Quantizer
 from .refusals import refusals
+from .reparametrized import folded
 from .spec import LayerSpec, TensorSpec
 from .table import (
     LOOKED_UP,
@@ -21,10 +23,14 @@ from .table import (
     is_quantized,
     is_weighted,
     own_weights,
+    quantized_layers,
     quantized_tensors,
     spec_of,
     tensor_specs,
 )
+
+NOTICEABLE = 0.01
+"""Share of exact zeros from which weights were pruned: trained ones have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +40,8 @@ class LayerCoverage:
     Attributes:
         weights: the specs of its quantized weights.
         num_weights, num_quantized: how many numbers its weights have, and those that are quantized.
+        zeros: share of exact zeros among weights whose grid has no zero, where it is 1 % or more (pruned): they
+            become half a step up or down.
     """
 
     name: str
@@ -43,7 +51,18 @@ class LayerCoverage:
     weights: tuple[TensorSpec, ...] = ()
     num_weights: int = 0
     num_quantized: int = 0
+    zeros: float = 0.0
     reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """Why it is float or refused; of a quantized one its role, what else is to know, what becomes of its zeros."""
+        if self.status != "quantized":
+            return self.reason
+        role = self.reason or (self.spec.role if self.spec is not None else "")
+        if not self.zeros:
+            return role
+        return f"{role}; {self.zeros:.0%} of its weights are zero, and its grid has no zero: each becomes half a step"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +105,7 @@ class Coverage:
             spec = layer.spec or LayerSpec(policy="")
             table.add_row(
                 layer.name, layer.type, f"{layer.num_weights:,}", _describe(*layer.weights),
-                _describe(spec.input or spec.output), layer.reason or spec.role,
+                _describe(spec.input or spec.output), layer.note,
             )  # fmt: skip
         return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
 
@@ -99,6 +118,11 @@ def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Cove
         refused: why layers were refused, by name; None for what ``refusals`` finds.
     """
     refused = refusals(model) if refused is None else refused
+    with folded(layer for _, layer in quantized_layers(model)):
+        return _coverage(model, refused)
+
+
+def _coverage(model: nn.Module, refused: dict[str, str]) -> Coverage:
     stated = convention(model)
     fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
     places = _output_places(model)
@@ -166,8 +190,21 @@ def _row(
         weights=tuple(tensor_specs(module, "weight")),
         num_weights=sum(size for size, _ in sizes),
         num_quantized=sum(size for size, counts in sizes if counts),
+        zeros=_lost_zeros(module),
         reason=reason,
     )
+
+
+def _lost_zeros(module: nn.Module) -> float:
+    """Share of exact zeros among a layer's weights on grids without zero; 0 below what chance leaves."""
+    found = [w for _, q, w in quantized_tensors(module, "weight") if is_weighted(module) and not _grid_has_zero(q, w)]
+    count = sum(weight.numel() for weight in found if not weight.is_meta)
+    zeros = sum(int((weight == 0).sum()) for weight in found if not weight.is_meta)
+    return zeros / count if count and zeros >= NOTICEABLE * count else 0.0
+
+
+def _grid_has_zero(quantizer: Quantizer, weight: nn.Parameter) -> bool:
+    return float(quantizer.code_range(weight.detach()).offset).is_integer()
 
 
 def _describe(*specs: TensorSpec | None) -> str:

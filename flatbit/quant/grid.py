@@ -52,6 +52,11 @@ def twos_complement(bits: Bits) -> CodeRange:
     return CodeRange(0.0, -half, half - 1)
 
 
+def has_zero(offset: Number, low: Number, high: Number) -> bool:
+    """Whether one of the levels is zero: none is on a mid-rise grid, nor where LSQ+'s offset lies between codes."""
+    return float(offset).is_integer() and low <= -offset <= high
+
+
 def choose(condition: Tensor | bool, yes: CodeRange, no: CodeRange) -> CodeRange:
     """``yes`` where the condition holds, else ``no``: by number, or by tensor in a compiled graph."""
     if isinstance(condition, bool):
@@ -68,8 +73,8 @@ class Grid:
     """The values one tensor can take: ``step * (code + offset)``, ``low <= code <= high``.
 
     Attributes:
-        step: shape () or broadcastable to the tensor (one per output channel), positive, detached;
-            float32 at least.
+        step: shape () or broadcastable to the tensor (one per output channel, repeated over the rows that share it
+            where a transposed convolution has groups), positive, detached; float32 at least.
         offset: 0 or 1/2 (any number for LSQ+).
         low, high: the lowest and highest code.
     """

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .grid import Grid
+from .reparametrized import folded
 from .table import quantized_layers, quantizer_of, slots_of
 
 
@@ -45,7 +46,9 @@ class LayerGrids:
 
 def grids(model: nn.Module) -> dict[str, LayerGrids]:
     """The grids of every quantized layer, by name. Raises RuntimeError for a quantizer without a step."""
-    return {name: _layer_grids(layer) for name, layer in quantized_layers(model)}
+    layers = dict(quantized_layers(model))
+    with folded(layers.values()):
+        return {name: _layer_grids(layer) for name, layer in layers.items()}
 
 
 def _layer_grids(layer: nn.Module) -> LayerGrids:

@@ -20,7 +20,7 @@ class LearnedStepWeight(Quantizer, ABC):
     ``high`` the highest code, unless ``gradient_scale=False``.
 
     Attributes:
-        step: parameter, shape () or ``site.step_shape``.
+        step: parameter, of ``step_shape``.
     """
 
     surrogate = "learned"
@@ -30,7 +30,6 @@ class LearnedStepWeight(Quantizer, ABC):
 
     def __init__(self, bits: int, site: Site, granularity: str = "tensor", *, gradient_scale: bool = True) -> None:
         super().__init__(bits, site, granularity)
-        self.step_shape = site.step_shape if granularity == "channel" else ()
         self.add_state("step", self.step_shape, learned=True)
         self.gradient_scale = gradient_scale
 

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from .. import plain
 from .producers import must_read_outputs, reads_watched, unquantized_words
 from .quantizer import Quantizer
+from .reparametrized import folded
 from .run_order import RunOrder
 from .spec import TensorSpec
 from .table import Slot, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
@@ -67,7 +68,8 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
     """Check on one batch that every stated quantization is really in use.
 
     Args:
-        model: quantized or float (then there is nothing to prove); its modes are left as they are.
+        model: quantized or float (then there is nothing to prove); its modes are left as they are. Weights that
+            pruning or a parametrization computes are proved as what they are computed to.
         x: one batch, on the model's device.
 
     Returns:
@@ -80,6 +82,12 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
             the bits allow, a float weight used in a product, a first or last layer that does not run first or last,
             a layer that reads unquantized activations though the policy counts them as quantized. Names the layer.
     """
+    with folded(model.modules()):
+        return _prove(model, x)
+
+
+def _prove(model: nn.Module, x: Tensor) -> Proof:
+    """``prove``, where every weight is a parameter."""
     for name, layer in quantized_layers(model):
         for slot in slots_of(layer):
             _check_slot(name, layer, slot)
@@ -119,6 +127,11 @@ def prove(model: nn.Module, x: Tensor) -> Proof:
 def _check_slot(name: str, layer: Any, slot: Slot) -> None:
     """A tensor has the quantizer of its spec, switched on. (DQ's ``bits`` say where its widths start.)"""
     quantizer = quantizer_of(layer, slot.name)
+    if slot.role in ("weight", "bias") and slot.name not in layer._parameters:
+        raise QuantizationError(
+            f"{slot.name} of layer {name!r} is computed by something that is not known here, so nothing shows that "
+            "what is multiplied is what was quantized: make it a parameter of the layer"
+        )
     stated, found = _words(layer.spec.tensors.get(slot.name)), _words(quantizer)
     if found != stated:
         raise QuantizationError(
@@ -190,25 +203,44 @@ class _Reads:
             self.unquantized.append(name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The memory of a tensor: which bytes of which storage. Parameters may be views of one flat buffer."""
+
+    storage: int
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Span:
+        last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+        return cls(x.untyped_storage().data_ptr(), x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size())
+
+    def meets(self, other: _Span) -> bool:
+        return self.storage == other.storage and self.begin < other.end and other.begin < self.end
+
+
 class _NoFloatWeight(TorchDispatchMode):
     """Raise where a product reads the memory of a float weight that should have been quantized."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.latent = {
-            weight.untyped_storage().data_ptr(): (slot.name, name)
+        self.latent = [
+            (_Span.of(weight), slot.name, name)
             for name, layer in quantized_layers(model)
             for slot, _, weight in quantized_tensors(layer, "weight")
-        }
+        ]
+        self.storages = {span.storage for span, *_ in self.latent}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(product in func.__name__ for product in PRODUCTS):
             for arg in tree_leaves(args):
-                if not isinstance(arg, Tensor) or arg.untyped_storage().data_ptr() not in self.latent:
+                if not isinstance(arg, Tensor) or arg.untyped_storage().data_ptr() not in self.storages:
                     continue
-                tensor, name = self.latent[arg.untyped_storage().data_ptr()]
-                raise QuantizationError(
-                    f"{tensor} of layer {name!r} entered {func.__name__} in float: something reads layer.{tensor} past "
-                    "its quantizer. Leave the layer float by policy, or make its caller call the layer"
-                )
+                read = _Span.of(arg)
+                for tensor, name in ((tensor, name) for span, tensor, name in self.latent if span.meets(read)):
+                    raise QuantizationError(
+                        f"{tensor} of layer {name!r} entered {func.__name__} in float: something reads layer.{tensor} "
+                        "past its quantizer. Leave the layer float by policy, or make its caller call the layer"
+                    )
         return func(*args, **(kwargs or {}))

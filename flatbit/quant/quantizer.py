@@ -36,6 +36,7 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         bits: scalar buffer; a whole number in floating point, which averages of equal widths leave as it is.
         site: where the quantizer stands.
+        step_shape: of one step per output channel, or ().
         enabled: False lets x pass through unchanged (the float network, for calibration and teachers).
         primitive: the fake-quantize function that runs; the reference face can be put in its place.
         perturbation: added to x^q where it is a tensor, None elsewhere; its gradient is dL/dx^q. It belongs
@@ -73,6 +74,7 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(f"{site}: method {self.method!r} takes one step per {allowed}, got {granularity!r}")
         self.register_buffer("bits", torch.tensor(float(bits)))
         self.granularity = granularity
+        self.step_shape = site.step_shape if granularity == "channel" else ()
         self.enabled = True
         self.primitive = fake_quantize
         self.perturbation: Tensor | None = None
@@ -84,10 +86,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        """The step for ``x`` and its range of codes, positive; differentiable where it is learned.
-
-        Shape () or ``site.step_shape``.
-        """
+        """The positive step for ``x`` and its codes, of shape () or ``step_shape``; differentiable where learned."""
 
     @abstractmethod
     def observe_(self, x: Tensor) -> None:
@@ -112,26 +111,25 @@ class Quantizer(nn.Module, ABC):
         """
         return 1.0
 
+    def limited(self, x: Tensor) -> Tensor:
+        """What meets the grid: x as ``site.by_group`` has it, transformed and limited."""
+        return self.limit(self.transform(self.site.by_group(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """``x^q``, of x's shape and dtype. Raises RuntimeError if never calibrated, TypeError on integers."""
         if not self.enabled:
             return x
-        self._check(x)
-        x = self.limit(self.transform(x))
-        codes = self.code_range(x)
-        step = self.step_of(x, codes)
-        value = self.primitive(x, step, *self.shifted(codes, step), surrogate=self.surrogate, ties=self.ties)
+        v, codes, step = self._met(x)
+        value = self.primitive(v, step, *self.shifted(codes, step), surrogate=self.surrogate, ties=self.ties)
+        value = value if value.ndim == x.ndim else value.flatten(0, 1)
         return value if self.perturbation is None else value + self.perturbation
 
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         """The grid that ``forward(x)`` uses. Where the step is not computed from x, any x will do."""
-        self._check(x)
-        x = self.limit(self.transform(x))
-        codes = self.code_range(x)
-        step = self.step_of(x, codes).detach()
+        _, codes, step = self._met(x)
         offset, low, high = (torch.as_tensor(v).item() for v in self.shifted(codes, step))
-        return Grid(step=wide(step).clone(), offset=float(offset), low=int(low), high=int(high))
+        return Grid(step=self.site.by_row(wide(step), x).clone(), offset=float(offset), low=int(low), high=int(high))
 
     def codes(self, x: Tensor) -> Tensor:
         """The integer codes of ``forward(x)``, int32: ``grid(x).value(codes(x))`` equals it bit for bit."""
@@ -154,7 +152,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def num_steps(self) -> int:
         """How many steps the grid has: one, or one per output channel."""
-        return math.prod(self.site.step_shape) if self.granularity == "channel" else 1
+        return math.prod(self.step_shape)
 
     @property
     def calibrated(self) -> bool:
@@ -178,8 +176,7 @@ class Quantizer(nn.Module, ABC):
         state: Tensor = getattr(self, name)
         if not self.site.candidates:
             return state
-        widths = self.site.candidates
-        bits = self._bits()
+        widths, bits = self.site.candidates, self._bits()
         if not isinstance(bits, Tensor):
             return state[widths.index(bits)]
         row = (torch.tensor(widths, device=bits.device) == bits).float().argmax()
@@ -191,7 +188,7 @@ class Quantizer(nn.Module, ABC):
         try:
             for bits in self.site.candidates or (present,):
                 self.bits.fill_(bits)
-                self.observe_(x)
+                self.observe_(self.site.by_group(x))
         finally:
             self.bits.fill_(present)
 
@@ -230,8 +227,7 @@ class Quantizer(nn.Module, ABC):
     def _state(self) -> list[Tensor]:
         """The floating tensors that calibration sets."""
         own = {**self._parameters, **self._buffers}
-        held = [tensor for name, tensor in own.items() if name not in FACTS and tensor is not None]
-        return [tensor for tensor in held if tensor.is_floating_point()]
+        return [t for name, t in own.items() if name not in FACTS and t is not None and t.is_floating_point()]
 
     @torch.no_grad()
     def _set_(self, name: str, value: Tensor) -> None:
@@ -240,6 +236,13 @@ class Quantizer(nn.Module, ABC):
         if self.site.candidates:
             state = state[self.site.candidates.index(self.stated_bits)]
         state.copy_(value.detach().reshape(state.shape))
+
+    def _met(self, x: Tensor) -> tuple[Tensor, CodeRange, Tensor]:
+        """What meets the grid, and the grid that it meets: its codes and its step."""
+        self._check(x)
+        v = self.limited(x)
+        codes = self.code_range(v)
+        return v, codes, self.step_of(v, codes)
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():

@@ -1,7 +1,7 @@
 """What cannot be quantized right, and why: refused by name, never guessed.
 
 Narrowing a class works where a layer's own forward reads its weight. These do not: a fused kernel
-reads it past the layer, the weight is computed by a hook, or the class is one whose forward is
+reads it past the layer, the weight is computed from other tensors, or the class is one whose forward is
 unknown here: a subclass of the table's, or a module with a matrix of its own (``x @ self.w``).
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from .reparametrized import reparametrized
 from .spec import LayerSpec
 from .table import TABLE, has_unknown_products, is_weighted, own_weights, row_of, slots_of
 
@@ -68,11 +69,12 @@ def _reason(module: nn.Module) -> str:
         if base is None:
             return f"no quantized form of {type(module).__name__}"
         return f"{type(module).__name__} is a subclass of {base} whose forward may use the weight otherwise"
+    for tensor, mend in reparametrized(module).items():
+        return f"its {tensor} is computed from other tensors (pruning, weight_norm or the like): call {mend} first"
     for slot in slots_of(module, "weight"):
         weight = module._parameters.get(slot.name)
         if isinstance(weight, UninitializedParameter):
             return f"its {slot.name} has no shape yet: run one batch through the model first"
         if weight is None:
-            why = "is computed by a hook (weight_norm, spectral_norm): remove the reparametrisation first"
-            return f"its {slot.name} {why}"
+            return f"its {slot.name} is computed by a hook that is not known here: make it a parameter first"
     return ""

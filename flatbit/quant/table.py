@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from . import layers
 from .layers import QUANTIZER, QuantizedLayer, with_quantized_output
 from .quantizer import Quantizer
+from .reparametrized import kind_of
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 
 
@@ -115,13 +116,14 @@ def _path(kind: type) -> tuple[str, str]:
 
 
 def row_of(module: nn.Module) -> Row | None:
-    """The table's row for a module's exact type, float or quantized; None where there is none."""
-    return TABLE.get(FLOAT_CLASS.get(type(module), type(module)))
+    """The table's row for a module's exact kind, float or quantized, parametrized or not; None where there is none."""
+    kind = kind_of(module)
+    return TABLE.get(FLOAT_CLASS.get(kind, kind))
 
 
 def is_quantized(module: nn.Module) -> bool:
     """Whether the module is of a quantized class."""
-    return type(module) in FLOAT_CLASS
+    return kind_of(module) in FLOAT_CLASS
 
 
 def is_weighted(module: nn.Module) -> bool:

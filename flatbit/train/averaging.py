@@ -23,8 +23,10 @@ from ..quant.grid import Grid
 from ..quant.layers import QUANTIZER, QuantizedLayer
 from ..quant.policy import Policy
 from ..quant.quantizer import MAX_BITS, Quantizer
+from ..quant.reparametrized import refuse_reparametrized
 from ..quant.spec import LayerSpec, TensorSpec
 from ..quant.table import is_weighted, quantized_layers, quantized_tensors, quantizers_of, slots_of
+from ..undo import undone_on_failure
 from .mean_grid import capacity, check_joins, mean_spec
 
 
@@ -77,12 +79,11 @@ class QuantizedAverage:
         self._check_same(self.model)
         means, latest = _tensors(self.model)
         captured = {name: self._captured(name, found) for name, found in _on_grid(self.model).items()}
-        for name, (grid, codes) in captured.items():
-            self._grids.setdefault(name, grid)
-            self._codes[name] = codes + self._codes.get(name, 0)
-        self._sums = {name: tensor.double() + self._sums.get(name, 0.0) for name, tensor in means.items()}
-        self._latest = {name: tensor.clone() for name, tensor in latest.items()}
-        self.count += 1
+        grids = {name: grid for name, (grid, _) in captured.items()} | self._grids
+        codes = {name: codes + self._codes.get(name, 0) for name, (_, codes) in captured.items()}
+        sums = {name: tensor.double() + self._sums.get(name, 0.0) for name, tensor in means.items()}
+        kept = {name: tensor.clone() for name, tensor in latest.items()}
+        self._grids, self._codes, self._sums, self._latest, self.count = grids, codes, sums, kept, self.count + 1
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
@@ -97,6 +98,10 @@ class QuantizedAverage:
         if not self.count:
             raise ValueError("nothing was captured: call add() at least once before apply_(model)")
         self._check_same(model)
+        with undone_on_failure(model, chain(model.parameters(), model.buffers())):
+            self._put_into_(model)
+
+    def _put_into_(self, model: nn.Module) -> None:
         means, latest = _tensors(model)
         for name, tensor in means.items():
             tensor.copy_(self._sums[name] / self.count)
@@ -123,11 +128,11 @@ class QuantizedAverage:
         if state["count"]:
             _check_shapes(state, self.model)
         device = device_of(self.model)
-        self.count = state["count"]
+        grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
         self._codes, self._sums, self._latest = (
             {name: tensor.to(device) for name, tensor in state[key].items()} for key in ("codes", "sums", "latest")
         )
-        self._grids = {name: Grid(**grid | {"step": grid["step"].to(device)}) for name, grid in state["grids"].items()}
+        self._grids, self.count = grids, state["count"]
 
     def _captured(self, name: str, found: _OnGrid) -> tuple[Grid, Tensor]:
         """The grid and the codes of one weight, if they can join what was captured before."""
@@ -168,7 +173,8 @@ def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool 
     weight whose spec changes gets a new quantizer that starts from the weight as it is, by its method's
     own start: for ``sqwa`` the D of least squared error (SQWA's stage 5), for ``uniq`` and ``lsq`` the
     rules of their papers, for ``saq`` a clip of 1 standard deviation. An activation whose
-    spec changes gets one without a step: call ``calibrate_`` then, which starts all of them.
+    spec changes gets one without a step: call ``calibrate_`` then, which starts all of them. New quantizers of
+    frozen layers are frozen, as ``quantize_`` has it.
 
     Args:
         model: quantized.
@@ -176,8 +182,15 @@ def requantize_(model: nn.Module, policy: Policy | None = None, *, strict: bool 
         strict: as ``quantize_`` takes it.
 
     Raises:
-        ValueError: not quantized, nothing averaged and no policy, whatever ``quantize_`` refuses.
+        ValueError: not quantized, nothing averaged and no policy, whatever ``quantize_`` refuses. The model is then
+            as it was.
     """
+    state = (chain(quantizer.parameters(), quantizer.buffers()) for _, quantizer in quantizers_of(model))
+    with undone_on_failure(model, chain.from_iterable(state)):
+        _requantize_(model, policy, strict)
+
+
+def _requantize_(model: nn.Module, policy: Policy | None, strict: bool) -> None:
     before = {name: (layer, layer.spec, dict(layer._modules)) for name, layer in quantized_layers(model)}
     specs = resolved_specs(model, policy, strict=strict)[0] if policy and before else _unaveraged(model)
     apply_specs_(model, specs)
@@ -220,6 +233,7 @@ class _OnGrid:
 def _on_grid(model: nn.Module) -> dict[str, _OnGrid]:
     """The weights that are averaged after quantization, by name: not the scales of batch norms, nor 8 bits."""
     found = {}
+    refuse_reparametrized(quantized_layers(model), "averaging")
     for name, layer in quantized_layers(model):
         for slot, quantizer, weight in quantized_tensors(layer, "weight"):
             spec = layer.spec.averaged_from.get(slot.name) or layer.spec.tensors[slot.name]

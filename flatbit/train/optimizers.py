@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
@@ -71,5 +72,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def make_optimizer(
     model: nn.Module, optimizer: Optimizer, *, lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """The optimizer over a model's parameter groups."""
-    return optimizer.make(parameter_groups(model, weight_decay), lr)
+    """The optimizer over a model's parameter groups. Raises ValueError for one whose step needs a closure."""
+    made = optimizer.make(parameter_groups(model, weight_decay), lr)
+    refuse_closures(made, "the training loop")
+    return made
+
+
+def refuse_closures(optimizer: torch.optim.Optimizer, who: str) -> None:
+    """Raise ValueError where an optimizer's step needs a closure (LBFGS), and ``who`` steps once by the gradients."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if isinstance(optimizer, torch.optim.LBFGS) or (closure is not None and closure.default is closure.empty):
+        raise ValueError(
+            f"{type(optimizer).__name__} evaluates the loss anew within its step, by a closure, and {who} steps once "
+            "by the gradients that are there: take an optimizer that needs none, such as SGD or Adam"
+        )

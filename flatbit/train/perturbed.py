@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quant.quantizer import Quantizer
+from ..quant.reparametrized import refuse_reparametrized
 from ..quant.table import own_weights, quantized_layers, quantized_tensors
 
 
@@ -42,8 +43,10 @@ class Member:
 def attach_leaves_(model: nn.Module) -> list[Member]:
     """Put a leaf of zeros on every quantizer of a trainable weight or bias, in place; tied quantizers get one.
 
-    The leaf is added to x^q, so its gradient is dL/dw^q. ``leaf.quantizer.perturbation = None`` takes it off.
+    The leaf is added to x^q, so its gradient is dL/dw^q. ``leaf.quantizer.perturbation = None`` takes it off. Raises
+    ValueError for a weight that pruning or a parametrization computes.
     """
+    refuse_reparametrized(quantized_layers(model), "moving quantized weights")
     leaves: dict[Quantizer, Member] = {}
     for _, layer in quantized_layers(model):
         for slot, quantizer, latent in quantized_tensors(layer):

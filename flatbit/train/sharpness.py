@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from ..quant.table import quantizers_of
+from .optimizers import refuse_closures
 from .perturbed import ascent, attach_leaves_, carried, perturbed_set, weights_of
 
 SharpnessMethod = Literal["sam", "asam", "saq", "asaq"]
@@ -74,23 +75,21 @@ class Sharpness:
 class SharpnessAware(torch.optim.Optimizer):
     """SAM, ASAM, SAQ or ASAQ around any optimizer: descend by the gradients found uphill.
 
-    Pass one takes the gradient g over the perturbed set S; ``ascend`` moves S by
-    ``e = rho T^2 g/(||T g|| + 1e-12)`` (T = 1 in SAM and SAQ, ``|value| + eta`` in ASAM and ASAQ), pass two
-    takes the gradients there; ``restore`` moves S back, bit for bit, and the base optimizer steps by
-    the gradients of pass two. A step costs two forward and two backward passes. Momentum and weight
-    decay act once, in the base.
+    Pass one takes the gradient g over the perturbed set S; ``ascend`` moves S by ``e = rho T^2 g/(||T g|| + 1e-12)``
+    (T = 1 in SAM and SAQ, ``|value| + eta`` in ASAM and ASAQ), pass two takes the gradients there; ``restore`` moves S
+    back, bit for bit, and the base optimizer steps by the gradients of pass two. A step costs two forward and two
+    backward passes. Momentum and weight decay act once, in the base.
 
-    S of SAM and ASAM: all trainable parameters, latent weights before quantization. S of SAQ and ASAQ:
-    the quantized weights w^q themselves, after quantization and not quantized again (pass two's
-    dL/dw is the surrogate's at the unmoved w), with batch norms, biases, clips and steps of
-    activations and the weights of float layers, but not the clips and steps of weights.
-    ``perturb="weights_only"`` leaves weights alone in S. Each quantizer of a weight carries
-    a leaf tensor for this, until ``close``; one compiled graph serves both passes.
+    S of SAM and ASAM: all trainable parameters, latent weights before quantization. S of SAQ and ASAQ: the quantized
+    weights w^q themselves, after quantization and not quantized again (pass two's dL/dw is the surrogate's at the
+    unmoved w), with batch norms, biases, clips and steps of activations and the weights of float layers, but not the
+    clips and steps of weights. ``perturb="weights_only"`` leaves weights alone in S. Each quantizer of a weight
+    carries a leaf tensor for this, until ``close``; one compiled graph serves both passes.
 
-    Three choices where paper and code differ: eta stands in both factors of ASAQ's T (as in ASAM's
-    code; SAQ's has it in the norm alone); ``batchnorm="freeze"`` keeps the running statistics of pass
-    one, whose weights the test uses (SAQ's code: ``update``); Nesterov is the base's own option
-    (SAQ's paper: off, its scripts: on). Dropout draws anew in pass two.
+    Three choices where paper and code differ: eta stands in both factors of ASAQ's T (as in ASAM's code; SAQ's has it
+    in the norm alone); ``batchnorm="freeze"`` keeps the running statistics of pass one, whose weights the test uses
+    (SAQ's code: ``update``); Nesterov is the base's own option (SAQ's paper: off, its scripts: on). Dropout draws anew
+    in pass two.
 
     Mixed precision, clipping, accumulation: write the two halves out. The scaler's factor cancels in
     e, which is 0 where a gradient overflowed, so the scaler skips that step as ever::
@@ -111,8 +110,8 @@ class SharpnessAware(torch.optim.Optimizer):
         rho, eta, perturb, batchnorm: as ``Sharpness`` says.
 
     Raises:
-        ValueError: a setting out of range; ``saq`` or ``asaq`` without a quantized weight; quantizers
-            with trainable steps that ``base`` does not hold (made before ``quantize_``).
+        ValueError: a setting out of range; a base whose step needs a closure (LBFGS); ``saq`` or ``asaq`` without a
+            quantized weight; quantizers with trainable steps that ``base`` does not hold (made before ``quantize_``).
     """
 
     base: torch.optim.Optimizer
@@ -248,11 +247,12 @@ class SharpnessAware(torch.optim.Optimizer):
         with torch.enable_grad():
             with self._each_rank_alone():
                 loss = closure()
-            self.ascend()
             try:
+                self.ascend()
                 closure()
             finally:
-                self.restore()
+                if self._kept is not None:
+                    self.restore()
         return loss
 
     def _each_rank_alone(self) -> AbstractContextManager[Any]:
@@ -285,6 +285,9 @@ def _add_gradients(sums: dict[Tensor, Tensor], groups: list[dict[str, Any]]) -> 
 
 
 def _check_base(base: torch.optim.Optimizer, model: nn.Module) -> None:
+    if isinstance(base, SharpnessAware):
+        raise ValueError("the base is a SharpnessAware already: give its own base, base.base, after base.close()")
+    refuse_closures(base, "SharpnessAware")
     held = {id(p) for group in base.param_groups for p in group["params"]}
     if held.isdisjoint(id(p) for p in model.parameters()):
         raise ValueError(f"the base optimizer holds no parameter of this {type(model).__name__}: it is another model's")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import flatbit as fb
 from flatbit.analysis.curvature import hessian, hessian_vector_product
@@ -184,3 +185,57 @@ def test_labels_of_any_whole_number_and_what_is_no_pair():
     assert hessian(model, [(x, y[:, None].to(torch.uint8))], **EXACT) == expected
     with pytest.raises(ValueError, match="hessian: a batch is a Tensor, expected a pair of tensors"):
         hessian(model, [x])
+
+
+class Attention(nn.Module):
+    """Attention by torch's fused kernel, or written out; by a module of torch's own."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.embed, self.qkv, self.head = nn.Linear(8, 16), nn.Linear(16, 48), nn.Linear(16, 5)
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True) if how == "module" else nn.Identity()
+
+    def forward(self, x):
+        if self.how == "module":
+            h = self.embed(x)
+            return self.head(self.attend(h, h, h, need_weights=False)[0].mean(1))
+        q, k, v = self.qkv(self.embed(x)).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        if self.how == "fused":
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.mT / 8**0.5).softmax(-1) @ v
+        return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_fused_attention_has_the_curvature_of_what_it_computes():
+    batch = [(torch.randn(12, 9, 8), torch.arange(12) % 5)]
+    fused, plain = (hessian(Attention(how), batch, max_iterations=30).eigenvalue for how in ("fused", "plain"))
+    assert fused == pytest.approx(plain, rel=1e-3)
+    model = Attention("fused")
+    fb.quantize_(model, fb.policy("lsq", weights=4, activations=4))
+    fb.calibrate_(model, batch)
+    assert hessian(model, batch, max_iterations=5).eigenvalue != 0
+    assert hessian(Attention("module"), batch, max_iterations=5).eigenvalue != 0
+
+
+def test_the_product_alone_takes_the_kernel_too():
+    x, y = torch.randn(4, 9, 8), torch.arange(4)
+    model = Attention("fused")
+    variables = [p for p in model.parameters() if p.requires_grad]
+    assert (
+        hessian_vector_product(model, [(x, y)], variables, [torch.ones_like(p) for p in variables])[0].isfinite().all()
+    )
+
+
+def test_what_has_no_second_derivative_is_named():
+    class Forced(Attention):
+        def forward(self, x):
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return super().forward(x)
+
+    with pytest.raises(
+        ValueError, match="the Hessian of Forced's loss: an operation of its forward has no second deriv"
+    ):
+        hessian(Forced("fused"), [(torch.randn(3, 9, 8), torch.zeros(3, dtype=torch.int64))])

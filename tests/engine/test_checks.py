@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from torch import nn
 
 import flatbit as fb
@@ -18,6 +19,7 @@ from flatbit.train.losses.cost import CostPenalty
 from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.orthogonality import Lipschitz
 from flatbit.train.losses.teacher import Distillation, taught
+from flatbit.train.optimizers import Optimizer
 from flatbit.train.sharpness import Sharpness
 
 from .cases import (
@@ -296,3 +298,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
 
 def test_a_recipe_that_is_sound_is_accepted():
     assert [planned.stage for planned in plan(recipe(*SQWA)).stages] == list(SQWA)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lbfgs(Optimizer):
+    """An optimizer whose step needs a closure, as a plug-in may register it."""
+
+    def make(self, groups, lr):
+        return torch.optim.LBFGS([p for group in groups for p in group["params"]], lr=lr)
+
+
+@pytest.mark.parametrize("sharpness", [None, Sharpness(method="saq", rho=0.1)])
+def test_an_optimizer_that_the_loop_cannot_step_is_refused_by_the_plan(sharpness):
+    stage = Stage(
+        name="low", epochs=1, lr=0.1, policy=fb.policy("uniq", weights=2, activations=2), optimizer=Lbfgs(),
+        sharpness=sharpness,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="stage 'low': LBFGS evaluates the loss anew within its step"):
+        specs_of(net(), recipe(stage), stage)

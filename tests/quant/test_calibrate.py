@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from flatbit import models
 from flatbit.quant.assignment import assignment
 from flatbit.quant.calibrate import Calibration, calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.optimal_step import midrise_step, unsigned_step
 from flatbit.quant.presets import policy
 from flatbit.quant.statistics import percentile
-from flatbit.quant.table import quantizers_of
+from flatbit.quant.table import quantized_layers, quantizers_of
 
 
 def made(model, name="uniq", weights=4, activations=4, **options):
@@ -210,12 +211,28 @@ def test_hooks_are_gone_after_an_error(net, images):
     calibrate_(net, [images])
 
 
-def test_residual_state_of_a_failed_run_does_not_stick(net, images):
-    calibrate_(made(net), [images])
-    with pytest.raises(ValueError, match="no batches"):
-        calibrate_(net, [])
-    with pytest.raises(RuntimeError, match="no step yet"):
-        net(images)
+def interrupted(*batches):
+    yield from batches
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["uniq", "faq", "lsq_plus", "dq", "saq"])
+def test_a_failed_run_leaves_the_calibration_before_it(net, images, name):
+    quantize_(net, policy(name, weights=4, activations=4))
+    calibrate_(net, [images])
+    before, specs = {k: v.clone() for k, v in net.state_dict().items()}, [q.spec for _, q in quantized_layers(net)]
+    for batches, error in (
+        ([], ValueError), ([images * float("nan")], ValueError), (["x"], ValueError),
+        (interrupted(), KeyboardInterrupt), (interrupted(2 * images), KeyboardInterrupt),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            calibrate_(net, batches, num_batches=3)
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        assert [q.spec for _, q in quantized_layers(net)] == specs
+    quantize_(fresh := models.build("preresnet8", in_channels=1, first_width=4), policy(name, weights=4, activations=4))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_(fresh, interrupted(images), num_batches=3)
+    assert not all(q.calibrated for _, q in quantizers_of(fresh))
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from flatbit import models, plain
+from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
@@ -87,3 +88,37 @@ def test_learned_widths_are_those_in_use(small, quantized):
         quantizer._set_("reach", 3 * quantizer.step.detach())
     assert convention(small).inner == "W3/A2"
     assert convention(small).image == "3 bit"
+
+
+@pytest.mark.parametrize(
+    ("name", "positive", "real"),
+    [
+        ("uniq", False, True),
+        ("uniq", True, False),
+        ("lsq", False, False),
+        ("lsq_plus", False, True),
+        ("faq", False, False),
+    ],
+)
+def test_padding_that_has_no_code_is_told(small, images, name, positive, real):
+    quantize_(small, policy(name, weights=4, activations=4))
+    assert convention(small).padding == "on the grid"  # nothing is known yet
+    calibrate_(small, [images.abs() if positive else images])
+    assert convention(small).padding == ("real zero" if real else "on the grid")
+    assert ("padding stays a real zero" in str(convention(small))) == real
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 2, 3),
+        nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(1, 2, 3, padding="valid"),
+        nn.ConvTranspose2d(1, 2, 3, padding=1),  # there padding cuts
+    ],
+)
+def test_without_zero_padding_there_is_nothing_to_tell(images, layer):
+    model = nn.Sequential(layer)
+    quantize_(model, policy("uniq", weights=4, activations=4))
+    calibrate_(model, [images])
+    assert convention(model).padding == "on the grid"

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ import torch._dynamo.testing
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
+from flatbit.files import load_, save
 from flatbit.metrics.evaluation import evaluate
+from flatbit.metrics.health import range_use
+from flatbit.quant.assignment import assign_bits_
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
@@ -18,6 +22,7 @@ from flatbit.quant.convert import (
     quantize_,
     restore_,
 )
+from flatbit.quant.grids import grids
 from flatbit.quant.layers import QConv2d, QLinear, QReLU
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import prove
@@ -107,8 +112,63 @@ def test_every_layer_type_computes_with_quantized_weight_and_input(layer, shape,
     assert torch.equal(model(x), expected)
     assert not torch.equal(model(x), layer(x))
     steps = model[0].weight_quantizer.step
-    channels = layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0]
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     assert steps.numel() == (channels if granularity == "channel" else 1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(8, 8, 2, groups=2, bias=False),
+        nn.ConvTranspose2d(8, 4, 2, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 12, 3, groups=2, bias=False),
+        nn.ConvTranspose1d(6, 6, 3, groups=6, bias=False),
+    ],
+)
+@pytest.mark.parametrize(("method", "bits"), [("uniq", 4), ("lsq", 3), ("lsq_plus", 4), ("xnor", 1)])
+def test_each_output_channel_of_a_grouped_transposed_convolution_has_its_step(layer, method, bits):
+    """The reference quantizes each output channel's own weights by itself, per tensor."""
+    model = nn.Sequential(copy.deepcopy(layer))
+    by_channel = model[0].weight.data.unflatten(0, (layer.groups, -1)).movedim(2, 1)  # groups, outputs, inputs, kernel
+    scales = 10.0 ** torch.linspace(-1, 1, layer.out_channels).reshape(layer.groups, -1, 1)
+    by_channel.mul_(scales.reshape(*scales.shape[:2], *[1] * (by_channel.ndim - 2)))
+    spec = TensorSpec(method=method, bits=bits, granularity="channel")
+    apply_specs_(model, {"0": LayerSpec(policy="test", role="first", tensors={"weight": spec})})
+    x = torch.randn(2, layer.in_channels, *[5] * (layer.weight.ndim - 2))
+    calibrate_(model, [x])
+    quantizer, weight = model[0].weight_quantizer, model[0].weight
+    assert quantizer.num_steps == layer.out_channels
+    quantized = quantizer(weight)
+    found = quantized.unflatten(0, (layer.groups, -1)).movedim(2, 1).flatten(0, 1)
+    spans = []
+    for channel, own in zip(found, by_channel.flatten(0, 1), strict=True):
+        alone = make_quantizer(replace(spec, granularity="tensor"), Site(role="weight", step_shape=()))
+        alone.start_(own)
+        torch.testing.assert_close(channel, alone(own))
+        spans.append(range_use(alone, own).span)
+    grid = grids(model)["0"].weight
+    assert torch.equal(grid.value(quantizer.codes(weight)), quantized)
+    assert grid.step.broadcast_to(weight.shape).shape == weight.shape
+    assert prove(model, x).usage["0.weight_quantizer"].allowed == grid.num_levels
+    assert range_use(quantizer, weight).span == pytest.approx(min(spans))
+    quantized.square().sum().backward()
+    assert all(p.grad.shape == p.shape for p in model.parameters())
+
+
+def test_steps_of_a_grouped_transposed_convolution_switch_and_load(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        up = nn.ConvTranspose2d(8, 8, 2, groups=2)
+        return nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    model, x = make(), torch.randn(2, 3, 5, 5)
+    quantize_(model, policy("uniq", weights=4, activations=4, granularity="channel"), candidates=(3, 4))
+    calibrate_(model, [x])
+    assign_bits_(model, {"2": (3, 4)})
+    expected = model(x)
+    save(model, tmp_path / "m.safetensors")
+    load_(loaded := make(), tmp_path / "m.safetensors")
+    assert torch.equal(loaded(x), expected)
 
 
 def test_transposed_convolution_takes_an_output_size():

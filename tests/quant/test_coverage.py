@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
+from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.coverage import coverage_of
 from flatbit.quant.presets import policy
@@ -107,3 +111,42 @@ def test_three_dimensional_batch_norm_has_a_fixed_point_form():
     x = torch.randn(2, 2, 3, 3, 3)
     expected = (model[1].weight * 16).round() / 16
     assert torch.allclose(model[1](x), x * expected.reshape(2, 1, 1, 1), atol=1e-3)
+
+
+def pruned(model, amount):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            prune.l1_unstructured(module, "weight", amount=amount)
+            prune.remove(module, "weight")
+    return model
+
+
+@pytest.mark.parametrize("name", ["uniq", "saq", "dorefa"])
+def test_zeros_that_the_grid_does_not_have_are_told(net, images, name):
+    report = quantize_(pruned(net, 0.75), policy(name, weights=4, activations=4).override("@first", weights=4))
+    weights = {layer_name: m.weight for layer_name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    shares = {layer_name: float((weight == 0).float().mean()) for layer_name, weight in weights.items()}
+    assert {layer.name: layer.zeros for layer in report.layers if layer.zeros} == pytest.approx(shares)
+    row = next(layer for layer in report.layers if layer.name == "conv1")
+    assert "75% of its weights are zero, and its grid has no zero" in row.note
+    calibrate_(net, [images])
+    assert coverage_of(net) == replace(report, convention=coverage_of(net).convention)
+
+
+@pytest.mark.parametrize("name", ["lsq", "lsq_plus", "faq", "dq", "sqwa"])
+def test_zeros_that_stay_zero_are_no_news(net, name):
+    activations = 32 if name == "sqwa" else 4
+    report = quantize_(pruned(net, 0.75), policy(name, weights=4, activations=activations))
+    assert not any(layer.zeros for layer in report.layers)
+    assert "are zero" not in str(report)
+
+
+def test_at_one_bit_sqwa_has_no_zero_either(net):
+    report = quantize_(pruned(net, 0.5), policy("sqwa-all", weights=1, activations=32))
+    assert [layer.zeros for layer in report.layers if layer.type == "QConv2d"] == pytest.approx([0.5] * 9, abs=0.02)
+
+
+def test_a_few_zeros_are_chance(net):
+    with torch.no_grad():
+        net.layers[0][0].conv1.weight[0, 0, 0, 0] = 0
+    assert not any(layer.zeros for layer in quantize_(net, policy("uniq", weights=4, activations=4)).layers)

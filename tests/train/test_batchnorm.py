@@ -119,3 +119,44 @@ def test_what_never_ends_is_an_error_or_averaged_as_far_as_asked():
     with pytest.raises(ValueError, match="reestimate_batchnorm_: a cycle never ends: say how many to take with num_b"):
         reestimate_batchnorm_(net(), itertools.cycle(batches()))
     assert reestimate_batchnorm_(net(), itertools.cycle(batches()), 7) == 7
+
+
+def flat():
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    model.train()(torch.randn(64, 8) + 3)
+    return model.eval()
+
+
+def interrupted():
+    yield torch.randn(8, 8)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "words"),
+    [
+        ([torch.randn(8, 8), torch.randn(1, 8)], ValueError, "batch 1 has one sample.*drop_last=True"),
+        ([torch.randn(8, 8), torch.randn(8, 7)], RuntimeError, None),
+        ([torch.randn(8, 8) * float("nan")], ValueError, "batch norm '1': .* NaN"),
+        ([torch.randn(8, 8), {"x": 1}], ValueError, "expects batches of tensors"),
+        ([()], ValueError, "expects batches of tensors"),
+        (interrupted(), KeyboardInterrupt, None),
+    ],
+)
+def test_what_fails_leaves_the_statistics_as_they_were(batches, error, words):
+    model = flat()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(error, match=words):
+        reestimate_batchnorm_(model, batches)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model[1].momentum == 0.1
+    assert not any(module.training for module in model.modules())
+
+
+def test_batches_of_inputs_alone():
+    x, y = torch.randn(16, 8), torch.zeros(16)
+    alone, labelled = flat(), flat()
+    labelled.load_state_dict(alone.state_dict())
+    assert reestimate_batchnorm_(alone, [x[:8], x[8:]]) == 2
+    assert reestimate_batchnorm_(labelled, [(x[:8], y[:8]), [x[8:], y[8:]]]) == 2
+    assert torch.equal(alone[1].running_var, labelled[1].running_var)

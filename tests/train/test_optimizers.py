@@ -133,3 +133,29 @@ def test_one_of_ones_own_gets_the_groups():
     made = make_optimizer(quantized("uniq"), RMSProp(alpha=0.7), lr=0.1, weight_decay=0.2)
     assert isinstance(made, torch.optim.RMSprop)
     assert [(group["alpha"], group["weight_decay"]) for group in made.param_groups] == [(0.7, 0.2), (0.7, 0.0)]
+
+
+class NeedsAClosure(torch.optim.SGD):
+    def step(self, closure):
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, NeedsAClosure, type("Mine", (torch.optim.LBFGS,), {})])
+def test_an_optimizer_whose_step_needs_a_closure_is_refused(kind):
+    class Settings(Optimizer):
+        def make(self, groups, lr):
+            return kind([p for group in groups for p in group["params"]], lr=lr)
+
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=rf"{kind.__name__} evaluates the loss anew.*the training loop steps once"):
+        make_optimizer(model, Settings(), lr=0.1)
+    with pytest.raises(ValueError, match=rf"{kind.__name__} .*SharpnessAware steps once"):
+        fb.train.SharpnessAware(kind(model.parameters(), lr=0.1), model, method="sam")
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "Rprop", "ASGD", "Adadelta"])
+def test_all_others_are_bases(kind):
+    model = torch.nn.Linear(2, 2)
+    base = getattr(torch.optim, kind)(model.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.StepLR(base, 1)  # which wraps the step
+    fb.train.SharpnessAware(base, model, method="sam")

@@ -196,6 +196,32 @@ def test_an_error_in_pass_two_leaves_the_model_as_it_was():
     optimizer.step(once)
 
 
+def test_an_interruption_within_the_ascent_leaves_the_model_as_it_was(monkeypatch):
+    model = mlp()
+    x, y = data()
+    optimizer = SharpnessAware(sgd(model), model)
+    before, once = {name: p.clone() for name, p in model.named_parameters()}, closure_of(model, optimizer, x, y)
+
+    def interrupted(set_to_none=True):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        loss = once  # the closure zeroes by the optimizer that is interrupted: pass one by hand
+        F.cross_entropy(model(x), y).backward()
+        patched.setattr(optimizer, "zero_grad", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(lambda: torch.zeros(()))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(not leaf.tensor.any() for leaf in optimizer._leaves)
+    optimizer.step(loss)
+
+
+def test_a_second_one_around_the_first_is_refused():
+    model = mlp()
+    with pytest.raises(ValueError, match="the base is a SharpnessAware already"):
+        SharpnessAware(SharpnessAware(sgd(model), model), model)
+
+
 @pytest.mark.parametrize("batchnorm", ["freeze", "update"])
 def test_batch_norm_statistics(batchnorm):
     model, once = mlp(), mlp()

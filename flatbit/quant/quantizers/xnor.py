@@ -37,7 +37,6 @@ class XnorWeight(Quantizer):
 
     def __init__(self, bits: int, site: Site, granularity: str = "channel", *, mask: bool = True) -> None:
         super().__init__(bits, site, granularity)
-        self.step_shape = site.step_shape if granularity == "channel" else ()
         self.mask = mask
 
     def limit(self, x: Tensor) -> Tensor:
