@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from ..registry import nearest
+from ..wrappers import named_modules, unwrapped
 from .coverage import Coverage, coverage_of
 from .layers import QUANTIZER
 from .policy import Policy, check_bits
@@ -66,7 +66,7 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 
     Raises ValueError as ``quantize_``.
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     specs = policy.resolve(model)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
     specs = {name: spec for name, spec in specs.items() if name not in refused}
@@ -88,7 +88,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     All quantizers are made before the first layer is touched, so a refused bit-width leaves the
     model as it was. Layers that share one weight share its quantizer.
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
     weight_quantizers: dict[int, Quantizer] = {}
     for name, slots in made.items():
@@ -191,14 +191,20 @@ def _varies(spec: TensorSpec) -> bool:
 def _check_model(model: nn.Module) -> None:
     if has_quantized_layers(model):
         raise ValueError("the model is quantized already: call flatbit.restore_(model) first")
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | torch._dynamo.OptimizedModule):
-        raise ValueError(
-            f"expected a plain module, got {type(model).__name__}: quantize first, then calibrate, then wrap or compile"
-        )
+    check_plain(model, "quantize first, then calibrate")
+
+
+def check_plain(model: nn.Module, first: str) -> None:
+    """Raise ValueError for a model within ``torch.compile``, parallel or averaging modules, which know its old layers.
+
+    ``first`` is what has to come first.
+    """
+    if unwrapped(model) is not model:
+        raise ValueError(f"expected a plain module, got {type(model).__name__}: {first}, then wrap or compile")
 
 
 def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
-    rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
+    rows = {name: row for name, module in named_modules(model) if (row := row_of(module))}
     if not any(spec.tensors.keys() - {"bias"} for spec in specs.values()):
         raise ValueError(
             f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..device import device_of
 from ..modes import modes_kept
 from ..text import as_text
+from ..wrappers import named_modules
 from .convert import as_float
 from .quantizer import Quantizer
 from .spec import FLOAT_BITS
@@ -123,10 +124,10 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         for hook in hooks:
             hook.remove()
     counted: set[int] = set()
-    holders = [(name, m) for name, m in model.named_modules() if not isinstance(m, Quantizer) and _holds(m)]
+    holders = [(name, m) for name, m in named_modules(model) if not isinstance(m, Quantizer) and _holds(m)]
     return Cost(
         layers=tuple(_layer_cost(name, module, macs.get(module, 0), counted) for name, module in holders),
-        uncounted=tuple(name for name, module in model.named_modules() if has_unknown_products(module)),
+        uncounted=tuple(name for name, module in named_modules(model) if has_unknown_products(module)),
     )
 
 

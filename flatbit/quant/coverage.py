@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from ..text import as_text
+from ..wrappers import named_modules
 from .convention import Convention, convention
 from .refusals import refusals
 from .spec import LayerSpec, TensorSpec
@@ -100,7 +101,7 @@ def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Cove
     stated = convention(model)
     fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
     layers = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if is_quantized(module):
             layers.append(_row(name, module, "quantized", spec=spec_of(module)))
         elif name in refused:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..modes import modes_kept
+from ..wrappers import named_modules
 from .layers import QuantizedLayer
 from .table import is_weighted, quantized_layers, quantizer_of
 
@@ -93,7 +94,7 @@ def _hooked(model: nn.Module, followed: _Followed, seen: dict[str, Names]) -> It
         return note
 
     hooks = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if is_weighted(module):
             hooks += [module.register_forward_pre_hook(reads(name)), module.register_forward_hook(makes(Names()))]
         elif quantizer_of(module, "output") is not None:

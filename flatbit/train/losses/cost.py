@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...quant.cost import cost
 from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
+from ...wrappers import named_modules
 from . import LOSSES, LossTerm
 
 MILLION = 1e6
@@ -60,7 +61,7 @@ def mbitops(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     counts = _macs.setdefault(model, {})
     if input_shape not in counts:
         counts[input_shape] = {layer.name: layer.macs for layer in cost(model, input_shape).layers if layer.macs}
-    macs, modules = counts[input_shape], dict(model.named_modules())
+    macs, modules = counts[input_shape], dict(named_modules(model))
     total = sum(_width(modules[name], "weight") * _width(modules[name], "input") * n for name, n in macs.items())
     if not isinstance(total, Tensor) or (torch.is_grad_enabled() and not total.requires_grad):
         raise _learns_no_bits(model)
