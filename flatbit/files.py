@@ -76,7 +76,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
         )
     try:
         model = models.build(build[0], **build[1])
-    except MISFITS as error:
+    except (*MISFITS, ValueError) as error:
         raise ValueError(f"{path}: its model cannot be built, {build[0]} with {build[1]}: {error!r}") from error
     load_(model, path)
     return model.eval()

@@ -97,7 +97,7 @@ def find_set(
     Raises:
         ValueError: no tensors; no such key; several sets that could be meant, all listed.
     """
-    found = list(_sets(content))
+    found = every = list(_sets(content))
     if not isinstance(content, Mapping | list | tuple) or (not found and not isinstance(content, Mapping)):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors (a state_dict)")
     if not found:
@@ -107,7 +107,9 @@ def find_set(
         named = [each for each in (*found, *groups) if each.key == key]
         if not named:
             raise ValueError(f"{path} has no tensors under {key!r} (--checkpoint-key): {_listed(found, key)}")
-        found = [each for each in found if each.trail[: len(named[0].trail)] == named[0].trail] or named[:1]
+        if not named[0].whole:
+            return named[0], _others(named[0], found)
+        found = [each for each in found if each is named[0] or _within(each, named[0])]
         groups = [group for each in _direct(found) for group in _groups(each)]
     pool = _fitting(found, wanted, spare) or _outermost(_fitting(groups, wanted, spare)) or _alike(found, wanted)
     usual = [each for each in pool if {*each.trail} <= {*WRAPPERS}]
@@ -117,7 +119,7 @@ def find_set(
             f"{', '.join(map(str, pool))}: name one, as in key={pool[0].key!r} (--checkpoint-key {pool[0].key})"
         )
     taken = pool[0] if len(pool) == 1 else usual[0]
-    return taken, _others(taken, found)
+    return taken, _others(taken, every)
 
 
 def _sets(content: Any, trail: tuple[str, ...] = ()) -> Iterator[TensorSet]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ..registry import nearest
 from ..text import as_text
-from ..wrappers import is_count, load_state_, respelled, spelling, state_of
+from ..wrappers import PARTS, is_count, load_state_, respelled, spelling, state_of
 from .pairing import layers_of, paired, refusal, shapes_of
 from .third_party import AUXILIARY, COUNTER, find_set, read_checkpoint
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+PREFIXES = (*(f"{part}." for part in PARTS), "model.", "net.", "network.", "backbone.", "encoder.")
 
 Tensors = dict[str, Tensor]
 
@@ -98,17 +98,17 @@ def load_weights_(
     spare = len(kept) if all(rename.values()) else float("inf")
     shapes = Counter(tuple(value.shape) for value in needed.values())
     taken, beside = find_set(read_checkpoint(path), shapes, path, key=key, spare=spare)
-    _check_finite(taken.tensors, path)
     tensors, prefixes = _spelled(dict(taken.tensors), set(needed))
     ignored = [name for name in tensors if _is_ignored(name, wanted)]
     weights = {name: value for name, value in tensors.items() if name not in ignored}
-    pins, dropped = _pinned(weights, wanted, rename, path)
+    pins, dropped = _pinned(weights, wanted, _acting(rename, ignored), path)
     free = {name: value for name, value in needed.items() if name not in pins}
     left = {name: value for name, value in weights.items() if name not in {*pins.values(), *dropped}}
     how, sources, instead = _sources(left, free, kept, dropped, path, type(model).__name__)
     sources |= pins
     mapped = {name: _as(weights[source], own[name], source, path) for name, source in sources.items()}
     load_state_(model, own | mapped)
+    used = {*sources.values()}
     empty = [old for old, new in rename.items() if not new]
     return Matching(
         path=str(path),
@@ -116,7 +116,7 @@ def load_weights_(
         removed=(*(taken.trail if taken.whole else (*taken.trail[:-1], f"{taken.trail[-1]}.")), *prefixes),
         layers=_rows(sources, wanted),
         ignored=(*ignored, *_named(dropped, empty), *instead.values(), *beside),
-        as_built=_stayed(wanted, sources, instead, weights),
+        as_built=_stayed(wanted, sources, instead, {name: weights[name] for name in weights if name not in used}),
     )
 
 
@@ -156,6 +156,11 @@ def _spelled(tensors: Tensors, wanted: set[str]) -> tuple[Tensors, list[str]]:
     return tensors, removed
 
 
+def _acting(rename: Mapping[str, str], ignored: Sequence[str]) -> dict[str, str]:
+    """What is to be renamed, without what is to be left out and is so anyway."""
+    return {old: new for old, new in rename.items() if new or not any(_is_below(name, old) for name in ignored)}
+
+
 def _pinned(
     theirs: Tensors, ours: Tensors, rename: Mapping[str, str], path: str | Path
 ) -> tuple[dict[str, str], list[str]]:
@@ -187,9 +192,10 @@ def _check_targets(renamed: Tensors, ours: Tensors, old: str, new: str) -> None:
     for layer, theirs in layers.items():
         if layer not in whole:
             raise ValueError(f"rename {old!r} to {new!r}: the model has no layer {layer!r}: {nearest(layer, whole)}")
-        own = {leaf: t for leaf, t in whole[layer].items() if leaf in theirs or new.rstrip(".") not in ours}
+        one = new.rpartition(".")[0] == layer and new not in whole
+        own = {leaf: t for leaf, t in whole[layer].items() if leaf in theirs or not one}
         if shapes_of(theirs) != shapes_of(own):
-            source = old.rstrip(".") + layer.removeprefix(new.rstrip("."))
+            source = old if one else old.rstrip(".") + layer.removeprefix(new.rstrip("."))
             named = f"{source} is {shapes_of(theirs)}, {layer} {shapes_of(own) or 'has ' + ', '.join(whole[layer])}"
             raise ValueError(f"rename {old!r} to {new!r}: {named}")
 
@@ -242,19 +248,16 @@ def _stayed(
 
 
 def _as(tensor: Tensor, own: Tensor, name: str, path: str | Path) -> Tensor:
-    """A file's tensor in the dtype of the model's. Raises ValueError where the kind of number would change."""
+    """A tensor in the dtype of the model's. Raises ValueError for NaN, and where its kind of number would change."""
     if (tensor.is_floating_point(), tensor.is_complex()) != (own.is_floating_point(), own.is_complex()):
         raise ValueError(
-            f"{path}: tensor {name!r} is {tensor.dtype}, the model's {own.dtype}: codes of a quantized file are no "
-            "weights: convert them to float with their scales first, and give that"
+            f"{path}: tensor {name!r} is {tensor.dtype}, the model's {own.dtype}: convert it first (the codes of a "
+            "quantized file with their scales), and give that"
         )
-    return tensor.to(own.dtype)
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: tensor {name!r} has NaN or infinite values: the checkpoint is damaged")
+    dense = tensor.to_dense() if tensor.is_sparse else tensor
+    if not bool(dense.isfinite().all()):
+        raise ValueError(f"{path}: tensor {name!r} has NaN or infinite values: the checkpoint is damaged")
+    return dense.to(own.dtype)
 
 
 def _join(layer: str, leaf: str) -> str:
