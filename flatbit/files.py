@@ -7,27 +7,30 @@ first. Where the model came from ``flatbit.models.build`` the file also says how
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models, plain
-from .atomic import replacing
-from .quant.convert import apply_specs_
+from .quant.convert import apply_specs_, check_plain
+from .quant.policy import ROLES, check_bits
 from .quant.reparametrized import folded, refuse_reparametrized
 from .quant.spec import LayerSpec
 from .quant.table import is_quantized, quantized_layers, quantizers_of, row_of
+from .tensor_file import distinct, entry, read_description, read_tensors, write_tensors
 from .undo import undone_on_failure
+from .wrappers import load_state_, named_modules, respelled, spelling, state_of, unwrapped
 
-FORMAT = "2"
+FORMATS = ("1", "2")
 OLD_SLOTS = ("weight", "bias", "input", "output")
 """What a layer's description of format 1 held one by one."""
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
+"""What a builder or a quantizer raises for arguments that it cannot have, beside ValueError."""
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -37,20 +40,21 @@ def save(model: nn.Module, path: str | Path) -> None:
         model: its ``state_dict`` is written as it is (latent float weights and steps), with each
             quantized layer's spec, and its build call where ``flatbit.models.build`` made it. A weight that
             pruning or a parametrization computes is written as what it is computed to (so the file loads into the
-            plain model), in quantized layers and where the file says how to build the model.
+            plain model), in quantized layers and where the file says how to build the model. Of one within
+            ``torch.compile``, parallel or averaging modules the plain model is written, as if it had none.
         path: the file; an existing one is replaced only once the new one is complete.
+
+    Raises:
+        ValueError: a state that is no tensor with values (meta device, ``get_extra_state``).
     """
-    call = getattr(model, models.BUILD_CALL, None)
-    with folded(module for module in model.modules() if call or is_quantized(module)):
-        tensors, aliases = _distinct(model.state_dict())
-    metadata = {
-        "format": FORMAT,
+    call = getattr(model, models.BUILD_CALL, None) or getattr(unwrapped(model), models.BUILD_CALL, None)
+    description = {
+        "format": FORMATS[-1],
         "build": json.dumps(call),
         "specs": json.dumps({name: plain.to_plain(layer.spec) for name, layer in quantized_layers(model)}),
-        "aliases": json.dumps(aliases),
     }
-    with replacing(Path(path)) as partial:
-        save_file(tensors, partial, metadata)
+    with folded(module for module in model.modules() if call or is_quantized(module)):
+        write_tensors(Path(path), state_of(model), description)
 
 
 def load(path: str | Path, *, trust: bool = False) -> nn.Module:
@@ -65,11 +69,11 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
         The model, in eval mode, on the CPU.
 
     Raises:
-        ValueError: a file that is none of ours; a model that ``flatbit.models.build`` did not make, or
-            whose builder would have to be imported on the file's word.
+        ValueError: a file that is none of ours, or was changed or damaged since; a model that
+            ``flatbit.models.build`` did not make, or whose builder would have to be imported on the file's word.
     """
-    _, metadata = _read(path)
-    build = _entry(path, metadata, "build", _build_call)
+    description = _described(path)
+    build = entry(path, description, "build", _build_call)
     if build is None:
         raise ValueError(f"{path} does not say how to build its model: build it and call flatbit.load_(model, path)")
     if not trust and not models.is_known(build[0]):
@@ -77,7 +81,10 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
             f"{path} wants to import and call {build[0]!r}: if you trust it, load it with trust=True "
             "(--trust), or build the model yourself and call flatbit.load_(model, path)"
         )
-    model = models.build(build[0], **build[1])
+    try:
+        model = models.build(build[0], **build[1])
+    except (*MISFITS, ValueError) as error:
+        raise ValueError(f"{path}: its model cannot be built, {build[0]} with {build[1]}: {error!r}") from error
     load_(model, path)
     return model.eval()
 
@@ -85,80 +92,80 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
 def load_(model: nn.Module, path: str | Path) -> None:
     """Load a file into a model, in place; a float model is first quantized as the file says, frozen layers frozen.
 
+    Args:
+        model: float, or quantized as the file is; then it may be compiled, parallel or averaging (whose own count
+            of models stays). A file of such a one, with the names that these add, loads too.
+        path: a file of ``save``, or a safetensors file with the model's names.
+
     Raises:
-        ValueError: not a safetensors file, a description that cannot be read or that contradicts its
-            tensors, or the checkpoint of another model: names the first keys that are missing, left
-            over or of another shape. The model is then as it was.
+        ValueError: not a safetensors file, or one that was damaged; a description that cannot be read or that
+            contradicts its tensors; the checkpoint of another model: names the first keys that are missing, left
+            over or of another shape; a wrapped float model that would have to be quantized. The model is then as
+            it was.
     """
-    tensors, metadata = _read(path)
-    tensors |= _entry(path, metadata, "aliases", lambda found: {name: tensors[kept] for name, kept in found.items()})
-    specs = _entry(path, metadata, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
+    description = _described(path)
+    specs = entry(path, description, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
+    own = {key for key in state_of(model) if not _of_quantizer(key)}
+    tensors, _ = read_tensors(path)
+    spell = spelling(tensors, own)
+    tensors = respelled(tensors, spell, own)
+    specs = {spell(name): replace(spec, producers=tuple(map(spell, spec.producers))) for name, spec in specs.items()}
     present = {name: layer.spec.stated() for name, layer in quantized_layers(model)}
     if present and present != {name: spec.stated() for name, spec in specs.items()}:
         raise ValueError(f"{path} is quantized otherwise than the model: flatbit.restore_(model) first, then load")
     _check_same_model(model, tensors, specs, path)
     with undone_on_failure(model, chain(model.parameters(), model.buffers())):
-        if not present:
-            apply_specs_(model, specs)
+        if specs and not present:
+            check_plain(model, f"load {path} first")
+            _quantize_(model, specs, path)
         _check_same_quantizers(model, tensors, path)
-        model.load_state_dict(tensors)
+        load_state_(model, tensors)
         for name, layer in quantized_layers(model):
             layer.spec = specs[name]
 
 
-def load_any_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> str:
+def load_any_(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    rename: Mapping[str, str | None] | None = None,
+    key: str | None = None,
+    as_built: Collection[str] = (),
+) -> str:
     """Load a file of ours (``load_``), or third-party float weights (``load_weights_``), into a float model, in place.
 
     Args:
         model: float; after a quantized file of ours it is quantized (``restore_`` gives its latent weights).
         path: a file of ``save``, or any checkpoint that ``flatbit.models.load_weights_`` reads.
-        rename: as ``load_weights_`` takes it.
+        rename, key, as_built: as ``load_weights_`` takes them.
 
     Returns:
-        What was loaded, in words. Raises ValueError as ``load_`` and ``load_weights_``.
+        What was loaded, in words. Raises ValueError as ``load_`` and ``load_weights_``, and for ``rename``, ``key`` or
+        ``as_built`` with a quantized file of ours.
     """
-    if Path(path).suffix != ".safetensors" or "specs" not in _read(path)[1]:
-        return str(models.load_weights_(model, path, rename=rename))
+    description = _described(path) if Path(path).suffix == ".safetensors" else {}
+    options = {"rename": rename, "key": key, "as_built": as_built}
+    given = [name for name, value in options.items() if value]
+    if "specs" not in description or (given and not entry(path, description, "specs", dict)):
+        return str(models.load_weights_(model, path, rename=rename, key=key, as_built=as_built))
+    if given:
+        raise ValueError(
+            f"{path} is quantized, and {', '.join(given)} cannot act on it: flatbit.load it, flatbit.restore_ it, save "
+            "its float weights, and give those"
+        )
     load_(model, path)
     return f"{path}: a file of flatbit's, loaded by name"
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not Path(path).is_file():
-        raise ValueError(f"no such file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}): flatbit.save(model, path) writes one") from error
-
-
-def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that occur once, and the names of those (tied weights) that repeat an earlier one.
-
-    Other views of memory that an earlier one lies in are copied: a file holds no views.
-    """
-    kept, aliases, owners, storages = {}, {}, {}, set()
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
-        owner = owners.setdefault(key, name)
-        if owner != name:
-            aliases[name] = owner
-            continue
-        storage = tensor.untyped_storage().data_ptr()
-        kept[name] = tensor.contiguous() if storage not in storages else tensor.clone().contiguous()
-        storages.add(storage)
-    return kept, aliases
-
-
-def _entry(path: str | Path, metadata: dict[str, str], key: str, read: Callable[[Any], Any]) -> Any:
-    """One entry of a file's description, read; of an empty one where it is missing."""
-    try:
-        return read(json.loads(metadata.get(key, "{}")))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+def _described(path: str | Path) -> dict[str, str]:
+    """A file's description. Raises ValueError for a format that this version does not know."""
+    description = read_description(path)
+    if "specs" in description and description.get("format") not in FORMATS:
         raise ValueError(
-            f"{path}: its entry {key!r} is not what flatbit.save writes ({error!r}): take a sound copy, or save again"
-        ) from error
+            f"{path} has format {description.get('format')!r}, this version reads {', '.join(FORMATS)}: install "
+            "a newer flatbit"
+        )
+    return description
 
 
 def _build_call(found: Any) -> tuple[str, dict[str, Any]] | None:
@@ -173,12 +180,20 @@ def _build_call(found: Any) -> tuple[str, dict[str, Any]] | None:
 def _spec(found: dict[str, Any]) -> LayerSpec:
     """A layer's spec as a file of this or the first format describes it. Raises ValueError or TypeError."""
     if "tensors" in found or not found.keys() & {*OLD_SLOTS}:
-        return plain.from_plain(LayerSpec, found)
+        return _checked(plain.from_plain(LayerSpec, found))
     tensors = {slot: _renamed(found[slot]) for slot in OLD_SLOTS if found.get(slot)}
     averaged = found.get("averaged_from")
     rest = {key: part for key, part in found.items() if key not in (*OLD_SLOTS, "averaged_from")}
     new = rest | {"tensors": tensors, "averaged_from": {"weight": _renamed(averaged)} if averaged else {}}
-    return plain.from_plain(LayerSpec, new)
+    return _checked(plain.from_plain(LayerSpec, new))
+
+
+def _checked(spec: LayerSpec) -> LayerSpec:
+    """A spec whose role and counted bits are some that there are. Raises ValueError."""
+    if spec.role not in ROLES:
+        raise ValueError(f"role={spec.role!r}: expected {', '.join(ROLES)}")
+    check_bits("input_bits", spec.input_bits)
+    return spec
 
 
 def _renamed(spec: dict[str, Any]) -> dict[str, Any]:
@@ -187,17 +202,29 @@ def _renamed(spec: dict[str, Any]) -> dict[str, Any]:
     return dict(spec) | {"options": options}
 
 
+def _quantize_(model: nn.Module, specs: dict[str, LayerSpec], path: str | Path) -> None:
+    """Quantize a float model by a file's specs, in place. Raises ValueError; the model is then as it was."""
+    try:
+        apply_specs_(model, specs)
+    except MISFITS as error:
+        raise ValueError(f"{path}: its entry 'specs' describes quantizers that there cannot be: {error!r}") from error
+
+
+def _of_quantizer(key: str) -> bool:
+    return "_quantizer." in key
+
+
 def _check_same_model(
     model: nn.Module, tensors: dict[str, Tensor], specs: dict[str, LayerSpec], path: str | Path
 ) -> None:
     """Compare the float keys and shapes before anything is changed."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     unknown = [name for name in specs if name not in modules or row_of(modules[name]) is None]
-    differences = _differences(model.state_dict(), tensors, lambda key: "_quantizer." not in key, unknown)
+    differences = _differences(state_of(model), tensors, lambda key: not _of_quantizer(key), unknown)
     if differences:
         refuse_reparametrized(modules.items(), str(path))
         raise ValueError(f"{path} is the checkpoint of another model than {type(model).__name__}: {differences}")
-    for name, owner in _distinct(model.state_dict())[1].items():
+    for name, owner in distinct(state_of(model))[1].items():
         if tensors[name] is not tensors[owner] and not torch.equal(tensors[name], tensors[owner]):
             raise ValueError(
                 f"{path} holds {name} and {owner} apart, which are one tensor in this {type(model).__name__}: give "
@@ -207,16 +234,22 @@ def _check_same_model(
 
 def _check_same_quantizers(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Compare the quantizers' keys, shapes and bits, once the model has the quantizers of the file's specs."""
-    differences = _differences(model.state_dict(), tensors, lambda key: "_quantizer." in key)
+    differences = _differences(state_of(model), tensors, _of_quantizer)
     if differences:
         raise ValueError(f"{path}: its quantizers are not those that it states: {differences}. Save the model again")
     for name, quantizer in quantizers_of(model):
-        held = round(float(tensors[f"{name}.bits"]))
-        if held != quantizer.stated_bits:
+        held = float(tensors[f"{name}.bits"])
+        if not abs(held - quantizer.stated_bits) <= 0.5:  # NaN is not either
             raise ValueError(
-                f"{path}: {quantizer.site} holds {held} bits, its spec states {quantizer.stated_bits}: the buffer was "
-                "changed past flatbit.assign_bits_. Quantize anew and save again"
+                f"{path}: {quantizer.site} holds {held:g} bits, its spec states {quantizer.stated_bits}: the buffer "
+                "was changed past flatbit.assign_bits_. Quantize anew and save again"
             )
+
+
+def _casts(key: str, theirs: Tensor, own: Tensor) -> bool:
+    """Whether a tensor would change its kind of number, such as from the integers of another format to float."""
+    kinds = [(t.is_floating_point(), t.is_complex()) for t in (theirs, own)]
+    return not _of_quantizer(key) and kinds[0] != kinds[1]
 
 
 def _differences(
@@ -228,6 +261,9 @@ def _differences(
     missing, extra = sorted(ours.keys() - others.keys()), [*sorted(others.keys() - ours.keys()), *unknown]
     both = [key for key in ours if key in others]
     shapes = [f"{key} is {others[key]}, expected {ours[key]}" for key in both if others[key] != ours[key]]
+    shapes += [
+        f"{key} is {theirs[key].dtype}, expected {own[key].dtype}" for key in both if _casts(key, theirs[key], own[key])
+    ]
     if not (missing or extra or shapes):
         return ""
     return (

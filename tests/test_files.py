@@ -1,17 +1,25 @@
+import copy
 import json
+import os
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from flatbit import models
 from flatbit.files import load, load_, load_any_, save
+from flatbit.metrics.evaluation import evaluate
+from flatbit.plain import to_plain
 from flatbit.quant.assignment import assignment
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_, restore_
+from flatbit.quant.cost import cost
 from flatbit.quant.presets import policy, preset_names
 from flatbit.quant.proof import prove
 from flatbit.quant.spec import LayerSpec, TensorSpec
@@ -141,7 +149,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, net, monkeypatch):
         args[1].write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("flatbit.files.save_file", fails)
+    monkeypatch.setattr("flatbit.tensor_file.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         save(net, path)
     assert path.read_bytes() == old
@@ -183,10 +191,10 @@ def test_trusted_or_already_built_here_it_loads(elsewhere, monkeypatch):
 
 
 def rewritten(path, metadata=None, tensors=None):
-    """The file again, with parts of its description or tensors replaced."""
+    """The file again, with parts of its description or tensors replaced, and, as those of old, without checksums."""
     with safe_open(path, framework="pt") as file:
         kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        described = file.metadata()
+        described = file.metadata() | {"checksums": None}
     save_file(kept | (tensors or {}), path, {k: v for k, v in (described | (metadata or {})).items() if v is not None})
 
 
@@ -406,3 +414,233 @@ def test_files_from_before_there_were_averages_load(old_file):
     load_(model, old_file)
     assert model(torch.tensor([[1.0, 1.0]])).tolist() == [[-6.0]]
     assert not averaged(model)
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_inside(model):
+    model.conv1, model.fc = nn.DataParallel(model.conv1), compiled(model.fc)
+    return model
+
+
+WRAPS = {
+    "compile": compiled,
+    "DataParallel": nn.DataParallel,
+    "AveragedModel": lambda model: AveragedModel(model, use_buffers=True),
+    "all": lambda model: compiled(nn.DataParallel(AveragedModel(AveragedModel(model)))),
+    "inside": compiled_inside,
+}
+
+
+def twin():
+    return models.build("preresnet8", in_channels=1, first_width=4).eval()
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_of_a_wrapped_model_the_plain_one_is_saved(tmp_path, net, images, quantized, wrap):
+    model = quantized(net)
+    expected, plain, bits = model(images), set(model.state_dict()), assignment(model)
+    wrapped = wrap(model)
+    save(wrapped, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert {*file.keys()} == plain
+    into = twin()
+    load_(into, tmp_path / "m.safetensors")
+    for again in (load(tmp_path / "m.safetensors"), into):
+        assert torch.equal(again(images), expected)
+    assert assignment(wrapped) == bits
+    assert cost(wrapped, (1, 8, 8)).bitops == cost(into, (1, 8, 8)).bitops
+    with torch.no_grad():
+        for p in wrapped.parameters():
+            p.zero_()
+    load_(wrapped, tmp_path / "m.safetensors")
+    assert torch.equal(wrapped.eval()(images), expected)
+    batches = [(images, torch.arange(4))]
+    assert evaluate(wrapped, batches).proof == evaluate(into, batches).proof
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_file_with_the_names_of_wrappers_loads(tmp_path, net, images, quantized, wrap):
+    """As files of older versions have them."""
+    model = quantized(net)
+    expected = model(images)
+    wrapped = wrap(model)
+    named = {
+        name: layer
+        for name, layer in wrapped.named_modules()
+        if hasattr(type(layer), "quantized_weight") or "spec" in vars(layer)
+    }
+    specs = {name: layer.spec for name, layer in named.items()}
+    state = {key: value.contiguous() for key, value in wrapped.state_dict().items()}
+    described = {"format": "2", "specs": json.dumps({name: to_plain(spec) for name, spec in specs.items()})}
+    save_file(state, tmp_path / "m.safetensors", described)
+    into = twin()
+    load_(into, tmp_path / "m.safetensors")
+    assert torch.equal(into(images), expected)
+
+
+def test_a_wrapped_float_model_is_not_quantized_by_a_file_but_loads_a_float_one(tmp_path, net, images, quantized):
+    save(net, tmp_path / "float.safetensors")
+    for wrap in (compiled, nn.DataParallel, AveragedModel):
+        model = wrap(twin())
+        load_(model, tmp_path / "float.safetensors")
+        assert torch.equal(model.eval()(images), net(images))
+    save(quantized(net), tmp_path / "q.safetensors")
+    with pytest.raises(ValueError, match=r"got DataParallel: load .*q\.safetensors first, then wrap or compile"):
+        load_(nn.DataParallel(twin()), tmp_path / "q.safetensors")
+
+
+def _saved_in_parallel(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=1)
+    save(nn.parallel.DistributedDataParallel(twin()), f"{folder}/m.safetensors")
+    os._exit(0)
+
+
+def test_of_a_distributed_model_the_plain_one_is_saved(tmp_path):
+    torch.multiprocessing.spawn(_saved_in_parallel, (str(tmp_path),), nprocs=1)
+    assert set(load(tmp_path / "m.safetensors").state_dict()) == set(twin().state_dict())
+
+
+def test_files_are_as_readable_as_any_other(tmp_path, net):
+    save(net, tmp_path / "m.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_flipped_bit_of_a_weight_is_an_error_and_leaves_the_model_as_it_was(tmp_path, net):
+    path = tmp_path / "m.safetensors"
+    save(net, path)
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 16
+    path.write_bytes(raw)
+    model = twin()
+    before = copy.deepcopy(model.state_dict())
+    for read in (load_, load_any_, models.load_weights_):
+        with pytest.raises(ValueError, match=r"m\.safetensors: 1 tensors have not their checksums, '[\w.]+' the first"):
+            read(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_integers_are_no_weights(tmp_path, net):
+    save_file({key: (7 * value).to(torch.int8) for key, value in net.state_dict().items()}, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"conv1\.weight is torch\.int8, expected torch\.float32"):
+        load_(twin(), tmp_path / "m.safetensors")
+
+
+def test_a_format_of_the_future_is_refused(tmp_path, net):
+    save(net, tmp_path / "m.safetensors")
+    rewritten(tmp_path / "m.safetensors", {"format": "3"})
+    for read in (load, lambda path: load_(twin(), path)):
+        with pytest.raises(ValueError, match=r"has format '3', this version reads 1, 2: install a newer flatbit"):
+            read(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"width": "2"}, {"num_classes": None}, {"num_classes": -3}, {"in_channels": 1.5}]
+)
+def test_a_build_call_that_cannot_be_is_one_clear_error(tmp_path, net, arguments):
+    save(net, tmp_path / "m.safetensors")
+    rewritten(tmp_path / "m.safetensors", {"build": json.dumps(["preresnet8", arguments])})
+    with pytest.raises(ValueError, match=r"m\.safetensors: its model cannot be built, preresnet8 with"):
+        load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"role": "frist"}, "role='frist'"), ({"input_bits": -4}, "input_bits=-4"), ({"input_bits": 16}, "input_bits=16")],
+)
+def test_facts_that_there_are_not_are_an_error(tmp_path, net, quantized, changes, words):
+    path = tmp_path / "m.safetensors"
+    save(quantized(net), path)
+    with safe_open(path, framework="pt") as file:
+        specs = json.loads(file.metadata()["specs"])
+    specs["conv1"] |= changes
+    rewritten(path, {"specs": json.dumps(specs)})
+    with pytest.raises(ValueError, match=words):
+        load_(twin(), path)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """The tensors and the description, without checksums, of a file with every kind of slot."""
+    path = tmp_path_factory.mktemp("described") / "m.safetensors"
+    model = models.build("preresnet8", in_channels=1, first_width=2)
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [(torch.randn(4, 1, 8, 8),)] * 2)
+    save(model, path)
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() | {"checksums": None}, path  # noqa: SIM118
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["uniq", "channel", "preresnet8", "conv1", "2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5,
+)  # fmt: skip
+
+
+def places(tree):
+    """(holder, key) of everything within a tree of JSON."""
+    for key in tree if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], dict | list):
+            yield from places(tree[key])
+
+
+@st.composite
+def mutated(draw, text):
+    """An entry that was cut, replaced, or changed in one place: a part removed, of another type, or one too many."""
+    how = draw(st.sampled_from(["removed", "cut", "replaced", "nested", "part", "lost part", "more"]))
+    tree = json.loads(text)
+    if how == "removed":
+        return None
+    if how == "cut":
+        return text[: draw(st.integers(0, len(text) - 1))]
+    if how == "nested":
+        return "[" * draw(st.integers(1, 10**5))
+    found = list(places(tree)) if isinstance(tree, dict | list) else []
+    if how == "replaced" or not found:
+        return json.dumps(draw(JUNK))
+    holder, key = draw(st.sampled_from(found))
+    if how == "part":
+        holder[key] = draw(JUNK)
+    elif how == "lost part":
+        del holder[key]
+    elif isinstance(holder, dict):
+        holder[draw(st.sampled_from(["clip", "options", "bits", "width", ""]) | st.text(max_size=5))] = draw(JUNK)
+    else:
+        holder.append(draw(JUNK))
+    return json.dumps(tree)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), key=st.sampled_from(["format", "build", "specs", "specs", "aliases"]))
+def test_a_changed_description_loads_or_is_an_error_that_leaves_the_model_as_it_was(described, data, key):
+    tensors, description, path = described
+    text = data.draw(st.text(max_size=3)) if key == "format" else data.draw(mutated(description[key]))
+    changed = description | {key: text}
+    save_file(tensors, path, {name: text for name, text in changed.items() if text is not None})
+    for read in (lambda _: load(path), lambda model: load_(model, path), lambda model: load_any_(model, path)):
+        model = models.build("preresnet8", in_channels=1, first_width=2)
+        before, classes = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
+        try:
+            read(model)
+        except ValueError:
+            now = model.state_dict()
+            same = now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in now)
+            assert same and classes == [type(m) for m in model.modules()]  # noqa: PT018
+
+
+def test_a_float_file_of_ours_takes_what_a_third_partys_takes_and_a_quantized_one_refuses_it(tmp_path):
+    source, target = models.build("resnet8", first_width=2, num_classes=7), models.build("resnet8", first_width=2)
+    save(source, tmp_path / "m.safetensors")
+    said = load_any_(target, tmp_path / "m.safetensors", as_built=("fc",))
+    assert "As it is built: fc (weight 10x8, bias 10); in the file: fc weight 7x8, bias 7" in said
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+    quantize_(source, policy("sqwa", weights=2))
+    calibrate_(source, [])
+    save(source, tmp_path / "q.safetensors")
+    with pytest.raises(ValueError, match=r"q\.safetensors is quantized, and as_built cannot act on it"):
+        load_any_(target, tmp_path / "q.safetensors", as_built=("fc",))

@@ -68,7 +68,25 @@ CheckpointFile = Annotated[
     ),
 ]
 Rename = Annotated[
-    list[str], typer.Option(help="A layer's name in the --checkpoint and in the model, OLD=NEW; may be repeated.")
+    list[str],
+    typer.Option(
+        help="A layer's or tensor's name in the --checkpoint and in the model, OLD=NEW; OLD= leaves it out; may be "
+        "repeated."
+    ),
+]
+CheckpointKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of the --checkpoint, where it holds several: the key that leads to them, as ema or "
+        "model.state_dict."
+    ),
+]
+AsBuilt = Annotated[
+    list[str],
+    typer.Option(
+        help="A layer of the model that stays as it is built, as a head of another size than the --checkpoint's; may "
+        "be repeated."
+    ),
 ]
 StageName = Annotated[
     str | None, typer.Option("--stage", help="One stage of the run. Default: the last; for `flatbit doctor` every one.")
@@ -98,12 +116,6 @@ def show(result: RenderableType, value: Any, as_json: bool) -> None:
 def data_arguments(settings: list[str], skip_bad: bool) -> dict[str, Any]:
     """The arguments of the data set, from ``--data-arg`` and ``--skip-bad``."""
     return parse_settings(settings, "--data-arg") | ({"skip_bad": True} if skip_bad else {})
-
-
-def check_rename(rename: list[str], checkpoint: Path | None) -> None:
-    """Raise ValueError for ``--rename`` where there is no file to rename the layers of."""
-    if rename and checkpoint is None:
-        raise ValueError("--rename without --checkpoint cannot act: there is no file whose layers it could name")
 
 
 def parse_names(pairs: list[str]) -> dict[str, str]:

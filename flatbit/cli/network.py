@@ -13,9 +13,10 @@ from .. import data as datasets
 from ..data.batches import Data
 from ..engine.fit import matched
 from ..engine.record import read_run
-from ..files import load, load_any_
+from ..engine.sources import Checkpoint
+from ..files import load
 from ..models import build
-from .console import say
+from .console import parse_names, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +52,24 @@ class Opened:
         return matched(datasets.load(name, data_dir, **dict(own) | dict(arguments)), self.network)
 
 
+def given_checkpoint(path: Path | None, rename: list[str], key: str | None, as_built: list[str]) -> Checkpoint | None:
+    """What ``--checkpoint`` names, with the options that say which of its tensors go where; None where it is not given.
+
+    Raises ValueError for options without a file.
+    """
+    options = {"--rename": rename, "--checkpoint-key": key, "--as-built": as_built}
+    if path is not None:
+        return Checkpoint(path=path, rename=parse_names(rename), key=key, as_built=as_built)
+    for option in (option for option, value in options.items() if value):
+        raise ValueError(f"{option} without --checkpoint cannot act: there is no file whose layers it could name")
+    return None
+
+
 def open_network(
     model: str,
     arguments: Mapping[str, Any],
     *,
-    checkpoint: Path | None = None,
-    rename: dict[str, str] | None = None,
+    checkpoint: Checkpoint | None = None,
     stage: str | None = None,
     trust: bool = False,
 ) -> Opened:
@@ -80,7 +93,7 @@ def open_network(
         raise ValueError(f"no such file or folder: {model}")
     network = build(model, **arguments)
     if checkpoint is not None:
-        say(load_any_(network, checkpoint, rename=rename))
+        say(checkpoint.load_any_(network))
     return Opened(name=model, network=network)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from ..atomic import replacing
 from ..train.averaging import QuantizedAverage
 from ..undo import undone_on_failure
+from ..wrappers import load_state_, state_of
 from .loop import Position
 
 NAME = "checkpoint.pt"
@@ -39,7 +40,7 @@ def save_checkpoint(
         random["cuda"] = torch.cuda.get_rng_state()
     content = {
         "stage": stage,
-        "model": model.state_dict(),
+        "model": state_of(model),
         "optimizer": optimizer.state_dict(),
         "random": random,
         "position": position.as_dict(),
@@ -76,7 +77,7 @@ def restore_checkpoint_(
 ) -> None:
     """Put model, optimizer, average and random state back as the checkpoint has them, in place."""
     with undone_on_failure(model, chain(model.parameters(), model.buffers())):
-        model.load_state_dict(content["model"])
+        load_state_(model, content["model"])
         if average is not None:
             average.load_state_dict(content["average"])
         optimizer.load_state_dict(content["optimizer"])

@@ -139,7 +139,8 @@ def _check_same_checkpoint(record: RunRecord, checkpoint: Checkpoint | None) -> 
 
 
 def _measured(plan: Plan, checkpoint: Checkpoint, say: Say) -> GivenCheckpoint:
-    """Score the float model of the checkpoint that a run is given, and say so."""
+    """Score the float model of the checkpoint that a run is given, as its stages build it, and say so."""
+    torch.manual_seed(plan.seed)
     model = build_model(plan.recipe, plan.data)
     checkpoint.load_(model)
     batches = plan.data.test_batches(TEST_BATCH[plan.data.task], device=plan.device)

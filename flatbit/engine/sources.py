@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,22 +26,28 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        rename: its layers by the model's names (``flatbit.models.load_weights_``).
+        rename, key, as_built: which of its tensors go where, as ``flatbit.models.load_weights_`` takes them.
 
     Raises:
         ValueError: no such file.
     """
 
     path: Path
-    rename: Mapping[str, str] = field(default_factory=dict)
+    rename: Mapping[str, str | None] = field(default_factory=dict)
+    key: str | None = None
+    as_built: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise ValueError(f"no such file: {self.path}")
 
+    def load_any_(self, model: nn.Module) -> str:
+        """Load the file into a float model, in place, which is then quantized where the file is. In words."""
+        return load_any_(model, self.path, rename=self.rename, key=self.key, as_built=self.as_built)
+
     def load_(self, model: nn.Module) -> str:
         """Load the weights into a float model, in place; those of a quantized one are its latent weights. In words."""
-        loaded = load_any_(model, self.path, rename=self.rename)
+        loaded = self.load_any_(model)
         if has_quantized_layers(model):
             restore_(model)
             loaded += "; it is quantized: its latent float weights are taken"

@@ -19,6 +19,7 @@ from ..modes import modes_kept
 from ..quant.quantizer import Quantizer
 from ..quant.rounding import wide
 from ..quant.statistics import group_mean
+from ..wrappers import named_modules
 
 COLLAPSED = 0.01
 """A grid that spans less than this share of its values' rms keeps nothing but signs, at any bit-width. Trained nets
@@ -90,7 +91,7 @@ def examine(model: nn.Module, x: Tensor) -> list[Finding]:
     """
     watch = _Watch(limit=EXPLODED * max(1.0, _rms(x)))
     hooks = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         hooks.append(module.register_forward_pre_hook(partial(watch.before, name)))
         hooks.append(module.register_forward_hook(partial(watch.after, name)))
     try:
@@ -111,7 +112,7 @@ def constant_output(model: nn.Module, x: Tensor) -> bool:
 
     A batch of equal inputs says nothing and gives False. A weight or step that is not finite gives True.
     """
-    if any(True for name, module in model.named_modules() for _ in _bad_state(name, module)):
+    if any(True for name, module in named_modules(model) for _ in _bad_state(name, module)):
         return True
     with modes_kept(model):
         logits = model.eval()(x).float()
@@ -126,7 +127,7 @@ def constant_output(model: nn.Module, x: Tensor) -> bool:
 def suspects(model: nn.Module) -> list[Finding]:
     """Weights, steps, statistics and gradients that are not finite, in order of definition; needs no data."""
     findings = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         findings += [_finding(place, "not finite", *said) for place, *said in _bad_state(name, module)]
         for key, parameter in module.named_parameters(recurse=False):
             if parameter.grad is not None and (bad := _count_bad(parameter.grad)):

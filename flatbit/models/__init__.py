@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..registry import Registry, import_object, nearest
-from .weights import Matching, load_weights_, read_checkpoint
+from .third_party import read_checkpoint
+from .weights import Matching, load_weights_
 from .zoo import library_builder
 
 __all__ = ["BUILD_CALL", "MODELS", "Matching", "accepts", "build", "is_known", "load_weights_", "read_checkpoint"]

@@ -1,4 +1,4 @@
-"""A third-party checkpoint: read without running it, its names mapped to a model's, or refused with both lists.
+"""A third party's weights into a model: names mapped, or refused with both lists.
 
 Files come from other people's training code: a ``.pth`` whose dictionary is wrapped, whose keys carry
 prefixes, whose layers have other names. What is mapped by shape and order is only what can be mapped
@@ -7,32 +7,25 @@ in one way; the accuracy of the float model, measured before anything is quantiz
 
 from __future__ import annotations
 
-import math
-import pickle
-import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..registry import nearest
 from ..text import as_text
 from ..undo import undone_on_failure
+from ..wrappers import PARTS, is_count, load_state_, respelled, spelling, state_of
+from .pairing import layers_of, paired, refusal, shapes_of
+from .third_party import AUXILIARY, COUNTER, find_set, read_checkpoint
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights", "model_ema")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
-COUNTER = "num_batches_tracked"  # batch norm's count of batches: no weight, and often left out
-AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only their first training needs
-SHOWN = 60
+PREFIXES = (*(f"{part}." for part in PARTS), "model.", "net.", "network.", "backbone.", "encoder.")
 
-Layers = dict[str, dict[str, Tensor]]
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +39,8 @@ class Matching:
         removed: wrappers and prefixes that were taken off.
         layers: (the file's layer, the model's layer, its shapes), in order.
         ignored: what of the file was not taken: batch norm's counters, auxiliary heads that the model has
-            not, layers renamed to nothing, other sets of weights beside the one that was taken.
+            not, what was renamed to nothing, other sets of weights beside the one that was taken, by their keys.
+        as_built: layers of the model that got nothing: (the model's layer, its shapes, what the file has there).
     """
 
     path: str
@@ -54,6 +48,7 @@ class Matching:
     removed: tuple[str, ...]
     layers: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...] = ()
+    as_built: tuple[tuple[str, str, str], ...] = ()
 
     def __str__(self) -> str:
         by = {"name": "by name", "order": "by shape and order"}[self.how]
@@ -62,235 +57,209 @@ class Matching:
         for row in self.layers:
             table.add_row(*row)
         left_out = [name for name in self.ignored if not name.endswith(COUNTER)]
-        return as_text(table, *([f"Left out: {', '.join(left_out)}"] if left_out else []))
+        new = [f"As it is built: {layer} ({own}); in the file: {theirs}" for layer, own, theirs in self.as_built]
+        return as_text(table, *([f"Left out: {', '.join(left_out)}"] if left_out else []), *new)
 
 
-def load_weights_(model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None) -> Matching:
+def load_weights_(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    rename: Mapping[str, str | None] | None = None,
+    key: str | None = None,
+    as_built: Collection[str] = (),
+) -> Matching:
     """Load third-party float weights into a float model, in place.
 
     Args:
         model: of the same architecture; its names may differ.
         path: ``.safetensors``, or what ``torch.save`` wrote (``.pth``, ``.pt``, ``.bin``, ``.tar``), which
             is read as tensors only: a pickle that wants to run code is refused.
-        rename: layers of the file, or the beginning of their names, by the model's, where order does not
-            tell; an empty name leaves a layer out. The rest is mapped as ever.
+        rename: layers of the file, single tensors (``fc.bias``) or the beginning of their names, by the model's,
+            where order does not tell; None or an empty name leaves them out, and a layer of this name that then
+            gets nothing stays as it is built. The rest is mapped as ever.
+        key: which set of weights, where a file holds several: the keys that lead to it (``"ema"``,
+            ``"model.state_dict"``), or a prefix of its names (``"state_dict.teacher"``).
+        as_built: layers of the model, or the beginning of their names, that stay as they are: a head of another
+            size. What the file has for them, by name or of a shape of its own, is left out.
 
     Returns:
         What went where; prints as a table.
 
     Raises:
-        ValueError: not a checkpoint; a tensor that is not finite; layers that do not map in exactly one
-            way, with both lists.
+        ValueError: not a checkpoint; several sets of weights that could be meant, listed by key; a tensor that is
+            not finite, or of whole numbers where the model's are not; layers that do not map in exactly one way,
+            with both lists.
     """
-    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    wanted = {key: value for key, value in own.items() if not key.endswith(COUNTER)}
-    tensors, removed, beside = _unwrapped(read_checkpoint(path), path)
-    _check_finite(tensors, path)
-    tensors, prefixes = _without_prefixes(tensors, set(wanted))
-    ignored = [key for key in tensors if key.endswith(COUNTER) or (key.startswith(AUXILIARY) and key not in wanted)]
-    weights = {key: value for key, value in tensors.items() if key not in ignored}
-    theirs, ours = _layers(weights), _layers(wanted)
-    pinned, dropped = _pinned(theirs, ours, rename or {}, path)
-    left = {name: layer for name, layer in theirs.items() if name not in {*pinned.values(), *dropped}}
-    free = {name: layer for name, layer in ours.items() if name not in pinned}
-    how: Literal["name", "order"] = "name"
-    pairs: list[tuple[str, str]] | None = [(name, name) for name in free]
-    if {name: _shapes(layer) for name, layer in left.items()} != {n: _shapes(layer) for n, layer in free.items()}:
-        how = "order"
-        pairs = (_pair_by_numbers if Path(path).suffix == ".safetensors" else _pair_by_order)(left, free)
-    if pairs is None:
-        raise ValueError(_refusal(left, free, path, type(model).__name__))
-    sources = pinned | {to: source for source, to in pairs}
-    pairs = [(sources[name], name) for name in ours]
-    mapped = {
-        _join(to, leaf): tensor.to(own[_join(to, leaf)].dtype)
-        for source, to in pairs
-        for leaf, tensor in theirs[source].items()
-    }
-    counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
-    with undone_on_failure(model, own.values()):
-        model.load_state_dict(counters | mapped)
+    rename = {old: new or "" for old, new in (rename or {}).items()}
+    own = state_of(model)
+    wanted = {name: value for name, value in own.items() if isinstance(value, Tensor) and not name.endswith(COUNTER)}
+    kept = _kept(wanted, as_built)
+    needed = {name: value for name, value in wanted.items() if name not in kept}
+    spare = len(kept) if all(rename.values()) else float("inf")
+    shapes = Counter(tuple(value.shape) for value in needed.values())
+    taken, beside = find_set(read_checkpoint(path), shapes, path, key=key, spare=spare)
+    tensors, prefixes = _spelled(dict(taken.tensors), set(needed))
+    ignored = [name for name in tensors if _is_ignored(name, wanted)]
+    weights = {name: value for name, value in tensors.items() if name not in ignored}
+    pins, dropped = _pinned(weights, wanted, _acting(rename, ignored), path)
+    free = {name: value for name, value in needed.items() if name not in pins}
+    left = {name: value for name, value in weights.items() if name not in {*pins.values(), *dropped}}
+    how, sources, instead = _sources(left, free, kept, dropped, path, type(model).__name__)
+    sources |= pins
+    mapped = {name: _as(weights[source], own[name], source, path) for name, source in sources.items()}
+    with undone_on_failure(model, wanted.values()):
+        load_state_(model, own | mapped)
+    used = {*sources.values()}
+    empty = [old for old, new in rename.items() if not new]
     return Matching(
         path=str(path),
         how=how,
-        removed=(*removed, *prefixes),
-        layers=tuple((source, to, _shapes(ours[to])) for source, to in pairs),
-        ignored=(*ignored, *dropped, *beside),
+        removed=(*(taken.trail if taken.whole else (*taken.trail[:-1], f"{taken.trail[-1]}.")), *prefixes),
+        layers=_rows(sources, wanted),
+        ignored=(*ignored, *_named(dropped, empty), *instead.values(), *beside),
+        as_built=_stayed(wanted, sources, instead, {name: weights[name] for name in weights if name not in used}),
     )
 
 
-def read_checkpoint(path: str | Path) -> Any:
-    """The content of a checkpoint file, read without executing any of it. Raises ValueError."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from error
-    except pickle.UnpicklingError as error:
-        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # neither a zip nor a pickle
-            raise ValueError(f"{path} is not a checkpoint: it is neither a zip file nor a pickle") from error
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({named[1]})" if named else ""
-        raise ValueError(
-            f"{path} holds more than tensors{what}, and would run code when read: where you trust it, load it "
-            "yourself and torch.save(model.state_dict(), ...)"
-        ) from error
-    except Exception as error:  # what a damaged file makes torch's reader stumble over is anything
-        reason = str(error).partition("\n")[0][:200]
-        raise ValueError(f"{path} is not a checkpoint, or is truncated ({reason})") from error
+def _is_ignored(name: str, wanted: Tensors) -> bool:
+    """Whether a file's tensor is a counter, or of an auxiliary head that the model has not."""
+    return name.endswith(COUNTER) or (name not in wanted and (is_count(name) or name.startswith(AUXILIARY)))
 
 
-def _unwrapped(content: Any, path: str | Path) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """The tensors, the wrappers that were taken off on the way to them, and other sets of tensors beside these."""
-    removed: list[str] = []
-    beside: list[str] = []
-    while isinstance(content, Mapping):
-        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if wrapper is None:
-            break
-        removed.append(wrapper)
-        beside += [str(name) for name, value in content.items() if name != wrapper and _holds_tensors(value)]
-        content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors (a state_dict)")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path} holds no tensors: its keys are {list(content)[:8]}, expected a state_dict")
-    return tensors, removed, beside
+def _kept(wanted: Tensors, as_built: Collection[str]) -> Tensors:
+    """The model's tensors in layers that stay as they are. Raises ValueError for a layer that is none."""
+    kept: Tensors = {}
+    for layer in [as_built] if isinstance(as_built, str) else as_built:
+        found = {name: value for name, value in wanted.items() if _is_below(name, layer)}
+        if not found:
+            raise ValueError(f"as_built {layer!r}: the model has no such layer: {nearest(layer, layers_of(wanted))}")
+        kept |= found
+    return kept
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+def _is_below(name: str, layer: str) -> bool:
+    """Whether a tensor is the one that is named, or of the layers that are."""
+    return f"{name}.".startswith(layer.rstrip(".") + ".")
 
 
-def _without_prefixes(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off prefixes that all names share, until the wanted names are there or no prefix is left."""
+def _spelled(tensors: Tensors, wanted: set[str]) -> tuple[Tensors, list[str]]:
+    """Take off prefixes that all names share, until all that is wanted is there; then wrappers' parts inside."""
     removed: list[str] = []
     while not wanted <= tensors.keys():
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
+        prefix = next((p for p in PREFIXES if all(n.startswith(p) for n in tensors if not is_count(n))), None)
         if prefix is None:
             break
         removed.append(prefix)
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    spell = spelling(tensors, wanted)
+    if any(spell(name) != name for name in tensors):
+        return respelled(tensors, spell, wanted), [*removed, "the parts of wrappers inside"]
     return tensors, removed
 
 
+def _acting(rename: Mapping[str, str], ignored: Sequence[str]) -> dict[str, str]:
+    """What is to be renamed, without what is to be left out and is so anyway."""
+    return {old: new for old, new in rename.items() if new or not any(_is_below(name, old) for name in ignored)}
+
+
 def _pinned(
-    theirs: Layers, ours: Layers, rename: Mapping[str, str], path: str | Path
+    theirs: Tensors, ours: Tensors, rename: Mapping[str, str], path: str | Path
 ) -> tuple[dict[str, str], list[str]]:
-    """(our layer to theirs, their layers to leave out), as the caller names them. Raises ValueError for no layers."""
+    """(our name to theirs, their names to leave out), as the caller says. Raises ValueError for what does not fit."""
     pinned: dict[str, str] = {}
     dropped: list[str] = []
     for old, new in rename.items():
-        found = [name for name in theirs if f"{name}.".startswith(old.rstrip(".") + ".")]
+        found = [name for name in theirs if _is_below(name, old)]
         if not found:
-            raise ValueError(f"rename {old!r}: {path} has no such layer: {nearest(old, theirs)}")
-        for name in found:
-            target = new.rstrip(".") + name.removeprefix(old.rstrip("."))
-            if not new:
-                dropped.append(name)
-            elif target not in ours:
-                raise ValueError(
-                    f"rename {old!r} to {new!r}: the model has no layer {target!r}: {nearest(target, ours)}"
-                )
-            elif _shapes(theirs[name]) != _shapes(ours[target]):
-                raise ValueError(
-                    f"rename {old!r} to {new!r}: {name} is {_shapes(theirs[name])}, {target} {_shapes(ours[target])}"
-                )
-            else:
-                pinned[target] = name
+            known = [*layers_of(theirs), *theirs]
+            raise ValueError(f"rename {old!r}: {path} has no such layer: {nearest(old, known)}")
+        if not new:
+            dropped += found
+            continue
+        targets = {name: new.rstrip(".") + name.removeprefix(old.rstrip(".")) for name in found}
+        _check_targets({targets[name]: theirs[name] for name in found}, ours, old, new)
+        pinned |= {target: name for name, target in targets.items()}
     return pinned, dropped
 
 
-def _check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: tensor {name!r} has NaN or infinite values: the checkpoint is damaged")
+def _named(dropped: Sequence[str], empty: Collection[str]) -> list[str]:
+    """What is left out, by layers; by tensors where these are what the caller named."""
+    return list(dict.fromkeys(name if name in empty else name.rpartition(".")[0] for name in dropped))
 
 
-def _layers(tensors: Mapping[str, Tensor]) -> Layers:
-    """Tensors by the layer they belong to, in order: ``{"conv1": {"weight": ...}}``."""
-    layers: Layers = {}
-    for name, tensor in tensors.items():
-        layer, _, leaf = name.rpartition(".")
-        layers.setdefault(layer, {})[leaf] = tensor
-    return layers
+def _check_targets(renamed: Tensors, ours: Tensors, old: str, new: str) -> None:
+    """Raise ValueError unless the model has tensors of these names and shapes."""
+    layers, whole = layers_of(renamed), layers_of(ours)
+    for layer, theirs in layers.items():
+        if layer not in whole:
+            raise ValueError(f"rename {old!r} to {new!r}: the model has no layer {layer!r}: {nearest(layer, whole)}")
+        one = new.rpartition(".")[0] == layer and new not in whole
+        own = {leaf: t for leaf, t in whole[layer].items() if leaf in theirs or not one}
+        if shapes_of(theirs) != shapes_of(own):
+            source = old if one else old.rstrip(".") + layer.removeprefix(new.rstrip("."))
+            named = f"{source} is {shapes_of(theirs)}, {layer} {shapes_of(own) or 'has ' + ', '.join(whole[layer])}"
+            raise ValueError(f"rename {old!r} to {new!r}: {named}")
 
 
-def _pair_by_order(theirs: Layers, ours: Layers) -> list[tuple[str, str]] | None:
-    """(their layer, our layer), where all shapes come in the same order, or those out of order are unique."""
-    signatures = [[_shapes(layer) for layer in layers.values()] for layers in (theirs, ours)]
-    if signatures[0] == signatures[1]:
-        return list(zip(theirs, ours, strict=True))
-    counts = [Counter(side) for side in signatures]
-    common = [s for s in signatures[0] if counts[0][s] > 1]
-    if counts[0] != counts[1] or common != [s for s in signatures[1] if counts[1][s] > 1]:
-        return None
-    waiting = {
-        shape: [name for name, s in zip(theirs, signatures[0], strict=True) if s == shape] for shape in counts[0]
-    }
-    return [(waiting[shape].pop(0), name) for name, shape in zip(ours, signatures[1], strict=True)]
+def _sources(
+    left: Tensors, free: Tensors, kept: Tensors, dropped: Collection[str], path: str | Path, model: str
+) -> tuple[Literal["name", "order"], dict[str, str], dict[str, str]]:
+    """How the rest maps, their name by ours, and their layer by that of ours which stays as it is built instead.
 
-
-def _pair_by_numbers(theirs: Layers, ours: Layers) -> list[tuple[str, str]] | None:
-    """(their layer, our layer) of a file that keeps no order (safetensors sorts its names).
-
-    Layers of one shape are sorted by the numbers in their names, where these tell all that differs:
-    ``layer1.0.conv2`` before ``layer1.1.conv1``. Families of names (``layer#.#.conv#``) map to ours of
-    the same size, where there is one.
+    Raises ValueError with both lists.
     """
-    pairs = {}
-    left, right = _families(theirs), _families(ours)
-    if left.keys() != right.keys():
-        return None
-    for shape in left:
-        sizes = [sorted(len(family) for family in side[shape].values()) for side in (left, right)]
-        if sizes[0] != sizes[1] or len(set(sizes[0])) != len(sizes[0]):
-            return None
-        for family in left[shape].values():
-            match = next(other for other in right[shape].values() if len(other) == len(family))
-            pairs |= dict(zip(match, family, strict=True))
-    return [(pairs[name], name) for name in ours]
+    theirs, ours = layers_of(left), layers_of(free)
+    stays = list(layers_of(kept))
+    instead = {layer: layer for layer in stays if layer in theirs}
+    shapes = {shapes_of(layer) for layer in ours.values()}
+    odd = [name for name, layer in theirs.items() if shapes_of(layer) not in shapes and name not in instead]
+    if len(odd) <= len(stays) - len(instead):
+        instead |= dict(zip((layer for layer in stays if layer not in instead), odd, strict=False))
+    theirs = {name: layer for name, layer in theirs.items() if name not in instead.values()}
+    undropped = layers_of({name: value for name, value in free.items() if name not in dropped})
+    found = paired(theirs, ours, path) or paired(theirs, undropped, path)
+    if found is None:
+        raise ValueError(refusal(theirs, ours, path, model))
+    how, pairs = found
+    sources = {_join(to, leaf): _join(source, leaf) for to, source in pairs.items() for leaf in theirs[source]}
+    return how, sources, instead
 
 
-def _families(layers: Layers) -> dict[str, dict[str, list[str]]]:
-    """Layers by shape, then by their name without numbers; sorted by the numbers."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for name, layer in sorted(layers.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]):
-        found.setdefault(_shapes(layer), {}).setdefault(re.sub(r"\d+", "#", name), []).append(name)
-    return found
+def _rows(sources: Mapping[str, str], ours: Tensors) -> tuple[tuple[str, str, str], ...]:
+    """(their layer, or its tensors where they are called otherwise, our layer, its shapes), in the model's order."""
+    rows = []
+    for layer, own in layers_of({name: value for name, value in ours.items() if name in sources}).items():
+        pairs = [(leaf, *sources[_join(layer, leaf)].rpartition(".")[::2]) for leaf in own]
+        alike = len({source for _, source, _ in pairs}) == 1 and all(leaf == theirs for leaf, _, theirs in pairs)
+        names = [pairs[0][1]] if alike else [_join(source, theirs) for _, source, theirs in pairs]
+        rows.append((", ".join(names), layer, shapes_of(own)))
+    return tuple(rows)
 
 
-def _refusal(theirs: Layers, ours: Layers, path: str | Path, model: str) -> str:
-    """Both lists side by side, from the first layers that differ."""
-    left = [f"{name} {_shapes(layer)}" for name, layer in theirs.items()]
-    right = [f"{name} {_shapes(layer)}" for name, layer in ours.items()]
-    numbers = [sum(math.prod(t.shape) for layer in side.values() for t in layer.values()) for side in (theirs, ours)]
-    pairs = zip([_shapes(t) for t in theirs.values()], [_shapes(t) for t in ours.values()], strict=False)
-    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
-    width = max((len(line) for line in left[same : same + SHOWN]), default=0)
-    rows = max(len(left), len(right))
-    lines = [
-        f"  {left[i] if i < len(left) else '':{width}} | {right[i] if i < len(right) else ''}"
-        for i in range(same, min(rows, same + SHOWN))
-    ]
-    more = f"\n  ... and {rows - same - SHOWN} more" if rows - same > SHOWN else ""
-    return (
-        f"{path} does not map onto {model}: it has {len(theirs)} layers with {numbers[0]:,} numbers, the model "
-        f"{len(ours)} with {numbers[1]:,}; the first {same} agree, then (file | model):\n"
-        + "\n".join(lines)
-        + f"{more}\nBuild the model it was made for (num_classes, width, shortcut), or rename its layers (--rename)"
+def _stayed(
+    ours: Tensors, sources: Mapping[str, str], instead: Mapping[str, str], theirs: Tensors
+) -> tuple[tuple[str, str, str], ...]:
+    """(our layer, the shapes that got nothing, what the file has instead), in the model's order."""
+    stays, layers = layers_of({name: t for name, t in ours.items() if name not in sources}), layers_of(theirs)
+    return tuple(
+        (layer, shapes_of(own), f"{other} {shapes_of(layers[other])}" if other in layers else "nothing")
+        for layer, own in stays.items()
+        for other in [instead.get(layer, layer)]
     )
 
 
-def _shapes(layer: Mapping[str, Tensor]) -> str:
-    return ", ".join(
-        f"{leaf} {'x'.join(map(str, tensor.shape)) or '1'}" for leaf, tensor in sorted(layer.items(), reverse=True)
-    )
+def _as(tensor: Tensor, own: Tensor, name: str, path: str | Path) -> Tensor:
+    """A tensor in the dtype of the model's. Raises ValueError for NaN, and where its kind of number would change."""
+    if (tensor.is_floating_point(), tensor.is_complex()) != (own.is_floating_point(), own.is_complex()):
+        raise ValueError(
+            f"{path}: tensor {name!r} is {tensor.dtype}, the model's {own.dtype}: convert it first (the codes of a "
+            "quantized file with their scales), and give that"
+        )
+    dense = tensor.to_dense() if tensor.is_sparse else tensor
+    if not bool(dense.isfinite().all()):
+        raise ValueError(f"{path}: tensor {name!r} has NaN or infinite values: the checkpoint is damaged")
+    return dense.to(own.dtype)
 
 
 def _join(layer: str, leaf: str) -> str:

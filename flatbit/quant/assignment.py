@@ -12,6 +12,7 @@ from torch import nn
 
 from ..registry import nearest
 from ..undo import undone_on_failure
+from ..wrappers import named_modules
 from .layers import QuantizedLayer
 from .policy import check_bits
 from .quantizer import Quantizer
@@ -34,7 +35,7 @@ def assignment(model: nn.Module) -> dict[str, tuple[int, int]]:
     A layer without an input quantizer has the bits that it is counted with, where activations that it reads are
     quantized at their output (``calibrate_`` notes which).
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     return {name: _bits_of(name, layer, modules) for name, layer in weighted_layers(model)}
 
 
@@ -89,7 +90,7 @@ class _Change:
 
 def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quantizer, _Change]:
     """What each quantizer gets; one that serves several layers once. Raises ValueError."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     changes: dict[Quantizer, _Change] = {}
     for name, (weights, activations) in bits.items():
         layer = modules[name]
@@ -150,7 +151,7 @@ def _restate_(layer: QuantizedLayer, changes: Mapping[Quantizer, _Change]) -> No
 
 def _follow_producers_(model: nn.Module, changes: Mapping[Quantizer, _Change]) -> None:
     """Let what layers without an input quantizer are counted with follow the changed outputs that they read."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     for name, layer in quantized_layers(model):
         outputs = [quantizer for *_, quantizer in _outputs(name, layer, modules) if quantizer is not None]
         if any(quantizer in changes for quantizer in outputs):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..wrappers import named_modules
 from .grid import has_zero
 from .policy import roles_of
 from .spec import TensorSpec
@@ -61,7 +62,7 @@ class Convention:
 
 def convention(model: nn.Module) -> Convention:
     """The convention of a model as it stands, quantized or float."""
-    modules = {name: module for name, module in model.named_modules() if row_of(module)}
+    modules = {name: module for name, module in named_modules(model) if row_of(module)}
     products = [module for module in modules.values() if is_weighted(module)]
     policies = [spec.policy for module in modules.values() if (spec := spec_of(module))]
     roles: dict[str, set[str]] = {}
@@ -99,7 +100,7 @@ def _pads_off_grid(layer: nn.Module) -> bool:
 def _roles(model: nn.Module) -> dict[str, str]:
     """The role of every weighted layer: as its spec says; a float one's by definition, or an edge that is vacant."""
     defined = roles_of(model)
-    specs = {name: spec for name, module in model.named_modules() if (spec := spec_of(module))}
+    specs = {name: spec for name, module in named_modules(model) if (spec := spec_of(module))}
     roles = {name: specs[name].role if name in specs else role for name, role in defined.items()}
     left = [name for name, role in roles.items() if name not in specs and role == "inner"]
     for edge in ("first", "last"):

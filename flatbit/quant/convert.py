@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from ..registry import nearest
 from ..undo import undone_on_failure
+from ..wrappers import named_modules, unwrapped
 from .coverage import Coverage, coverage_of
 from .dataflow import unquantized_inputs
 from .frozen import follow_layers_
@@ -73,7 +73,7 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 
     Raises ValueError as ``quantize_``.
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     specs = _resolve(model, policy)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
     specs = {name: spec for name, spec in specs.items() if name not in refused}
@@ -105,7 +105,7 @@ def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
     All quantizers are made before the first layer is touched, so a refused bit-width leaves the
     model as it was. Layers that share one weight share its quantizer; frozen layers' steps are frozen.
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     refuse_reparametrized(((name, modules[name]) for name in specs), "quantizing")
     made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
     weight_quantizers: dict[int, Quantizer] = {}
@@ -223,10 +223,16 @@ def _varies(spec: TensorSpec) -> bool:
 def _check_model(model: nn.Module) -> None:
     if has_quantized_layers(model):
         raise ValueError("the model is quantized already: call flatbit.restore_(model) first")
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | torch._dynamo.OptimizedModule):
-        raise ValueError(
-            f"expected a plain module, got {type(model).__name__}: quantize first, then calibrate, then wrap or compile"
-        )
+    check_plain(model, "quantize first, then calibrate")
+
+
+def check_plain(model: nn.Module, first: str) -> None:
+    """Raise ValueError for a model within ``torch.compile``, parallel or averaging modules, which know its old layers.
+
+    ``first`` is what has to come first.
+    """
+    if unwrapped(model) is not model:
+        raise ValueError(f"expected a plain module, got {type(model).__name__}: {first}, then wrap or compile")
 
 
 def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:

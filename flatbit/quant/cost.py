@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..device import device_of
 from ..modes import buffers_kept, modes_kept
 from ..text import as_text
+from ..wrappers import named_modules
 from .convert import as_float
 from .products import Omission, Products, watched_products
 from .quantizer import Quantizer
@@ -198,7 +199,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], what: 
 
 
 def _cost_of(model: nn.Module, found: Products, of: str) -> Cost:
-    modules = {name: m for name, m in model.named_modules() if not isinstance(m, Quantizer)}
+    modules = {name: m for name, m in named_modules(model) if not isinstance(m, Quantizer)}
     multiplying = [name for name, m in modules.items() if is_weighted(m) or has_unknown_products(m)]
     counted: set[int] = set()
     return Cost(

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..models.shared import shared_modules
 from ..text import as_text
+from ..wrappers import named_modules
 from .convention import Convention, convention
 from .quantizer import Quantizer
 from .refusals import refusals
@@ -127,7 +128,7 @@ def _coverage(model: nn.Module, refused: dict[str, str]) -> Coverage:
     fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
     places = _output_places(model)
     layers = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if is_quantized(module):
             reason = _why_noted(name, module, places)
             layers.append(_row(name, module, "quantized", spec=spec_of(module), reason=reason))

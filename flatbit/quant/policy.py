@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ..registry import nearest
+from ..wrappers import named_modules
 from .quantizer import MAX_BITS
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import Row, Slot, has_unknown_products, is_weighted, row_of
@@ -138,9 +139,9 @@ class Policy:
         Raises:
             ValueError: a rule that matches no layer.
         """
-        rows = {name: row for name, module in model.named_modules() if (row := row_of(module))}
+        rows = {name: row for name, module in named_modules(model) if (row := row_of(module))}
         roles = roles_of(model, self.first, self.last)
-        modules = {name: m for name, m in model.named_modules() if name in rows or has_unknown_products(m)}
+        modules = {name: m for name, m in named_modules(model) if name in rows or has_unknown_products(m)}
         self._check_rules(modules, roles)
         return {name: self._spec(name, modules[name], row, roles.get(name, "")) for name, row in rows.items()}
 
@@ -185,7 +186,7 @@ def roles_of(model: nn.Module, first: str | None = None, last: str | None = None
     First and last are so by definition where they are not named. A model with one weighted layer has
     a first and no last. Raises ValueError for a name that is no weighted layer.
     """
-    weighted = [name for name, module in model.named_modules() if is_weighted(module)]
+    weighted = [name for name, module in named_modules(model) if is_weighted(module)]
     roles = {name: "shortcut" if SHORTCUT.search(name) else "inner" for name in weighted}
     for name in filter(None, (first, last)):
         if name not in weighted:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from ..wrappers import named_modules
 from .reparametrized import reparametrized
 from .spec import LayerSpec
 from .table import TABLE, has_unknown_products, is_weighted, own_weights, row_of, slots_of
@@ -23,7 +24,7 @@ WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNC
 def refusals(model: nn.Module) -> dict[str, str]:
     """Layers with weights that must stay float, by name, each with its reason."""
     found: dict[str, str] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if isinstance(module, nn.MultiheadAttention):
             found[name] = "its fused kernel reads in_proj_weight and out_proj.weight past any quantizer"
             found |= {
@@ -47,7 +48,7 @@ def refusals(model: nn.Module) -> dict[str, str]:
 def tied_refusals(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str, str]:
     """Layers whose weight another module holds too, unless that one quantizes it the same way."""
     owners: dict[int, list[tuple[str, str]]] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         named = {id(parameter): key for key, parameter in module._parameters.items()}
         for parameter in own_weights(module):
             owners.setdefault(id(parameter), []).append((name, named.get(id(parameter), "")))

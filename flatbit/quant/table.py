@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..wrappers import named_modules
 from . import layers
 from .layers import QUANTIZER, QuantizedLayer, with_quantized_output
 from .quantizer import Quantizer
@@ -134,12 +135,12 @@ def is_weighted(module: nn.Module) -> bool:
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every convolution and linear layer of a model, float or quantized, by name, each once."""
-    return ((name, module) for name, module in model.named_modules() if is_weighted(module))
+    return ((name, module) for name, module in named_modules(model) if is_weighted(module))
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
     """Every quantized layer of a model, by name, each once."""
-    return ((name, cast(QuantizedLayer, module)) for name, module in model.named_modules() if is_quantized(module))
+    return ((name, cast(QuantizedLayer, module)) for name, module in named_modules(model) if is_quantized(module))
 
 
 def has_quantized_layers(model: nn.Module) -> bool:
@@ -149,7 +150,7 @@ def has_quantized_layers(model: nn.Module) -> bool:
 
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     """Every quantizer of a model, by name, each once (tied weights share theirs)."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+    return ((name, module) for name, module in named_modules(model) if isinstance(module, Quantizer))
 
 
 def slots_of(module: nn.Module, *roles: str) -> tuple[Slot, ...]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from flatbit.cli.console import check_rename, data_arguments, parse_names, parse_settings, say, show, usable
+from flatbit.cli.console import data_arguments, parse_names, parse_settings, say, show, usable
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,6 @@ def test_names_of_layers_stay_text():
     assert parse_names(["0=1", "a.true=true", "x=1e3"]) == {"0": "1", "a.true": "true", "x": "1e3"}
     with pytest.raises(ValueError, match="--rename 'a': expected OLD=NEW"):
         parse_names(["a"])
-
-
-def test_renaming_needs_a_checkpoint(tmp_path):
-    check_rename([], None)
-    check_rename(["a=b"], tmp_path)
-    with pytest.raises(ValueError, match="--rename without --checkpoint cannot act"):
-        check_rename(["a=b"], None)
 
 
 def test_data_arguments_have_two_sources():

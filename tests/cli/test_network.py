@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import flatbit as fb
-from flatbit.cli.network import Opened, open_network
+from flatbit.cli.network import Opened, given_checkpoint, open_network
+from flatbit.engine import Checkpoint
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def file(tmp_path):
 def test_a_name_with_arguments_and_a_third_party_checkpoint(tmp_path, capsys):
     model = fb.models.build("resnet8", first_width=2)
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
-    opened = open_network("resnet8", {"first_width": 2}, checkpoint=tmp_path / "w.pth")
+    opened = open_network("resnet8", {"first_width": 2}, checkpoint=Checkpoint(path=tmp_path / "w.pth"))
     assert torch.equal(opened.network.fc.weight, model.fc.weight)
     assert opened.data is None
     assert "w.pth: mapped by name, without 'state_dict', 'module.'" in capsys.readouterr().err
@@ -47,8 +48,8 @@ def test_layers_of_other_names_are_renamed(tmp_path):
     model = fb.models.build("resnet8", first_width=2)
     other = {k.replace("layers.", "stages."): v for k, v in model.state_dict().items()}
     torch.save(other, tmp_path / "w.pth")
-    given = {"checkpoint": tmp_path / "w.pth", "rename": {"stages": "layers"}}
-    opened = open_network("resnet8", {"first_width": 2}, **given)
+    given = given_checkpoint(tmp_path / "w.pth", ["stages=layers"], None, [])
+    opened = open_network("resnet8", {"first_width": 2}, checkpoint=given)
     assert torch.equal(opened.network.layers[1][0].conv1.weight, model.layers[1][0].conv1.weight)
 
 
@@ -80,3 +81,24 @@ def test_data_have_to_come_from_somewhere_and_are_imported_on_trust_only():
         run.load_data(arguments={})
     assert run.load_data(arguments={}, trust=True).name == "shades"
     assert run.load_data("tests.engine.cases:shades", arguments={}).name == "shades"
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [((["a=b"], None, []), "--rename"), (([], "ema", []), "--checkpoint-key"), (([], None, ["fc"]), "--as-built")],
+)
+def test_what_is_said_of_a_checkpoint_needs_one(given, option):
+    assert given_checkpoint(None, [], None, []) is None
+    with pytest.raises(ValueError, match=f"{option} without --checkpoint cannot act"):
+        given_checkpoint(None, *given)
+
+
+def test_one_of_several_sets_of_weights_with_another_head(tmp_path, capsys):
+    students, teachers = (fb.models.build("resnet8", first_width=2, num_classes=7) for _ in range(2))
+    torch.save({"student": students.state_dict(), "teacher": teachers.state_dict()}, tmp_path / "w.pth")
+    given = given_checkpoint(tmp_path / "w.pth", [], "teacher", ["fc"])
+    opened = open_network("resnet8", {"first_width": 2}, checkpoint=given)
+    assert torch.equal(opened.network.conv1.weight, teachers.conv1.weight)
+    said = capsys.readouterr().err
+    assert "As it is built: fc (weight 10x8, bias 10); in the file: fc weight 7x8, bias 7" in said
+    assert "Left out: fc, student" in said

@@ -64,6 +64,16 @@ def test_position_and_stage_come_back_as_they_were(tmp_path):
     assert kept["stage"] == "w2a2"
 
 
+def test_a_wrapped_models_checkpoint_is_the_plain_models(tmp_path):
+    model, optimizer = training()
+    save_checkpoint(tmp_path, nn.DataParallel(torch.compile(model, backend="eager")), optimizer, Position(), "float")
+    for wrap in (nn.Module.train, nn.DataParallel):
+        fresh, other = training()
+        nn.init.zeros_(fresh[0].weight)
+        restore_checkpoint_(load_checkpoint(tmp_path), wrap(fresh), other)
+        assert torch.equal(fresh[0].weight, model[0].weight)
+
+
 def test_captures_come_back(tmp_path):
     def capturing(seed):
         torch.manual_seed(seed)

@@ -419,6 +419,14 @@ def test_given_weights_are_measured_and_recorded_before_anything(given, tmp_path
     assert said[2].startswith("float: top-1 ")
 
 
+def test_a_head_that_stays_as_it_is_built_is_measured_as_the_stages_build_it(tmp_path):
+    other = fb.models.build("resnet8", first_width=2, in_channels=1, num_classes=7)
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    torch.manual_seed(5)
+    done = ran(MEASURED, tmp_path / "out", checkpoint=Checkpoint(path=tmp_path / "w.pth", as_built=("fc",)))
+    assert done.record.checkpoint.test == done.record.stages["float"].test
+
+
 def test_the_checkpoint_is_on_record_before_the_first_stage_ends(given, tmp_path, monkeypatch):
     kill_after(monkeypatch, execution, "prepare", 1)
     with pytest.raises(Killed):

@@ -12,7 +12,9 @@ from ...engine.fit import TEST_BATCH
 from ...metrics.evaluation import evaluate
 from .. import COMMANDS
 from ..console import (
+    AsBuilt,
     CheckpointFile,
+    CheckpointKey,
     DataArguments,
     DataDir,
     DataName,
@@ -23,14 +25,12 @@ from ..console import (
     SkipBad,
     StageName,
     Trust,
-    check_rename,
     data_arguments,
-    parse_names,
     parse_settings,
     say,
     show,
 )
-from ..network import open_network
+from ..network import given_checkpoint, open_network
 
 
 def score(
@@ -43,7 +43,9 @@ def score(
     data_arg: DataArguments = [],  # noqa: B006
     skip_bad: SkipBad = False,
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
     rename: Rename = [],  # noqa: B006
+    as_built: AsBuilt = [],  # noqa: B006
     stage: StageName = None,
     trust: Trust = False,
     device: Device = "cpu",
@@ -55,9 +57,9 @@ def score(
     """
     if checkpoint is None and not Path(model).exists() and Path(model).suffix != ".safetensors":
         raise ValueError(f"{model!r} is no run, no .safetensors file, and --checkpoint is not given: nothing to score")
-    check_rename(rename, checkpoint)
+    given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     arguments = parse_settings(model_arg, "--model-arg")
-    opened = open_network(model, arguments, checkpoint=checkpoint, rename=parse_names(rename), stage=stage, trust=trust)
+    opened = open_network(model, arguments, checkpoint=given, stage=stage, trust=trust)
     loaded = opened.load_data(data, data_dir, arguments=data_arguments(data_arg, skip_bad), trust=trust)
     metrics = evaluate(opened.network.to(device), loaded.test_batches(TEST_BATCH[loaded.task], device=device))
     for path, reason in loaded.left_out.items():

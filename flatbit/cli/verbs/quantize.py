@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...engine import Checkpoint, plan, run
+from ...engine import plan, run
 from ...engine.recipe import Recipe
 from ...files import load
 from ...quant.coverage import coverage_of
@@ -20,7 +20,9 @@ from .. import COMMANDS
 from ..choice import recipe_of
 from ..console import (
     ActivationBits,
+    AsBuilt,
     CheckpointFile,
+    CheckpointKey,
     DataArguments,
     DataDir,
     DataName,
@@ -34,13 +36,12 @@ from ..console import (
     Seed,
     SkipBad,
     WeightBits,
-    check_rename,
     data_arguments,
-    parse_names,
     parse_settings,
     say,
     show,
 )
+from ..network import given_checkpoint
 
 DISTILL = {"none": None, "mixed": 0.9, "only": 1.0}
 
@@ -52,7 +53,9 @@ def quantize_network(
     ],
     model_arg: ModelArguments = [],  # noqa: B006
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
     rename: Rename = [],  # noqa: B006
+    as_built: AsBuilt = [],  # noqa: B006
     data: DataName = "digits",
     data_dir: DataDir = None,
     data_arg: DataArguments = [],  # noqa: B006
@@ -102,7 +105,7 @@ def quantize_network(
         raise ValueError(f"-w {FLOAT_BITS} -a {FLOAT_BITS} leaves all in float: give fewer bits with -w, -a or both")
     if lr is not None and not epochs:
         raise ValueError(f"--lr {lr} cannot act: --epochs 0 trains nothing: leave it out")
-    check_rename(rename, checkpoint)
+    start = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     given: dict[str, Any] = {
         "policy": policy, "weights": weight_bits, "activations": activation_bits, "training.epochs": epochs,
         "training.lr": lr, "training.batch_size": batch_size, "layers.placement": placement, "layers.first": first,
@@ -115,7 +118,6 @@ def quantize_network(
     made = replace(_finetuned(given, network, data), data_arguments=data_arguments(data_arg, skip_bad))
     label = model.replace(":", ".").replace("/", ".")
     out = out or Path("runs/quantize") / f"{label}-{policy}-w{weight_bits}a{activation_bits}"
-    start = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
     done = run(plan(made, seed=seed, device=device, data_dir=data_dir, checkpoint=start), out, resume=resume, say=say)
     rows = summarize([done])
     if checkpoint is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...engine import Checkpoint, plan
+from ...engine import plan
 from ...engine import run as execute
 from ...engine.planning import in_words
 from ...engine.record import RECORD
@@ -18,7 +18,9 @@ from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
 from ..choice import ModelName, RecipeName, Settings, recipe_of
 from ..console import (
+    AsBuilt,
     CheckpointFile,
+    CheckpointKey,
     DataArguments,
     DataDir,
     DataName,
@@ -31,13 +33,12 @@ from ..console import (
     Seed,
     SkipBad,
     Smoke,
-    check_rename,
     data_arguments,
-    parse_names,
     parse_settings,
     say,
     show,
 )
+from ..network import given_checkpoint
 
 
 def run_recipe(
@@ -50,7 +51,9 @@ def run_recipe(
     data_arg: DataArguments = [],  # noqa: B006
     skip_bad: SkipBad = False,
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
     rename: Rename = [],  # noqa: B006
+    as_built: AsBuilt = [],  # noqa: B006
     seed: Seed = 0,
     device: Device = "cpu",
     out: Out = None,
@@ -80,8 +83,7 @@ def run_recipe(
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
-    check_rename(rename, checkpoint)
-    given = Checkpoint(path=checkpoint, rename=parse_names(rename)) if checkpoint is not None else None
+    given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     out = out or Path("runs") / made.name / f"seed{seed}"
     begun = not dry_run and (out / RECORD).is_file()  # or refused
     planned = plan(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...quant.cost import FLOAT_BITOPS, Cost, cost
 from ...quant.rounding import wide
 from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
+from ...wrappers import named_modules
 from . import LOSSES, LossTerm
 
 MILLION = 1e6
@@ -61,7 +62,7 @@ def mbitops(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     costs = _costs.setdefault(model, {})
     if input_shape not in costs:
         costs[input_shape] = cost(model, input_shape)
-    modules, counted = dict(model.named_modules()), [layer for layer in costs[input_shape].layers if layer.macs]
+    modules, counted = dict(named_modules(model)), [layer for layer in costs[input_shape].layers if layer.macs]
     learned = [(modules[layer.name], layer.macs - layer.outside_macs) for layer in counted]
     total = sum(_width(layer, "weight") * _width(layer, "input") * macs for layer, macs in learned)
     total += FLOAT_BITOPS * sum(layer.outside_macs for layer in counted) + costs[input_shape].activation_bitops
