@@ -14,8 +14,6 @@ from .policy import roles_of
 from .spec import TensorSpec
 from .table import bits_of, is_quantized, is_weighted, quantizer_of, row_of, spec_of, tensor_specs
 
-ON_THE_GRID = "on the grid"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convention:
@@ -31,7 +29,7 @@ class Convention:
             layers differ.
         batch_norm, bias: ``float`` or ``fixed point``.
         padding: ``real zero`` where a layer pads an input whose grid has no zero (signed, mid-rise), as far as
-            calibration knows: the borders have no code; else ``on the grid``.
+            calibration knows: the borders have no code; else None.
     """
 
     policy: str
@@ -44,7 +42,7 @@ class Convention:
     activations: str
     batch_norm: str
     bias: str
-    padding: str = ON_THE_GRID
+    padding: str | None = None
 
     def in_words(self) -> str:
         """All but the policy and the inner layers, in a sentence."""
@@ -53,7 +51,7 @@ class Convention:
         parts += ["weights float" if self.weight_step == "none" else f"weight step per {self.weight_step}"]
         parts += ["activations float" if self.activations == "none" else f"activations at the {self.activations}"]
         parts += [f"batch norm {self.batch_norm}", f"bias {self.bias}"]
-        parts += [] if self.padding == ON_THE_GRID else ["padding stays a real zero, which the input's grid has not"]
+        parts += [] if self.padding is None else ["padding stays a real zero, which the input's grid has not"]
         return ", ".join(parts)
 
     def __str__(self) -> str:
@@ -79,7 +77,7 @@ def convention(model: nn.Module) -> Convention:
         activations=_placements(modules.values()),
         batch_norm=_fixed(tensor_specs(module, "weight") for module in modules.values() if not is_weighted(module)),
         bias=_fixed(tensor_specs(module, "bias") for module in modules.values()),
-        padding="real zero" if any(_pads_off_grid(module) for module in products) else ON_THE_GRID,
+        padding="real zero" if any(_pads_off_grid(module) for module in products) else None,
     )
 
 

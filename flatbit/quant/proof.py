@@ -127,7 +127,8 @@ def _prove(model: nn.Module, x: Tensor) -> Proof:
 def _check_slot(name: str, layer: Any, slot: Slot) -> None:
     """A tensor has the quantizer of its spec, switched on. (DQ's ``bits`` say where its widths start.)"""
     quantizer = quantizer_of(layer, slot.name)
-    if slot.role in ("weight", "bias") and slot.name not in layer._parameters:
+    computed = isinstance(getattr(layer, slot.name, None), Tensor) and slot.name not in layer._parameters
+    if computed and slot.role in ("weight", "bias"):
         raise QuantizationError(
             f"{slot.name} of layer {name!r} is computed by something that is not known here, so nothing shows that "
             "what is multiplied is what was quantized: make it a parameter of the layer"

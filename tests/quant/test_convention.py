@@ -102,9 +102,9 @@ def test_learned_widths_are_those_in_use(small, quantized):
 )
 def test_padding_that_has_no_code_is_told(small, images, name, positive, real):
     quantize_(small, policy(name, weights=4, activations=4))
-    assert convention(small).padding == "on the grid"  # nothing is known yet
+    assert convention(small).padding is None  # nothing is known yet
     calibrate_(small, [images.abs() if positive else images])
-    assert convention(small).padding == ("real zero" if real else "on the grid")
+    assert convention(small).padding == ("real zero" if real else None)
     assert ("padding stays a real zero" in str(convention(small))) == real
 
 
@@ -121,4 +121,4 @@ def test_without_zero_padding_there_is_nothing_to_tell(images, layer):
     model = nn.Sequential(layer)
     quantize_(model, policy("uniq", weights=4, activations=4))
     calibrate_(model, [images])
-    assert convention(model).padding == "on the grid"
+    assert convention(model).padding is None
