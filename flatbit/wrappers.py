@@ -39,7 +39,8 @@ def plain_name(model: nn.Module, name: str) -> str:
     for part in name.split("."):
         if module is None or part != inner_name(module):
             kept.append(part)
-        module = None if module is None else module._modules.get(part)
+        held = {} if module is None else module._modules
+        module = held[part] if part in held else None  # noqa: SIM401 (those of torch.jit have no get)
     return ".".join(kept)
 
 

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ..wrappers import named_modules
 from .provenance import Provenance, Shares
 from .quantizer import Quantizer
 from .table import has_unknown_products, is_weighted, row_of
@@ -106,7 +107,7 @@ def watched_products(model: nn.Module, inputs: object) -> Iterator[Products]:
     """
     watch = _Watch(model, Provenance(model, inputs))
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks
             stack.callback(module.register_forward_pre_hook(watch.enter(name)).remove)
@@ -140,8 +141,8 @@ class _Watch(TorchDispatchMode):
         self.found = Products(reached=provenance.read)
         self.provenance = provenance
         self.running: list[str] = []
-        self.tabled = {name for name, module in model.named_modules() if is_weighted(module)}
-        self.multiplying = self.tabled | {n for n, module in model.named_modules() if has_unknown_products(module)}
+        self.tabled = {name for name, module in named_modules(model) if is_weighted(module)}
+        self.multiplying = self.tabled | {n for n, module in named_modules(model) if has_unknown_products(module)}
         self.through_quantizer: set[str] = set()
 
     def enter(self, name: str) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from ..wrappers import named_modules
 from .quantizer import Quantizer
 
 Shares = dict[str, Fraction]
@@ -35,7 +36,7 @@ class Provenance:
         self._held: dict[StorageWeakRef, list[tuple[range, str]]] = {}
         self._made: dict[StorageWeakRef, Shares] = {}
         self._activations: set[StorageWeakRef] = set()
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if not isinstance(module, Quantizer):
                 self._hold(name, module)
         self.depend(inputs)

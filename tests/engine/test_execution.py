@@ -129,7 +129,7 @@ def test_a_stage_of_no_epochs_measures_only(tmp_path):
 
 def test_smoke_is_two_updates_a_stage(tmp_path, monkeypatch):
     steps = []
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, closure: steps.append(float(closure())))
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, closure=None: steps.append(float(closure())))
     smoked = ran(recipe(replace(FLOAT, epochs=50), replace(QUANTIZED, epochs=50)), tmp_path, smoke=True)
     assert len(steps) == 4
     assert [len(entry.epochs) for entry in smoked.record.stages.values()] == [1, 1]
@@ -226,12 +226,12 @@ def test_resuming_does_only_the_updates_that_were_left(tmp_path, monkeypatch, ev
     updates = []
     step = torch.optim.SGD.step
     with monkeypatch.context() as killed:
-        killed.setattr(torch.optim.SGD, "step", lambda self, closure: updates.append(1) or step(self, closure))
+        killed.setattr(torch.optim.SGD, "step", lambda self, closure=None: updates.append(1) or step(self, closure))
         kill_after(killed, stages, "save_checkpoint", saves)
         with pytest.raises(Killed):
             ran(BOTH, tmp_path)
     done = len(updates)
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, closure: updates.append(1) or step(self, closure))
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, closure=None: updates.append(1) or step(self, closure))
     ran(BOTH, tmp_path, resume=True)
     assert 0 < done < len(updates) == 2 * 3 + 6 + 3
 
