@@ -20,7 +20,7 @@ T = TypeVar("T")
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are closest to ``name``, or list them all, for an error's last words."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 

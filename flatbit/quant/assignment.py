@@ -11,8 +11,8 @@ from torch import nn
 
 from ..registry import nearest
 from .layers import QuantizedLayer
-from .policy import check_bits
 from .quantizer import Quantizer
+from .settings import check_bits
 from .spec import FLOAT_BITS
 from .table import (
     bits_of,

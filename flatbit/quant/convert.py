@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,14 +9,15 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..registry import nearest
+from .acting import check_acting
 from .coverage import Coverage, coverage_of
 from .dataflow import unquantized_inputs
 from .layers import QUANTIZER
-from .policy import Policy, Rule, check_bits
+from .policy import Policy, Rule
 from .quantizer import Quantizer
-from .quantizers import METHODS
+from .quantizers import METHODS, make_quantizer
 from .refusals import refusals, tied_refusals
+from .settings import check_bits
 from .site import Site
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import (
@@ -68,6 +68,8 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 
     Raises ValueError as ``quantize_``.
     """
+    if not isinstance(policy, Policy):
+        raise ValueError(f"expected a policy, as flatbit.policy('uniq', weights=2, activations=2), got {policy!r}")
     modules = dict(model.named_modules())
     specs = _resolve(model, policy)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
@@ -87,11 +89,13 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 def _resolve(model: nn.Module, policy: Policy) -> dict[str, LayerSpec]:
     """The policy's specs; where it quantizes outputs, a layer that reads none of them is quantized at its input."""
     specs = policy.resolve(model)
-    if not policy.places_outputs():
-        return specs
-    _check_outputs(model, policy, specs)
-    rules = tuple(Rule(name, {"placement": "input"}) for name in unquantized_inputs(model, specs))
-    return replace(policy, rules=(*policy.rules, *rules)).resolve(model) if rules else specs
+    if policy.places_outputs():
+        _check_outputs(model, policy, specs)
+        rules = tuple(Rule(name, {"placement": "input"}) for name in unquantized_inputs(model, specs))
+        policy = replace(policy, rules=(*policy.rules, *rules))
+        specs = policy.resolve(model)
+    check_acting(policy, model)
+    return specs
 
 
 def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
@@ -140,19 +144,6 @@ def as_float(model: nn.Module) -> Iterator[None]:
     finally:
         for quantizer in active:
             quantizer.enabled = True
-
-
-def make_quantizer(spec: TensorSpec, site: Site) -> Quantizer:
-    """The quantizer of a spec at a site. Raises ValueError for unknown methods, bits or options."""
-    method = METHODS.get(spec.method)
-    made = method.weights if site.role in ("weight", "bias") else method.activations
-    if made is None:
-        raise ValueError(f"{site}: method {spec.method!r} does not quantize {site.role}s")
-    known = list(inspect.signature(made).parameters)[3:]
-    for option in spec.options:
-        if option not in known:
-            raise ValueError(f"{site}: method {spec.method!r} has no option {option!r}: {nearest(option, known)}")
-    return made(spec.bits, site, spec.granularity, **spec.options)
 
 
 def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quantizer | None]:

@@ -14,13 +14,13 @@ from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
     apply_specs_,
     as_float,
-    make_quantizer,
     quantize_,
     restore_,
 )
 from flatbit.quant.layers import QConv2d, QLinear, QReLU
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import prove
+from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import LayerSpec, TensorSpec
 from flatbit.quant.table import quantizers_of
@@ -331,7 +331,7 @@ def test_functional_activations_are_named_when_outputs_are_wanted():
 
 def test_where_activations_are_float_no_activation_module_is_asked_for():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    quantize_(model, policy("uniq", weights=2, activations=32, placement="output"))
+    quantize_(model, policy("faq", weights=4))
     assert [layer.spec.weight.bits for layer in model] == [8, 8]
 
 
@@ -462,3 +462,9 @@ def test_a_spec_of_a_tensor_that_the_layer_does_not_have_is_refused(small):
     with pytest.raises(ValueError, match=r"layer '3' \(Conv2d\) has no tensor 'weigth' to quantize"):
         apply_specs_(small, {"3": spec})
     assert type(small[3]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("given", ["uniq", None, 2])
+def test_a_policy_is_a_policy(small, given):
+    with pytest.raises(ValueError, match=r"expected a policy, as flatbit\.policy\('uniq', .*got"):
+        quantize_(small, given)

@@ -8,10 +8,11 @@ from torch import nn
 
 from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import as_float, make_quantizer, quantize_
+from flatbit.quant.convert import as_float, quantize_
 from flatbit.quant.grid import CodeRange
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import Proof, QuantizationError, prove
+from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import TensorSpec
 from flatbit.quant.table import quantizers_of

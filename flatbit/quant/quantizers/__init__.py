@@ -11,12 +11,18 @@ A method without one has first and last layers of 8 bits, or of the most that it
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ...registry import Registry
-from ..policy import Policy
+from ...registry import Registry, nearest
 from ..quantizer import Quantizer
+from ..site import Site
+from ..spec import TensorSpec
+
+if TYPE_CHECKING:
+    from ..policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +44,23 @@ class Method:
 METHODS: Registry[Method] = Registry("quantization method", __name__)
 POLICIES: Registry[Callable[[int, int], Policy]] = Registry("policy", __name__)
 """Conventions: from bits of weights and activations to a policy. The docstring says what is kept where."""
+
+
+def quantizer_class(spec: TensorSpec, site: Site) -> type[Quantizer]:
+    """What quantizes the tensor at a site by the method of a spec. Raises ValueError where it has nothing for it."""
+    method = METHODS.get(spec.method)
+    made = method.weights if site.role in ("weight", "bias") else method.activations
+    if made is None:
+        raise ValueError(f"{site}: method {spec.method!r} does not quantize {site.role}s")
+    return made
+
+
+def make_quantizer(spec: TensorSpec, site: Site) -> Quantizer:
+    """The quantizer of a spec at a site. Raises ValueError for unknown methods, bits or options."""
+    made = quantizer_class(spec, site)
+    known = list(inspect.signature(made).parameters)[3:]
+    for option in spec.options:
+        if option not in known:
+            words = nearest(option, known) if known else "it has none"
+            raise ValueError(f"{site}: method {spec.method!r} has no option {option!r}: {words}")
+    return made(spec.bits, site, spec.granularity, **spec.options)
