@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from .acting import check_acting
+from .candidates import with_candidates
 from .coverage import Coverage, coverage_of
-from .dataflow import unquantized_inputs
+from .dataflow import quantized_twice, unquantized_inputs
 from .layers import QUANTIZER
 from .policy import Policy, Rule
 from .quantizer import Quantizer
-from .quantizers import METHODS, make_quantizer
+from .quantizers import make_quantizer
 from .refusals import refusals, tied_refusals
-from .settings import check_bits
 from .site import Site
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
 from .table import (
@@ -45,21 +45,22 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
         policy: ``flatbit.policy("uniq", weights=2, activations=2)``.
         strict: raise if a layer with weights cannot be quantized right, unless the policy leaves it in
             float anyway; False leaves it in float and reports it.
-        candidates: bit-widths that each get a step of their own, for layers whose width the policy has among them:
-            ``assign_bits_`` then switches between them and creates nothing. Empty for one step.
+        candidates: bit-widths that each get a step of their own, in tensors whose width is one of them and whose
+            method has steps: ``assign_bits_`` then switches between them and creates nothing. A step whose width is
+            not in use has gradient zero, and no weight decay by ``train.optimizers``; the momentum of an optimizer
+            that has moved it fades. Empty for one step.
 
     Returns:
         What was quantized, what stays float by policy, what was refused and why.
 
     Raises:
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
-            no layer can have.
+            are not two different widths or more, or that no layer can have, a setting that acts on none of the layers
+            that its rule names, activations that a rule would have quantized twice.
     """
     _check_model(model)
     specs, refused = resolved_specs(model, policy, strict=strict)
-    if candidates:
-        specs = _with_candidates(specs, candidates)
-    apply_specs_(model, specs)
+    apply_specs_(model, with_candidates(model, specs, candidates))
     return coverage_of(model, refused)
 
 
@@ -95,7 +96,24 @@ def _resolve(model: nn.Module, policy: Policy) -> dict[str, LayerSpec]:
         policy = replace(policy, rules=(*policy.rules, *rules))
         specs = policy.resolve(model)
     check_acting(policy, model)
+    _check_twice(model, policy, specs)
     return specs
+
+
+def _check_twice(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
+    """Raise ValueError where rules beside the convention's own have an activation quantized twice."""
+    if not (found := quantized_twice(model, specs)):
+        return
+    convention = replace(policy, rules=tuple(rule for rule in policy.rules if rule.optional))
+    for name in quantized_twice(model, convention.resolve(model)):
+        found.pop(name, None)
+    if found:
+        listed = ", ".join(f"{name!r} (which reads {' and '.join(map(repr, made))})" for name, made in found.items())
+        raise ValueError(
+            f"{len(found)} layers would quantize at their input what was quantized at its output already: {listed}. "
+            f"Keep one of the two: override({next(iter(found))!r}, placement='output'), or placement='input' for what "
+            "it reads"
+        )
 
 
 def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
@@ -167,28 +185,6 @@ def _site(name: str, layer: nn.Module, row: Row, slot: Slot, spec: TensorSpec) -
         shape = tuple(n if axis == slot.channel_axis else 1 for axis, n in enumerate(sizes))
     tensor = "" if slot.name == slot.role else slot.name
     return Site(layer=name, role=slot.role, tensor=tensor, kind=row.kind, step_shape=shape, candidates=spec.candidates)
-
-
-def _with_candidates(specs: dict[str, LayerSpec], candidates: Sequence[int]) -> dict[str, LayerSpec]:
-    """The specs with a step for each candidate width, in the tensors whose width is one of them.
-
-    Raises ValueError for a width that is none, or where no tensor's width is one of them.
-    """
-    for bits in candidates:
-        check_bits("candidates", bits)
-    widths = tuple(sorted({*candidates}))
-    made = {}
-    for name, spec in specs.items():
-        varied = {slot: part for slot, part in spec.tensors.items() if part.bits in widths and _varies(part)}
-        tensors = dict(spec.tensors) | {slot: replace(part, candidates=widths) for slot, part in varied.items()}
-        made[name] = replace(spec, tensors=tensors)
-    if made == specs:
-        raise ValueError(f"candidates={tuple(candidates)}: no layer has one of these widths: name the policy's too")
-    return made
-
-
-def _varies(spec: TensorSpec) -> bool:
-    return METHODS.get(spec.method).public
 
 
 def _check_model(model: nn.Module) -> None:

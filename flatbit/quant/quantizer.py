@@ -159,7 +159,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def calibrated(self) -> bool:
         """Whether everything that calibration sets is set, as the tensors have it."""
-        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self._state())
+        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self.state())
 
     def add_state(self, name: str, shape: tuple[int, ...] = (), *, learned: bool) -> None:
         """Declare state that calibration sets: NaN until then; a parameter where it is learned, else a buffer.
@@ -212,7 +212,7 @@ class Quantizer(nn.Module, ABC):
     @torch.no_grad()
     def reset_(self) -> None:
         """Forget the calibration: the next ``observe_`` starts afresh."""
-        for tensor in self._state():
+        for tensor in self.state():
             tensor.fill_(float("nan"))
         self._judged = ()
 
@@ -227,7 +227,7 @@ class Quantizer(nn.Module, ABC):
         """The state that ``assign_`` scales: the learned range, or a fixed step."""
         return self.learned_ranges or tuple(name for name in ("step",) if name in self._buffers)
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         """The floating tensors that calibration sets."""
         own = {**self._parameters, **self._buffers}
         held = [tensor for name, tensor in own.items() if name not in FACTS and tensor is not None]
@@ -257,7 +257,7 @@ class Quantizer(nn.Module, ABC):
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return True
-        state = self._state()
+        state = self.state()
         if any(tensor.is_inference() for tensor in state):  # these count no versions
             return self.calibrated
         versions = tuple((id(tensor), tensor._version) for tensor in state)

@@ -133,3 +133,16 @@ def test_one_of_ones_own_gets_the_groups():
     made = make_optimizer(quantized("uniq"), RMSProp(alpha=0.7), lr=0.1, weight_decay=0.2)
     assert isinstance(made, torch.optim.RMSprop)
     assert [(group["alpha"], group["weight_decay"]) for group in made.param_groups] == [(0.7, 0.2), (0.7, 0.0)]
+
+
+def test_rows_of_candidates_that_are_not_in_use_stay(small, images):
+    fb.quantize_(small, fb.policy("saq", weights=2, activations=2), candidates=(2, 4))
+    fb.calibrate_(small, [images])
+    optimizer = make_optimizer(small, SGD(), lr=0.1, weight_decay=0.1)
+    clips = [small[3].weight_quantizer.clip, small[3].input_quantizer.clip]
+    before = [clip.detach().clone() for clip in clips]
+    small(images).square().sum().backward()
+    optimizer.step()
+    for clip, was in zip(clips, before, strict=True):
+        assert clip[1] == was[1]
+        assert clip[0] != was[0]
