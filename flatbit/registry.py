@@ -18,9 +18,15 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are closest to ``name``, or list them all, for an error's last words."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    """Say which known names are closest to ``name``, or list them all, for an error's last words.
+
+    Closest are those that it is a part of between dots, then those that are a part of it.
+    """
+    known, name = sorted(known), str(name)
+    dotted = {other: f".{other}.".lower() for other in known}
+    within = [other for other in known if dotted[other] in f".{name}.".lower() or f".{name}.".lower() in dotted[other]]
+    within.sort(key=lambda other: (f".{name}.".lower() not in dotted[other], abs(len(other) - len(name))))
+    close = list(dict.fromkeys([*within, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]))[:3]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 

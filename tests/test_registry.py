@@ -220,3 +220,19 @@ def test_import_object_names_the_missing_module_and_where_it_looked(tmp_path, mo
 def test_import_object_suggests_the_nearest_attribute():
     with pytest.raises(ValueError, match="module 'math' has no 'sqr': did you mean sqrt"):
         import_object("math:sqr")
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("fc.weight", "fc"),
+        ("FC", "fc"),
+        ("module.layers.2.0.conv1", "layers.2.0.conv1"),
+        ("layers.2.0.conv1.weight_quantizer", "layers.2.0.conv1"),
+        ("2.0.conv1", "layers.2.0.conv1"),
+        ("layers.2.0.con1", "layers.2.0.conv1"),
+    ],
+)
+def test_the_nearest_of_dotted_names_is_the_one_within(name, first):
+    known = ["conv1", "fc", *(f"layers.{stage}.0.conv1" for stage in range(3))]
+    assert nearest(name, known).startswith(f"did you mean {first}")
