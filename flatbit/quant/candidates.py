@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .quantizer import MAX_BITS
+from .quantizer import MAX_BITS, Quantizer
 from .quantizers import make_quantizer
 from .site import Site
 from .spec import LayerSpec, TensorSpec
@@ -43,6 +43,37 @@ def with_candidates(model: nn.Module, specs: dict[str, LayerSpec], candidates: S
             "that are computed anew at every forward, as FAQ's of weights, need no candidates: assign_bits_ takes any)"
         )
     return made
+
+
+def observe_at_each_(quantizer: Quantizer, x: Tensor) -> None:
+    """Let a quantizer observe x at every candidate width where there are any, in place.
+
+    Raises RuntimeError if its ``observe_`` writes the steps of other widths than the present one.
+    """
+    if not (widths := quantizer.site.candidates):
+        quantizer.observe_(x)
+        return
+    present = quantizer.stated_bits
+    try:
+        for row, bits in enumerate(widths):
+            quantizer.bits.fill_(bits)
+            before = [tensor.detach().clone() for tensor in quantizer.state()]
+            quantizer.observe_(x)
+            _check_rows(quantizer, row, before)
+    finally:
+        quantizer.bits.fill_(present)
+
+
+def _check_rows(quantizer: Quantizer, row: int, before: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if state of other rows is another than before; forgetting it is lawful."""
+    for was, now in zip(before, quantizer.state(), strict=True):
+        changed = (was != now.detach()) & ~now.detach().isnan()
+        changed[row] = False
+        if bool(changed.any()):
+            raise RuntimeError(
+                f"{quantizer.site}: observe_ of {type(quantizer).__name__} wrote the steps of other widths: "
+                "write state with self.set_state_(name, value), and read it with self.current(name)"
+            )
 
 
 def _checked(candidates: Any) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from .table import (
     TABLE,
     Row,
     Slot,
+    check_tensors,
     has_quantized_layers,
     is_weighted,
     quantized_layers,
@@ -71,6 +72,7 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
     """
     if not isinstance(policy, Policy):
         raise ValueError(f"expected a policy, as flatbit.policy('uniq', weights=2, activations=2), got {policy!r}")
+    check_tensors(model)
     modules = dict(model.named_modules())
     specs = _resolve(model, policy)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}

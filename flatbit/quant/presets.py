@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..registry import nearest
+from ..registry import PLUGIN_HINT, nearest
 from .first_last import at_bits
 from .policy import KEPT_IDENTITIES, Policy, Rule, base_policy
 from .quantizer import Quantizer
@@ -77,7 +77,7 @@ def preset_names() -> list[str]:
 def preset(name: str, activation_method: str | None = None) -> Preset:
     """The preset of that name; any method has one, which another may serve for activations. Raises ValueError."""
     if name not in preset_names():
-        raise ValueError(f"unknown policy {name!r}: {nearest(name, preset_names())}")
+        raise ValueError(f"unknown policy {name!r}: {nearest(name, preset_names())} {PLUGIN_HINT}")
     return POLICIES.get(name) if name in POLICIES.names() else _usual(name, activation_method or name)
 
 

@@ -108,7 +108,8 @@ class Quantizer(nn.Module, ABC):
     def unit_step(self, bits: int) -> float:
         """How the state that scales (``learned_ranges``, or a fixed step) follows the width, up to one factor.
 
-        ``assign_bits_`` multiplies it by the ratio at two widths. Default 1: a clip stays as it is.
+        ``assign_bits_`` multiplies it by the ratio at two widths. Default 1: a clip stays as it is. A step has to
+        say how it shrinks: ``1 / highest_code`` where it starts at the largest value.
         """
         return 1.0
 
@@ -119,7 +120,7 @@ class Quantizer(nn.Module, ABC):
         self._check(x)
         x = self.limit(self.transform(x))
         codes = self.code_range(x)
-        step = self.step_of(x, codes)
+        step = self._checked_step(x, codes)
         value = self.primitive(x, step, *self.shifted(codes, step), surrogate=self.surrogate, ties=self.ties)
         return value if self.perturbation is None else value + self.perturbation
 
@@ -129,7 +130,7 @@ class Quantizer(nn.Module, ABC):
         self._check(x)
         x = self.limit(self.transform(x))
         codes = self.code_range(x)
-        step = self.step_of(x, codes).detach()
+        step = self._checked_step(x, codes).detach()
         offset, low, high = (torch.as_tensor(v).item() for v in self.shifted(codes, step))
         return Grid(step=wide(step).clone(), offset=float(offset), low=int(low), high=int(high))
 
@@ -179,21 +180,11 @@ class Quantizer(nn.Module, ABC):
         if not self.site.candidates:
             return state
         widths = self.site.candidates
-        bits = self._bits()
+        bits = self.whole_bits()
         if not isinstance(bits, Tensor):
             return state[widths.index(bits)]
         row = (torch.tensor(widths, device=bits.device) == bits).float().argmax()
         return state.index_select(0, row.reshape(1)).squeeze(0)
-
-    def start_(self, x: Tensor) -> None:
-        """``observe_``, at every candidate width where there are any."""
-        present = self.stated_bits
-        try:
-            for bits in self.site.candidates or (present,):
-                self.bits.fill_(bits)
-                self.observe_(x)
-        finally:
-            self.bits.fill_(present)
 
     def check_assignable(self, bits: int) -> None:
         """Raise ValueError for a width that the method does not have, here or at all, or that has no row."""
@@ -219,7 +210,7 @@ class Quantizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"{self.bit_width()} bit, {self.granularity}" + ("" if self.calibrated else ", uncalibrated")
 
-    def _bits(self) -> Any:
+    def whole_bits(self) -> Any:
         """The width as a whole number where a read is free, else as a tensor of whole numbers."""
         return self.stated_bits if read_is_free(self.bits) else self.bits.round().long()
 
@@ -234,12 +225,22 @@ class Quantizer(nn.Module, ABC):
         return [tensor for tensor in held if tensor.is_floating_point()]
 
     @torch.no_grad()
-    def _set_(self, name: str, value: Tensor) -> None:
+    def set_state_(self, name: str, value: Tensor) -> None:
         """Write one piece of state at the present width, in place: optimizers hold on to the tensor."""
         state = getattr(self, name)
         if self.site.candidates:
             state = state[self.site.candidates.index(self.stated_bits)]
         state.copy_(value.detach().reshape(state.shape))
+
+    def _checked_step(self, x: Tensor, codes: CodeRange) -> Tensor:
+        """``step_of``. Raises RuntimeError for a whole table of candidates in place of its row."""
+        step = self.step_of(x, codes)
+        if self.site.candidates and step.ndim and step.shape != self.site.step_shape:
+            raise RuntimeError(
+                f"{self.site}: step_of of {type(self).__name__} gives a step of shape {tuple(step.shape)}, expected () "
+                f"or {self.site.step_shape}: read state with self.current(name), which is the row in use"
+            )
+        return step
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():

@@ -1,10 +1,15 @@
 import pytest
+import torch
 from torch import nn
 
 from flatbit.quant.assignment import assign_bits_, assignment
 from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.convert import quantize_
+from flatbit.quant.grid import midtread
 from flatbit.quant.presets import policy
+from flatbit.quant.quantizer import Quantizer
+from flatbit.quant.site import Site
 from flatbit.quant.table import quantizers_of
 
 
@@ -67,3 +72,45 @@ def test_candidates_of_a_method_without_steps_are_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match="no layer has a step at one of these widths"):
         quantize_(model, policy("dorefa", weights=4, activations=4), candidates=(2, 4))
+
+
+class Plain(Quantizer):
+    """Writes and reads its state past the table."""
+
+    method, surrogate, learned_ranges = "plain", "learned", ("step",)
+    writes, reads = True, True
+
+    def __init__(self, bits, site, granularity="tensor"):
+        super().__init__(bits, site, granularity)
+        self.add_state("step", learned=True)
+
+    def code_range(self, x):
+        return midtread(self.whole_bits())
+
+    def step_of(self, x, codes):
+        return self.step if self.reads else self.current("step")
+
+    def observe_(self, x):
+        if self.writes:
+            self.step.copy_(x.abs().max() / (2**self.stated_bits))
+        else:
+            self.set_state_("step", x.abs().max() / (2**self.stated_bits))
+
+
+@torch.no_grad()
+def test_state_that_is_written_or_read_past_its_row_is_refused(monkeypatch):
+    x = torch.randn(3, 2)
+    alone, tabled = (Plain(3, Site(layer="a", role="weight", candidates=widths)) for widths in ((), (2, 3)))
+    observe_at_each_(alone, x)
+    assert alone(x).shape == x.shape
+    with pytest.raises(RuntimeError, match=r"weight of layer 'a': observe_ of Plain wrote .*set_state_"):
+        observe_at_each_(tabled, x)
+    assert tabled.stated_bits == 3
+    monkeypatch.setattr(Plain, "writes", False)
+    tabled.reset_()
+    observe_at_each_(tabled, x)
+    for call in (tabled, tabled.grid):
+        with pytest.raises(RuntimeError, match=r"step_of of Plain gives a step of shape \(2,\).*self\.current"):
+            call(x)
+    monkeypatch.setattr(Plain, "reads", False)
+    assert torch.equal(tabled(x), alone(x))

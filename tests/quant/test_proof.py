@@ -291,7 +291,7 @@ def test_a_width_that_the_method_does_not_have_is_caught(net, images, quantized)
 def test_widths_that_are_learned_may_leave_where_they_started(small, images, quantized):
     quantized(small, "dq", 4, 4)
     quantizer = small[3].weight_quantizer
-    quantizer._set_("reach", quantizer.step.detach())  # one step: 2 bits
+    quantizer.set_state_("reach", quantizer.step.detach())  # one step: 2 bits
     assert prove(small, images).usage["3.weight_quantizer"].allowed == 3
 
 

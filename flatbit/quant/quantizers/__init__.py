@@ -14,10 +14,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from ...registry import Registry, nearest
 from ..quantizer import Quantizer
+from ..rounding import Surrogate, Ties
 from ..site import Site
 from ..spec import TensorSpec
 
@@ -41,7 +42,40 @@ class Method:
     public: bool = True
 
 
-METHODS: Registry[Method] = Registry("quantization method", __name__)
+class Methods(Registry[Method]):
+    """Methods by name, whose quantizers are whole and say the same name."""
+
+    def add(self, name: str, thing: Method) -> Method:
+        """Register a method. Raises ValueError as ``Registry``, and for what is no method of such quantizers."""
+        if not isinstance(thing, Method):
+            raise ValueError(
+                f"quantization method {name!r}: expected a Method(weights=..., activations=...), got {thing!r}"
+            )
+        if thing.weights is thing.activations is None:
+            raise ValueError(f"quantization method {name!r} quantizes neither weights nor activations: give it one")
+        for role in ("weights", "activations"):
+            if (made := getattr(thing, role)) is not None and (why := _lacks(made, name)):
+                raise ValueError(f"quantization method {name!r}: {role}={made!r}: {why}")
+        return super().add(name, thing)
+
+
+def _lacks(made: Any, name: str) -> str:
+    """Why a quantizer cannot be registered under a name; empty where it can."""
+    if not isinstance(made, type) or not issubclass(made, Quantizer):
+        return "expected a subclass of Quantizer"
+    if abstract := inspect.isabstract(made) and sorted(made.__abstractmethods__):
+        return f"it lacks {', '.join(abstract)}"
+    if (said := getattr(made, "method", None)) != name:
+        return f"its attribute method is {said!r}: expected the name that it is registered by"
+    for attribute, known in (("surrogate", get_args(Surrogate)), ("ties", get_args(Ties))):
+        if (said := getattr(made, attribute, None)) not in known:
+            return f"its attribute {attribute} is {said!r}: expected {' or '.join(map(repr, known))}"
+    if not made.supported_bits:
+        return "its attribute supported_bits is empty: expected the bit-widths that it has"
+    return ""
+
+
+METHODS: Methods = Methods("quantization method", __name__)
 POLICIES: Registry[Callable[[int, int], Policy]] = Registry("policy", __name__)
 """Conventions: from bits of weights and activations to a policy. The docstring says what is kept where."""
 
