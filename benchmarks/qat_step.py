@@ -37,9 +37,7 @@ def float_net() -> nn.Module:
 def flatbit_net(method: str, batch: torch.Tensor, *, reference: bool = False) -> nn.Module:
     model = float_net()
     edges = {"weights": 2, "activations": 2}
-    policy = (
-        fb.policy(method, weights=2, activations=2).override("@first", **edges, input_bits=2).override("@last", **edges)
-    )
+    policy = fb.policy(method, weights=2, activations=2).override("@first", **edges).override("@last", **edges)
     fb.quantize_(model, policy)
     fb.calibrate_(model, [batch], num_batches=1)
     if reference:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,12 +17,20 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+PLUGIN_HINT = "(what a file of yours registers is known once it is imported: --plugin FILE on the command line)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are closest to ``name``, or list them all, for an error's last words."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    """Say which known names are closest to ``name``, or list them all, for an error's last words.
+
+    Closest are those that it is a part of between dots, then those that are a part of it.
+    """
+    known, name = sorted(known), str(name)
+    dotted = {other: f".{other}.".lower() for other in known}
+    within = [other for other in known if dotted[other] in f".{name}.".lower() or f".{name}.".lower() in dotted[other]]
+    within.sort(key=lambda other: (f".{name}.".lower() not in dotted[other], abs(len(other) - len(name))))
+    close = list(dict.fromkeys([*within, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]))[:3]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
@@ -41,8 +51,14 @@ class Registry(Generic[T]):
         _registries.add(self)
 
     def add(self, name: str, thing: T) -> T:
-        """Register ``thing`` under ``name``. Raises ValueError if the name is taken."""
-        if name in self._objects and name not in self._unfinished:
+        """Register ``thing`` under ``name``; what is defined in the same place anew, as in a notebook, replaces it.
+
+        Raises ValueError if the name is taken, or is no plain word.
+        """
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"{self.kind} {name!r}: expected a name of letters, digits, - and _, a letter first")
+        taken = name in self._objects and name not in self._unfinished
+        if taken and not _same_place(self._objects[name], thing):
             raise ValueError(f"{self.kind} {name!r} is registered twice: rename one of the two")
         self._unfinished.discard(name)
         self._objects[name] = thing
@@ -52,7 +68,7 @@ class Registry(Generic[T]):
         """Return what is registered under ``name``. Raises ValueError naming the nearest names."""
         self._scan()
         if name not in self._objects:
-            raise ValueError(f"unknown {self.kind} {name!r}: {nearest(name, self._objects)}")
+            raise ValueError(f"unknown {self.kind} {name!r}: {nearest(name, self._objects)} {PLUGIN_HINT}")
         return self._objects[name]
 
     def names(self) -> list[str]:
@@ -76,6 +92,18 @@ class Registry(Generic[T]):
         except BaseException:
             self._scanned = False
             raise
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    """Whether two things are one definition, read twice: a class or function by its path, a dataclass by its parts."""
+    if type(one) is not type(other):
+        return False
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        parts = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one)]
+        found = [_same_place(*pair) for pair in parts]
+        return any(found) and all(same or a == b for same, (a, b) in zip(found, parts, strict=True))
+    paths = [(getattr(x, "__module__", ""), getattr(x, "__qualname__", "")) for x in (one, other)]
+    return bool(paths[0][1]) and "<" not in paths[0][1] and paths[0] == paths[1]
 
 
 _registries: WeakSet[Registry[Any]] = WeakSet()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import flatbit as fb
 
 ROOT = Path(__file__).parent.parent
+PRINTED = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/design.md").read_text(), re.MULTILINE | re.DOTALL)
 FILES = {
     "my_loss": '''
         """Logits kept small."""
@@ -107,121 +109,24 @@ FILES = {
 
         COMMANDS.add("plugged_verb", count)
     ''',
-    "my_quantizer": '''
-        """A learned step that starts at the largest weight, 2 to 6 bits."""
-        from typing import final
-        from flatbit.quant.activation import ActivationQuantizer
-        from flatbit.quant.grid import midrise, midtread
-        from flatbit.quant.policy import base_policy
-        from flatbit.quant.quantizer import Quantizer
-        from flatbit.quant.quantizers import METHODS, POLICIES, Method
-        from flatbit.quant.rounding import learned_step
-
-        @final
-        class PluggedWeight(Quantizer):
-            """Mid-tread weights with a learned step; start: max|w| over the highest code."""
-
-            method = "plugged_quantizer"
-            surrogate = "learned"
-            learned_ranges = ("step",)
-            supported_bits = range(2, 7)
-
-            def __init__(self, bits, site, granularity="tensor"):
-                super().__init__(bits, site, granularity)
-                self.add_state("step", learned=True)
-
-            def code_range(self, x):
-                return midtread(self._bits())
-
-            def step_of(self, x, codes):
-                return learned_step(self.current("step"))
-
-            def unit_step(self, bits):
-                return 1 / (2 ** (bits - 1) - 1)
-
-            def observe_(self, x):
-                self._set_("step", x.detach().abs().max() * self.unit_step(self.stated_bits))
-
-        @final
-        class PluggedActivation(ActivationQuantizer):
-            """Activations with a step that calibration fixes."""
-
-            method = "plugged_quantizer"
-            surrogate = "clip"
-            range_name = "step"
-            supported_bits = range(2, 7)
-
-            def __init__(self, bits, site, granularity="tensor", *, signed=None):
-                super().__init__(bits, site, granularity, signed=signed)
-                self.add_state("step", learned=False)
-
-            def signed_range(self, bits):
-                return midrise(bits)
-
-            def step_of(self, x, codes):
-                return self.current("step")
-
-            def unit_step(self, bits):
-                return 0.5**bits
-
-            def start(self, x):
-                return x.abs().max() * self.unit_step(self.stated_bits)
-
-        def all_alike(weights, activations):
-            """Every layer alike."""
-            return base_policy("plugged_quantizer", weights, activations)
-
-        PLUGGED = Method(weights=PluggedWeight, activations=PluggedActivation, paper="None (nobody, 2026)")
-        METHODS.add("plugged_quantizer", PLUGGED)
-        POLICIES.add("plugged_quantizer-all", all_alike)
-    ''',
-    "my_layer": '''
-        """A linear layer of low rank: two weights of different shapes."""
-        import torch
-        from torch import nn
-        from torch.nn import functional as F
-        from flatbit.quant.layers import apply_slot
-        from flatbit.quant.table import BIAS, INPUT, Row, Slot, add_layer
-
-        class PluggedLayer(nn.Module):
-            """``left right x + bias``."""
-
-            def __init__(self, width, out, rank=2):
-                super().__init__()
-                self.right, self.left = nn.Parameter(torch.randn(rank, width)), nn.Parameter(torch.randn(out, rank))
-                self.bias = nn.Parameter(torch.zeros(out))
-
-            def forward(self, x):
-                return F.linear(F.linear(x, self.right), self.left, self.bias)
-
-        class QPluggedLayer(PluggedLayer):
-            """The same, quantized."""
-
-            def forward(self, x):
-                hidden = F.linear(apply_slot(self, "input", x), apply_slot(self, "right", self.right))
-                return F.linear(hidden, apply_slot(self, "left", self.left), apply_slot(self, "bias", self.bias))
-
-        def macs(layer, x, output):
-            return (x.numel() + output.numel()) * len(layer.right)
-
-        SLOTS = (INPUT, Slot("right", "weight"), Slot("left", "weight"), BIAS)
-        add_layer(PluggedLayer, Row(QPluggedLayer, "linear", SLOTS, macs))
-    ''',
+    "my_quantizer": next(body for body in PRINTED if "METHODS.add" in body),
+    "my_layer": next(body for body in PRINTED if "add_layer" in body),
 }  # fmt: skip
+"""One file of each kind; the quantizer and the layer are those that docs/design.md prints."""
 TOGETHER = """
 import torch
 from torch import nn
 import flatbit as fb
-from my_layer import PluggedLayer, QPluggedLayer
+from my_layer import LowRank, QLowRank
 import my_quantizer
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), PluggedLayer(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), LowRank(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
 
 model, x = net(), torch.randn(16, 6)
-fb.quantize_(model, fb.policy("plugged_quantizer", weights=3, activations=4))
-assert type(model[2]) is QPluggedLayer
+fb.quantize_(model, fb.policy("largest", weights=3, activations=4))
+assert type(model[2]) is QLowRank
 assert fb.assignment(model) == {"0": (6, 6), "2": (3, 4), "4": (6, 6)}  # the most that it has, where others take 8
 fb.calibrate_(model, [x])
 print("quantized")
@@ -236,9 +141,12 @@ twin = net()
 fb.load_(twin, "m.safetensors")
 assert torch.equal(twin(x), model(x))
 print("loaded")
-fb.quantize_(net(), fb.policy("plugged_quantizer-all", weights=3))
+fb.quantize_(net(), fb.policy("largest-all", weights=3))
 """
-KINDS = ("loss", "schedule", "recipe", "analysis", "verb", "quantizer", "layer")
+NAMES = {kind: f"plugged_{kind}" for kind in ("loss", "schedule", "recipe", "analysis", "verb")} | {
+    "quantizer": "largest",
+    "layer": "LowRank",
+}
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +154,7 @@ def folder(tmp_path_factory):
     """A folder with one plug-in of each kind."""
     made = tmp_path_factory.mktemp("plugins")
     for name, text in FILES.items():
-        made.joinpath(f"{name}.py").write_text(re.sub(r"^ {8}", "", text.strip("\n"), flags=re.MULTILINE))
+        made.joinpath(f"{name}.py").write_text(textwrap.dedent(text).lstrip())
     return made
 
 
@@ -259,11 +167,11 @@ def call(*words, cwd=ROOT, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 def test_one_of_each_kind_passes_the_suites_of_its_registry(folder, kind):
     said = call(
         "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/contracts",
-        "-k", f"plugged_{kind} or Plugged{kind.title()}",
+        "-k", NAMES[kind],
         FLATBIT_TEST_PLUGINS=str(folder), PYTHONPATH=str(folder),
     )  # fmt: skip
     passed = re.search(r"(\d+) passed", said)
@@ -289,7 +197,7 @@ def test_the_command_line_takes_the_folder(folder, tmp_path):
         ("losses", "loss"), ("schedules", "schedule"), ("recipes", "recipe"), ("analyses", "analysis"),
         ("quantizers", "quantizer"),
     ):  # fmt: skip
-        assert f"plugged_{name}" in flatbit("list", kind)
+        assert NAMES[name] in flatbit("list", kind)
     out = tmp_path / "run"
     flatbit("run", "plugged_recipe", "--smoke", "--set", "loss.weight=0.1", "--out", out)
     record = out.joinpath("run.json").read_text()

@@ -38,7 +38,7 @@ def test_python_runs_as_printed(tmp_path, monkeypatch, capsys):
 
 
 def test_the_plug_in_of_the_design_page_runs_as_printed(tmp_path):
-    [body] = re.findall(r"^```python\n(.*?)^```$", DESIGN, re.MULTILINE | re.DOTALL)
+    body = re.findall(r"^```python\n(.*?)^```$", DESIGN, re.MULTILINE | re.DOTALL)[0]  # test_plugins has the others
     [command] = re.findall(r"`(flatbit run [^`]*--plugin mine\.py[^`]*)`", DESIGN)
     (tmp_path / "mine.py").write_text(body)
     call([*shlex.split(command), "--smoke"], tmp_path)

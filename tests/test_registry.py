@@ -220,3 +220,50 @@ def test_import_object_names_the_missing_module_and_where_it_looked(tmp_path, mo
 def test_import_object_suggests_the_nearest_attribute():
     with pytest.raises(ValueError, match="module 'math' has no 'sqr': did you mean sqrt"):
         import_object("math:sqr")
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("fc.weight", "fc"),
+        ("FC", "fc"),
+        ("module.layers.2.0.conv1", "layers.2.0.conv1"),
+        ("layers.2.0.conv1.weight_quantizer", "layers.2.0.conv1"),
+        ("2.0.conv1", "layers.2.0.conv1"),
+        ("layers.2.0.con1", "layers.2.0.conv1"),
+    ],
+)
+def test_the_nearest_of_dotted_names_is_the_one_within(name, first):
+    known = ["conv1", "fc", *(f"layers.{stage}.0.conv1" for stage in range(3))]
+    assert nearest(name, known).startswith(f"did you mean {first}")
+
+
+def test_what_is_defined_anew_in_the_same_place_replaces_itself():
+    registry = Registry("thing", "flatbit.nonempty")
+
+    def define(number):
+        class Thing:
+            pass
+
+        Thing.__qualname__, Thing.number = "Thing", number  # as at the top of a notebook's cell
+        return Thing
+
+    registry.add("one", define(1))
+    registry.add("one", define(2))
+    assert registry.get("one").number == 2
+    other = define(3)
+    other.__module__ = "elsewhere"
+    for taken in (other, 3, lambda: 3):
+        with pytest.raises(ValueError, match="thing 'one' is registered twice"):
+            registry.add("one", taken)
+
+
+@pytest.mark.parametrize("name", ["", "my method", "a:b", "a.b", "2bit", "--x", 3, None])
+def test_a_name_is_a_plain_word(name):
+    with pytest.raises(ValueError, match="expected a name of letters, digits, - and _, a letter first"):
+        Registry("thing", "flatbit.nonempty").add(name, object())
+
+
+def test_an_unknown_name_may_be_one_of_the_users():
+    with pytest.raises(ValueError, match=r"unknown thing 'x': .*--plugin FILE on the command line"):
+        Registry("thing", "flatbit.nonempty").get("x")

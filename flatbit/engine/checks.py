@@ -14,9 +14,10 @@ from ..data.batches import Data
 from ..device import device_of
 from ..files import load
 from ..modes import modes_kept
-from ..quant.convert import apply_specs_, make_quantizer, resolved_specs
+from ..quant.convert import apply_specs_, resolved_specs
 from ..quant.grid import Grid
 from ..quant.quantizer import MAX_BITS
+from ..quant.quantizers import make_quantizer
 from ..quant.site import Site
 from ..quant.spec import LayerSpec, TensorSpec
 from ..reference import From

@@ -48,8 +48,8 @@ class ActivationQuantizer(Quantizer, ABC):
         """The step or clip that one calibration batch asks for, shape (); 0 if the batch says nothing."""
 
     def code_range(self, x: Tensor) -> CodeRange:
-        bits = self._bits()
-        return choose(self._signed(), self.signed_range(bits), unsigned(bits))
+        bits = self.whole_bits()
+        return choose(self.is_signed(), self.signed_range(bits), unsigned(bits))
 
     def observe_(self, x: Tensor) -> None:
         """Widen the range to what batch ``x`` asks for; a first negative value makes the quantizer signed."""
@@ -61,7 +61,7 @@ class ActivationQuantizer(Quantizer, ABC):
             return
         asked, known = self.start(x.detach()), self.current(self.range_name)
         if asked > 0 and (not bool(known.isfinite()) or asked > known):
-            self._set_(self.range_name, asked)
+            self.set_state_(self.range_name, asked)
 
     def reset_(self) -> None:
         """Forget the range; the sign too, unless it was given."""
@@ -75,7 +75,7 @@ class ActivationQuantizer(Quantizer, ABC):
         if bool(self.signed) and bits not in self.signed_bits:
             raise ValueError(f"{self.site}: signed inputs take no {bits} bit by {self.method!r}: {self.signed_refusal}")
 
-    def _signed(self) -> Tensor | bool:
+    def is_signed(self) -> Tensor | bool:
         """Whether the input is signed: a truth value where a read is free, else a tensor."""
         return bool(self.signed) if read_is_free(self.signed) else self.signed > 0
 

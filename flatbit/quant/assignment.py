@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,10 +13,12 @@ from torch import nn
 from ..registry import nearest
 from ..undo import undone_on_failure
 from ..wrappers import named_modules
+from .candidates import observe_at_each_
 from .layers import QuantizedLayer
-from .policy import check_bits
+from .producers import must_read_outputs
 from .quantizer import Quantizer
 from .reparametrized import folded
+from .settings import check_bits
 from .spec import FLOAT_BITS
 from .table import (
     bits_of,
@@ -32,15 +34,16 @@ from .table import (
 def assignment(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Bits of weights and activations of every convolution and linear layer, in order; 32 for float.
 
-    A layer without an input quantizer has the bits that it is counted with, where activations that it reads are
-    quantized at their output (``calibrate_`` notes which).
+    A layer without an input quantizer has the bits of the activations that it reads, where they are quantized at their
+    output: those that its policy states, until ``calibrate_`` has noted which they are. An input that nothing quantizes
+    is 32, whatever the policy has it counted as: SAQ's images, 8 bits in ``cost``, are float here.
     """
     modules = dict(named_modules(model))
     return {name: _bits_of(name, layer, modules) for name, layer in weighted_layers(model)}
 
 
 @torch.no_grad()
-def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
+def assign_bits_(model: nn.Module, bits: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
     """Change the bit-widths of layers, in place: quantizers and specs together, so that all that reads either agrees.
 
     A learned step is scaled by the ratio of its method's unit steps at the two widths, a learned clip stays; a
@@ -49,21 +52,21 @@ def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
 
     Args:
         model: quantized; calibrated or not.
-        bits: (weights, activations) by layer, 32 where the tensor is float. Layers that share a weight share its
-            bits. Where activations are quantized at their output, those of a layer are its producer's, which
-            ``calibrate_`` finds.
+        bits: (weights, activations) by layer, tuples or lists (as read from JSON), 32 where the tensor is float.
+            Layers that share a weight share its bits. Where activations are quantized at their output, those of a
+            layer are its producer's, which ``calibrate_`` finds.
+
+    Returns:
+        The bits of every layer whose bits are others now, by name: those asked for, and whatever shares a weight with
+        them or reads the same output.
 
     Raises:
-        ValueError: an unknown layer, a width that its method does not have, a float tensor that would need a
-            quantizer or the reverse, two layers that read one output or share a weight and disagree. Nothing is
-            changed then.
+        ValueError: no mapping, an unknown layer, activations of outputs before ``calibrate_`` has found them, a width
+            that its method does not have, a float tensor that would need a quantizer or the reverse, two layers that
+            read one output or share a weight and disagree. Nothing is changed then.
     """
-    layers = dict(weighted_layers(model))
-    for name, pair in bits.items():
-        if name not in layers:
-            raise ValueError(f"assign_bits_: no convolution or linear layer {name!r}: {nearest(name, layers)}")
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise ValueError(f"assign_bits_({name!r}): got {pair!r}: expected a pair, (weights, activations)")
+    _check_asked(model, bits)
+    before = assignment(model)
     changes = _changes(model, bits)
     for quantizer, change in changes.items():
         quantizer.check_assignable(change.bits)
@@ -76,8 +79,21 @@ def assign_bits_(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> None:
             _restate_(layer, changes)
             for _, quantizer, parameter in quantized_tensors(layer, "weight"):
                 if quantizer in stale:
-                    quantizer.start_(parameter)
+                    observe_at_each_(quantizer, parameter)
         _follow_producers_(model, changes)
+    return {name: pair for name, pair in assignment(model).items() if pair != before[name]}
+
+
+def _check_asked(model: nn.Module, bits: Any) -> None:
+    """Raise ValueError unless bits are pairs by the names of layers."""
+    if not isinstance(bits, Mapping):
+        raise ValueError(f"assign_bits_: got {bits!r}: expected pairs by layer, as {{'conv1': (4, 4)}}")
+    layers = dict(weighted_layers(model))
+    for name, pair in bits.items():
+        if name not in layers:
+            raise ValueError(f"assign_bits_: no convolution or linear layer {name!r}: {nearest(name, layers)}")
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"assign_bits_({name!r}): got {pair!r}: expected a pair, (weights, activations)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +104,7 @@ class _Change:
     asked_by: str
 
 
-def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quantizer, _Change]:
+def _changes(model: nn.Module, bits: Mapping[str, Sequence[int]]) -> dict[Quantizer, _Change]:
     """What each quantizer gets; one that serves several layers once. Raises ValueError."""
     modules = dict(named_modules(model))
     changes: dict[Quantizer, _Change] = {}
@@ -97,6 +113,11 @@ def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quan
         check_bits(f"assign_bits_({name!r}): weights", weights)
         check_bits(f"assign_bits_({name!r}): activations", activations)
         now = _bits_of(name, layer, modules)
+        if activations != now[1] and _waits_for_producers(layer):
+            raise ValueError(
+                f"assign_bits_: activations of layer {name!r} count as {now[1]} bit, and are quantized where they are "
+                f"made, asked for {activations}: call calibrate_ first, which finds out where that is"
+            )
         weighs = [(name, slot.name, quantizer_of(layer, slot.name)) for slot in slots_of(layer, "weight")]
         reads = _outputs(name, layer, modules) or [(name, "input", quantizer_of(layer, "input"))]
         asked = [(*place, weights, now[0]) for place in weighs] + [(*place, activations, now[1]) for place in reads]
@@ -119,16 +140,23 @@ def _changes(model: nn.Module, bits: Mapping[str, tuple[int, int]]) -> dict[Quan
 
 def _bits_of(name: str, layer: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[int, int]:
     weights, activations = bits_of(layer)
-    is_known = quantizer_of(layer, "input") is not None or _outputs(name, layer, modules)
-    return weights, activations if is_known else FLOAT_BITS
+    own = quantizer_of(layer, "input") is not None or _waits_for_producers(layer)
+    return weights, activations if own or _outputs(name, layer, modules) else FLOAT_BITS
+
+
+def _waits_for_producers(layer: nn.Module) -> bool:
+    """Whether a layer reads outputs that are quantized, and nobody has found out yet which."""
+    if not is_quantized(layer) or quantizer_of(layer, "input") is not None:
+        return False
+    quantized = cast(QuantizedLayer, layer)
+    return must_read_outputs(quantized) and not quantized.spec.producers
 
 
 def _never_float(holder: str, slot: str, quantizer: Quantizer | None, bits: int) -> str:
     now = "float" if quantizer is None else f"{quantizer.stated_bits} bit"
     return (
         f"assign_bits_: {slot} of layer {holder!r} is {now}, asked for {bits} bits: bits change, but what is quantized "
-        "at all is the policy's: flatbit.restore_(model), then quantize_ with another. (Which outputs a layer reads, "
-        "where it has no input quantizer, is known once calibrate_ has run, or note_producers_ of flatbit.quant.)"
+        "at all is the policy's: flatbit.restore_(model), then quantize_ with another"
     )
 
 

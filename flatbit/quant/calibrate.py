@@ -26,6 +26,7 @@ from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
 from ..undo import undone_on_failure
+from .candidates import observe_at_each_
 from .convert import as_float
 from .producers import note_producers_
 from .quantizer import Quantizer
@@ -122,7 +123,7 @@ def start_weights_(name: str, layer: nn.Module) -> None:
                 f"{slot.name} of layer {name!r} is all zero, which gives no step to start from: load or initialise it "
                 f"first, or leave it float with policy.override({name!r}, weights=32)"
             )
-        quantizer.start_(parameter.detach())
+        observe_at_each_(quantizer, parameter.detach())
 
 
 def _observe_(
@@ -144,7 +145,7 @@ def _observe_(
                 f"{quantizer.site} is NaN or infinite in calibration batch {index}: is the data, or a weight?"
             )
         if index < counts[quantizer]:
-            quantizer.start_(args[0])
+            observe_at_each_(quantizer, args[0])
         if quantizer.enabled and not quantizer.calibrated:
             raise ValueError(_nothing_seen(quantizer, index + 1))
 

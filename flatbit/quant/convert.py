@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
 
-from ..registry import nearest
 from ..undo import undone_on_failure
 from ..wrappers import named_modules, unwrapped
+from .acting import check_acting
+from .candidates import with_candidates
 from .coverage import Coverage, coverage_of
-from .dataflow import unquantized_inputs
+from .dataflow import quantized_twice, unquantized_inputs
 from .frozen import follow_layers_
 from .layers import QUANTIZER
-from .policy import Policy, Rule, check_bits
+from .policy import Policy, Rule
 from .quantizer import Quantizer
-from .quantizers import METHODS
+from .quantizers import make_quantizer
 from .refusals import refusals, tied_refusals
 from .reparametrized import change_kind_, kind_of, refuse_reparametrized
 from .site import Site
@@ -28,6 +28,7 @@ from .table import (
     TABLE,
     Row,
     Slot,
+    check_tensors,
     has_quantized_layers,
     is_weighted,
     quantized_layers,
@@ -49,22 +50,23 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
         policy: ``flatbit.policy("uniq", weights=2, activations=2)``.
         strict: raise if a layer with weights cannot be quantized right, unless the policy leaves it in
             float anyway; False leaves it in float and reports it.
-        candidates: bit-widths that each get a step of their own, for layers whose width the policy has among them:
-            ``assign_bits_`` then switches between them and creates nothing. Empty for one step.
+        candidates: bit-widths that each get a step of their own, in tensors whose width is one of them and whose
+            method has steps: ``assign_bits_`` then switches between them and creates nothing. A step whose width is
+            not in use has gradient zero, and no weight decay by ``train.optimizers``; the momentum of an optimizer
+            that has moved it fades. Empty for one step.
 
     Returns:
         What was quantized, what stays float by policy, what was refused and why.
 
     Raises:
         ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
-            no layer can have. The model is then as it was.
+            are not two different widths or more, or that no layer can have, a setting that acts on none of the layers
+            that its rule names, activations that a rule would have quantized twice. The model is then as it was.
     """
     _check_model(model)
     specs, refused = resolved_specs(model, policy, strict=strict)
-    if candidates:
-        specs = _with_candidates(specs, candidates)
     with undone_on_failure(model):
-        apply_specs_(model, specs)
+        apply_specs_(model, with_candidates(model, specs, candidates))
         return coverage_of(model, refused)
 
 
@@ -73,6 +75,9 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 
     Raises ValueError as ``quantize_``.
     """
+    if not isinstance(policy, Policy):
+        raise ValueError(f"expected a policy, as flatbit.policy('uniq', weights=2, activations=2), got {policy!r}")
+    check_tensors(model)
     modules = dict(named_modules(model))
     specs = _resolve(model, policy)
     refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
@@ -92,11 +97,30 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
 def _resolve(model: nn.Module, policy: Policy) -> dict[str, LayerSpec]:
     """The policy's specs; where it quantizes outputs, a layer that reads none of them is quantized at its input."""
     specs = policy.resolve(model)
-    if not policy.places_outputs():
-        return specs
-    _check_outputs(model, policy, specs)
-    rules = tuple(Rule(name, {"placement": "input"}) for name in unquantized_inputs(model, specs))
-    return replace(policy, rules=(*policy.rules, *rules)).resolve(model) if rules else specs
+    if policy.places_outputs():
+        _check_outputs(model, policy, specs)
+        rules = tuple(Rule(name, {"placement": "input"}) for name in unquantized_inputs(model, specs))
+        policy = replace(policy, rules=(*policy.rules, *rules))
+        specs = policy.resolve(model)
+    check_acting(policy, model)
+    _check_twice(model, policy, specs)
+    return specs
+
+
+def _check_twice(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
+    """Raise ValueError where rules beside the convention's own have an activation quantized twice."""
+    if not (found := quantized_twice(model, specs)):
+        return
+    convention = replace(policy, rules=tuple(rule for rule in policy.rules if rule.optional))
+    for name in quantized_twice(model, convention.resolve(model)):
+        found.pop(name, None)
+    if found:
+        listed = ", ".join(f"{name!r} (which reads {' and '.join(map(repr, made))})" for name, made in found.items())
+        raise ValueError(
+            f"{len(found)} layers would quantize at their input what was quantized at its output already: {listed}. "
+            f"Keep one of the two: override({next(iter(found))!r}, placement='output'), or placement='input' for what "
+            "it reads"
+        )
 
 
 def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
@@ -153,19 +177,6 @@ def as_float(model: nn.Module) -> Iterator[None]:
             quantizer.enabled = True
 
 
-def make_quantizer(spec: TensorSpec, site: Site) -> Quantizer:
-    """The quantizer of a spec at a site. Raises ValueError for unknown methods, bits or options."""
-    method = METHODS.get(spec.method)
-    made = method.weights if site.role in ("weight", "bias") else method.activations
-    if made is None:
-        raise ValueError(f"{site}: method {spec.method!r} does not quantize {site.role}s")
-    known = list(inspect.signature(made).parameters)[3:]
-    for option in spec.options:
-        if option not in known:
-            raise ValueError(f"{site}: method {spec.method!r} has no option {option!r}: {nearest(option, known)}")
-    return made(spec.bits, site, spec.granularity, **spec.options)
-
-
 def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quantizer | None]:
     """The quantizers of one layer by their names in it; None where the tensor stays float. Raises ValueError."""
     row = row_of(layer)
@@ -196,28 +207,6 @@ def _site(name: str, layer: nn.Module, row: Row, slot: Slot, spec: TensorSpec) -
         groups=groups,
         candidates=spec.candidates,
     )
-
-
-def _with_candidates(specs: dict[str, LayerSpec], candidates: Sequence[int]) -> dict[str, LayerSpec]:
-    """The specs with a step for each candidate width, in the tensors whose width is one of them.
-
-    Raises ValueError for a width that is none, or where no tensor's width is one of them.
-    """
-    for bits in candidates:
-        check_bits("candidates", bits)
-    widths = tuple(sorted({*candidates}))
-    made = {}
-    for name, spec in specs.items():
-        varied = {slot: part for slot, part in spec.tensors.items() if part.bits in widths and _varies(part)}
-        tensors = dict(spec.tensors) | {slot: replace(part, candidates=widths) for slot, part in varied.items()}
-        made[name] = replace(spec, tensors=tensors)
-    if made == specs:
-        raise ValueError(f"candidates={tuple(candidates)}: no layer has one of these widths: name the policy's too")
-    return made
-
-
-def _varies(spec: TensorSpec) -> bool:
-    return METHODS.get(spec.method).public
 
 
 def _check_model(model: nn.Module) -> None:

@@ -2,13 +2,14 @@
 
 Where activations are quantized at their output, a layer behind a linear bottleneck or a sum reads values that no
 quantizer made. Calibration finds each such layer by running the model (``producers``); its graph, where it can be
-read, shows them when the policy is applied.
+read, shows them when the policy is applied. It also shows what would be quantized where it is made and again where
+it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import torch.nn.functional as F
 from torch import fx, nn
@@ -35,6 +36,10 @@ KEEPING_NAMES = frozenset(
 )  # fmt: skip
 
 
+Made = tuple[str, ...] | None
+"""The layers whose output quantizers made values; None where some came otherwise."""
+
+
 def unquantized_inputs(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[str]:
     """The layers that count their activations as quantized, and read some that nothing quantizes, in order of calls.
 
@@ -42,39 +47,53 @@ def unquantized_inputs(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list
         model: float or quantized; its graph is read, and where it cannot be, nothing is found.
         specs: what its layers get, by name.
     """
-    graph = read_graph(model)
-    quantized: dict[fx.Node, bool] = {}
     found: dict[str, None] = {}
-    for node in graph.nodes if graph else ():
-        quantized[node] = _makes_levels(node, model, specs, quantized)
-        if node.op != "call_module" or not is_weighted(model.get_submodule(str(node.target))):
-            continue
-        spec = specs.get(str(node.target), LayerSpec(policy=""))
-        counted = spec.input is None and spec.input_bits < FLOAT_BITS and spec.role != "first"
-        if counted and not _read(node, quantized):
-            found[str(node.target)] = None
+    for name, made in _reads(model, specs):
+        spec = specs.get(name, LayerSpec(policy=""))
+        if spec.input is None and spec.input_bits < FLOAT_BITS and spec.role != "first" and made is None:
+            found[name] = None
     return list(found)
 
 
-def _makes_levels(node: fx.Node, model: nn.Module, specs: Mapping[str, LayerSpec], quantized: Any) -> bool:
-    """Whether a call returns nothing but values that quantizers made."""
+def quantized_twice(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str, tuple[str, ...]]:
+    """The layers with an input quantizer that read nothing but quantized outputs, and whose, in order of calls.
+
+    Args as ``unquantized_inputs``.
+    """
+    if not any(spec.output for spec in specs.values()):
+        return {}
+    return {name: made for name, made in _reads(model, specs) if made and name in specs and specs[name].input}
+
+
+def _reads(model: nn.Module, specs: Mapping[str, LayerSpec]) -> Iterator[tuple[str, Made]]:
+    """Each call of a weighted layer: its name, and what made the values that it reads."""
+    graph = read_graph(model)
+    made: dict[fx.Node, Made] = {}
+    for node in graph.nodes if graph else ():
+        made[node] = _makes(node, model, specs, made)
+        if node.op == "call_module" and is_weighted(model.get_submodule(str(node.target))):
+            yield str(node.target), _read(node, made)
+
+
+def _makes(node: fx.Node, model: nn.Module, specs: Mapping[str, LayerSpec], made: Mapping[fx.Node, Made]) -> Made:
+    """What made the values that a call returns."""
+    keeps = False
     if node.op == "call_module":
-        spec = specs.get(str(node.target))
-        if spec is not None and spec.output is not None:
-            return True
-        keeps = _keeps(model.get_submodule(str(node.target)))
+        name = str(node.target)
+        if name in specs and specs[name].output is not None:
+            return (name,)
+        keeps = _keeps(model.get_submodule(name))
     elif node.op in ("call_function", "call_method"):
         keeps = _function_keeps(node)
-    else:
-        return False
-    return keeps and _read(node, quantized)
+    return _read(node, made) if keeps else None
 
 
-def _read(node: fx.Node, quantized: Mapping[fx.Node, bool]) -> bool:
-    """Whether all tensors that a call reads first hold nothing but values that quantizers made."""
+def _read(node: fx.Node, made: Mapping[fx.Node, Made]) -> Made:
+    """What made the values of all tensors that a call reads first."""
     first = next(iter((*node.args, *node.kwargs.values())), None)
-    read = [x for x in (first if isinstance(first, list | tuple) else [first]) if isinstance(x, fx.Node)]
-    return bool(read) and all(quantized[x] for x in read)
+    read = [made[x] for x in (first if isinstance(first, list | tuple) else [first]) if isinstance(x, fx.Node)]
+    known = [names for names in read if names is not None]
+    return tuple(dict.fromkeys(chain(*known))) if known and len(known) == len(read) else None
 
 
 def _keeps(module: nn.Module) -> bool:

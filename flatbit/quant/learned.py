@@ -44,7 +44,7 @@ class LearnedStepWeight(Quantizer, ABC):
         return learned_step(step, _scale(x.numel() // step.numel(), codes.high))
 
     def observe_(self, x: Tensor) -> None:
-        self._set_("step", self.start(x.detach()).clamp_min(smallest_step(self.step)))
+        self.set_state_("step", self.start(x.detach()).clamp_min(smallest_step(self.step)))
 
 
 class LearnedStepActivation(ActivationQuantizer, ABC):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..registry import nearest
+from ..registry import PLUGIN_HINT, nearest
 from .first_last import at_bits
-from .policy import KEPT_IDENTITIES, Policy, Rule, base_policy, check_bits
+from .policy import KEPT_IDENTITIES, Policy, Rule, base_policy
 from .quantizer import Quantizer
 from .quantizers import METHODS, POLICIES
+from .settings import METHOD_SETTINGS, Settings, check_bits, check_changes, check_quantizers
 from .spec import FLOAT_BITS
 
 Preset = Callable[[int, int], Policy]
@@ -41,24 +42,29 @@ def policy(
         granularity, placement, weight_options, activation_options: in place of the preset's.
 
     Raises:
-        ValueError: an unknown name; bits that the method does not have; nothing to quantize.
+        ValueError: an unknown name; bits, a granularity or an option that the method does not have; settings of
+            what is left in float; nothing to quantize.
     """
     check_bits("weights", weights)
     check_bits("activations", activations)
     if weights == activations == FLOAT_BITS:
         raise ValueError(f"policy({name!r}): weights and activations are both float: give weights= or activations=")
-    if placement not in (None, "input", "output"):
-        raise ValueError(f"placement={placement!r}: expected input or output")
-    made = replace(preset(name, activation_method)(weights, activations), name=name)
-    changes = {
+    given = {
         "activation_method": activation_method,
         "granularity": granularity,
+        "placement": placement,
         "weight_options": weight_options,
         "activation_options": activation_options,
     }
-    base = replace(made.base, **{key: value for key, value in changes.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    check_changes(f"policy({name!r})", given)
+    made = replace(preset(name, activation_method)(weights, activations), name=name)
+    changes = {key: value for key, value in given.items() if key != "placement"}
+    base = replace(made.base, **changes)
     _check_method(base.method, "weights", weights)
     _check_method(base.activation_method, "activations", activations)
+    _check_acting(name, base, given)
+    check_quantizers("*", [base], given)
     made = replace(made, base=base)
     return made if placement in (None, base.placement) else _placed(made, placement)
 
@@ -71,7 +77,7 @@ def preset_names() -> list[str]:
 def preset(name: str, activation_method: str | None = None) -> Preset:
     """The preset of that name; any method has one, which another may serve for activations. Raises ValueError."""
     if name not in preset_names():
-        raise ValueError(f"unknown policy {name!r}: {nearest(name, preset_names())}")
+        raise ValueError(f"unknown policy {name!r}: {nearest(name, preset_names())} {PLUGIN_HINT}")
     return POLICIES.get(name) if name in POLICIES.names() else _usual(name, activation_method or name)
 
 
@@ -101,6 +107,20 @@ def _placed(made: Policy, placement: Literal["input", "output"]) -> Policy:
 
 def _without_placement(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if key != "placement"}
+
+
+def _check_acting(name: str, base: Settings, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings of weights or activations that are float."""
+    for bits, what, keys in (
+        (base.weights, "weights", METHOD_SETTINGS["weight"]),
+        (base.activations, "activations", METHOD_SETTINGS["input"] | {"placement"}),
+    ):
+        for key in given:
+            if key in keys and bits >= FLOAT_BITS:
+                raise ValueError(
+                    f"policy({name!r}): {key}={given[key]!r} cannot act, for {what} are float: leave it out, or give "
+                    f"{what}= (.override(...) takes it too, for the layers that it quantizes)"
+                )
 
 
 def _check_method(name: str, what: Literal["weights", "activations"], bits: int) -> None:

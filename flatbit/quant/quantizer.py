@@ -107,7 +107,8 @@ class Quantizer(nn.Module, ABC):
     def unit_step(self, bits: int) -> float:
         """How the state that scales (``learned_ranges``, or a fixed step) follows the width, up to one factor.
 
-        ``assign_bits_`` multiplies it by the ratio at two widths. Default 1: a clip stays as it is.
+        ``assign_bits_`` multiplies it by the ratio at two widths. Default 1: a clip stays as it is. A step has to
+        say how it shrinks: ``1 / highest_code`` where it starts at the largest value.
         """
         return 1.0
 
@@ -157,7 +158,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def calibrated(self) -> bool:
         """Whether everything that calibration sets is set, as the tensors have it."""
-        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self._state())
+        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self.state())
 
     def add_state(self, name: str, shape: tuple[int, ...] = (), *, learned: bool) -> None:
         """Declare state that calibration sets: NaN until then; a parameter where it is learned, else a buffer.
@@ -176,21 +177,11 @@ class Quantizer(nn.Module, ABC):
         state: Tensor = getattr(self, name)
         if not self.site.candidates:
             return state
-        widths, bits = self.site.candidates, self._bits()
+        widths, bits = self.site.candidates, self.whole_bits()
         if not isinstance(bits, Tensor):
             return state[widths.index(bits)]
         row = (torch.tensor(widths, device=bits.device) == bits).float().argmax()
         return state.index_select(0, row.reshape(1)).squeeze(0)
-
-    def start_(self, x: Tensor) -> None:
-        """``observe_``, at every candidate width where there are any."""
-        present = self.stated_bits
-        try:
-            for bits in self.site.candidates or (present,):
-                self.bits.fill_(bits)
-                self.observe_(self.site.by_group(x))
-        finally:
-            self.bits.fill_(present)
 
     def check_assignable(self, bits: int) -> None:
         """Raise ValueError for a width that the method does not have, here or at all, or that has no row."""
@@ -209,14 +200,14 @@ class Quantizer(nn.Module, ABC):
     @torch.no_grad()
     def reset_(self) -> None:
         """Forget the calibration: the next ``observe_`` starts afresh."""
-        for tensor in self._state():
+        for tensor in self.state():
             tensor.fill_(float("nan"))
         self._judged = ()
 
     def extra_repr(self) -> str:
         return f"{self.bit_width()} bit, {self.granularity}" + ("" if self.calibrated else ", uncalibrated")
 
-    def _bits(self) -> Any:
+    def whole_bits(self) -> Any:
         """The width as a whole number where a read is free, else as a tensor of whole numbers."""
         return self.stated_bits if read_is_free(self.bits) else self.bits.round().long()
 
@@ -224,13 +215,13 @@ class Quantizer(nn.Module, ABC):
         """The state that ``assign_`` scales: the learned range, or a fixed step."""
         return self.learned_ranges or tuple(name for name in ("step",) if name in self._buffers)
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         """The floating tensors that calibration sets."""
         own = {**self._parameters, **self._buffers}
         return [t for name, t in own.items() if name not in FACTS and t is not None and t.is_floating_point()]
 
     @torch.no_grad()
-    def _set_(self, name: str, value: Tensor) -> None:
+    def set_state_(self, name: str, value: Tensor) -> None:
         """Write one piece of state at the present width, in place: optimizers hold on to the tensor."""
         state = getattr(self, name)
         if self.site.candidates:
@@ -242,7 +233,17 @@ class Quantizer(nn.Module, ABC):
         self._check(x)
         v = self.limited(x)
         codes = self.code_range(v)
-        return v, codes, self.step_of(v, codes)
+        return v, codes, self._checked_step(v, codes)
+
+    def _checked_step(self, x: Tensor, codes: CodeRange) -> Tensor:
+        """``step_of``. Raises RuntimeError for a whole table of candidates in place of its row."""
+        step = self.step_of(x, codes)
+        if self.site.candidates and step.ndim and step.shape != self.site.step_shape:
+            raise RuntimeError(
+                f"{self.site}: step_of of {type(self).__name__} gives a step of shape {tuple(step.shape)}, expected () "
+                f"or {self.site.step_shape}: read state with self.current(name), which is the row in use"
+            )
+        return step
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():
@@ -260,7 +261,7 @@ class Quantizer(nn.Module, ABC):
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return True
-        state = self._state()
+        state = self.state()
         if any(tensor.is_inference() for tensor in state):  # these count no versions
             return self.calibrated
         versions = tuple((id(tensor), tensor._version) for tensor in state)

@@ -16,12 +16,16 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..registry import nearest
 from ..wrappers import named_modules
 from . import layers
 from .layers import QUANTIZER, QuantizedLayer, with_quantized_output
 from .quantizer import Quantizer
 from .reparametrized import kind_of
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
+
+SLOT_ROLES = ("weight", "bias", "input", "output")
+KINDS = ("convolution", "linear", "activation", "normalization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,17 @@ class Slot:
     name: str
     role: Literal["weight", "bias", "input", "output"]
     channel_axis: int = 0
+
+    def __post_init__(self) -> None:
+        if self.role not in SLOT_ROLES:
+            raise ValueError(f"slot {self.name!r}: role={self.role!r}: expected {' or '.join(map(repr, SLOT_ROLES))}")
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ValueError(f"slot {self.name!r}: expected the name of an attribute")
+        if (self.role == "weight") == (self.name in SLOT_ROLES[1:]) or self.role not in ("weight", self.name):
+            raise ValueError(
+                f"slot {self.name!r} of role {self.role!r}: input, output and bias are called so, and a weight by the "
+                "name of its parameter"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +70,33 @@ class Row:
     kind: Literal["convolution", "linear", "activation", "normalization"]
     slots: tuple[Slot, ...]
     macs: Callable[[Any, Tensor, Tensor], int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.quantized, type) or not issubclass(self.quantized, nn.Module):
+            raise ValueError(f"row: quantized={self.quantized!r}: expected a class of modules")
+        if why := self._fault():
+            raise ValueError(f"row of {self.quantized.__name__}: {why}")
+
+    def _fault(self) -> str:
+        """What does not go together in it; empty where all does."""
+        if self.kind not in KINDS:
+            return f"kind={self.kind!r}: expected {' or '.join(map(repr, KINDS))}"
+        if not isinstance(self.slots, tuple) or not all(isinstance(slot, Slot) for slot in self.slots):
+            return f"slots={self.slots!r}: expected a tuple, as (INPUT, Slot('weight', 'weight'), BIAS)"
+        roles, names = {slot.role for slot in self.slots}, [slot.name for slot in self.slots]
+        if not names or len({*names}) < len(names):
+            return f"slots {names}: expected one or more, each once"
+        multiplies = self.kind in ("convolution", "linear")
+        if multiplies and not callable(self.macs):
+            return (
+                f"macs={self.macs!r}: a {self.kind} layer says how many multiply-adds one image takes: "
+                "a function of the layer, its input and its output, as linear_macs"
+            )
+        if multiplies and "weight" not in roles:
+            return f"kind={self.kind!r}: expected a slot of role 'weight', which it multiplies by"
+        if not multiplies and (self.macs is not None or {"weight", "input"} <= roles):
+            return f"kind={self.kind!r}: what multiplies its input by a weight is 'linear' or 'convolution'"
+        return ""
 
 
 def linear_macs(layer: Any, _: Tensor, output: Tensor) -> int:
@@ -102,14 +144,29 @@ for _row in TABLE.values():
 def add_layer(base: type[nn.Module], row: Row) -> None:
     """Add a float class to the table: its quantized class, its slots, how its multiply-adds are counted.
 
-    Raises ValueError for a class that is there already, as another one, or a quantized class that is none of it.
+    Raises ValueError for a class that is there already, as another one, a quantized class that is none of it, or
+    what is no row. Whether a layer has the tensors that its slots name is checked by ``quantize_``.
     """
-    if not issubclass(row.quantized, base):
+    if not isinstance(base, type) or not isinstance(row, Row):
+        raise ValueError(f"add_layer: expected a class and its Row, got {base!r} and {row!r}")
+    if not issubclass(row.quantized, base) or row.quantized is base:
         raise ValueError(f"{row.quantized.__name__}: expected a subclass of {base.__name__}, which it narrows")
     if base in TABLE and _path(TABLE[base].quantized) != _path(row.quantized):  # a file may be loaded again
         raise ValueError(f"{base.__name__} is in the table already, as {TABLE[base].quantized.__name__}")
     TABLE[base] = row
     FLOAT_CLASS[row.quantized] = base
+
+
+def check_tensors(model: nn.Module) -> None:
+    """Raise ValueError for a layer without a weight or bias that its row names; one that is None is lawful."""
+    for name, module in model.named_modules():
+        for slot in slots_of(module, "weight", "bias"):
+            held = (module._parameters, module._buffers, vars(module), dir(type(module)))
+            if not any(slot.name in names for names in held):
+                raise ValueError(
+                    f"layer {name!r}: by its row in the table {type(module).__name__} has a {slot.role} {slot.name!r}, "
+                    f"and it has no such parameter: {nearest(slot.name, module._parameters)}"
+                )
 
 
 def _path(kind: type) -> tuple[str, str]:

@@ -82,9 +82,9 @@ class Quantizers:
             "faq",
             weights=weights,
             activations=activations,
-            placement=self.placement,
-            weight_options={"clip_is_half_width": self.clip_is_half_width},
-            activation_options={"calibrate": self.calibrate},
+            placement=self.placement if activations < FLOAT_BITS else None,
+            weight_options={"clip_is_half_width": self.clip_is_half_width} if weights < FLOAT_BITS else None,
+            activation_options={"calibrate": self.calibrate} if activations < FLOAT_BITS else None,
         )
 
     def _check_left_out(self, what: str, bits: int, names: tuple[str, ...]) -> None:

@@ -40,7 +40,8 @@ class Layers:
         if self.placement is not None and activations >= FLOAT_BITS:
             raise ValueError(f"layers.placement={self.placement} cannot act: activations are float: leave it out")
         made = policy(name, weights=weights, activations=activations, placement=self.placement)
-        made = made.first_last(first=self.first, last=self.last)
+        if self.first or self.last:
+            made = made.first_last(first=self.first, last=self.last)
         for pattern in self.leave_float:
             made = made.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
         return made

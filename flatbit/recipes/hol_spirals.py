@@ -62,9 +62,9 @@ def spiral_stages(
     begin = From.stage(stages[-1].name)
     for w, a in pairs(weights, activations, quantized):
         chosen = policy("hol-synthetic", weights=w, activations=a)
-        if sums == "quantized":
+        if a < FLOAT_BITS and sums == "quantized":
             chosen = chosen.override("*.residual", placement="output")
-        elif sums == "float":
+        elif a < FLOAT_BITS and sums == "float":
             chosen = replace(chosen, rules=(*chosen.rules, *FLOAT_SUMS))
         stages.append(
             stage_of(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..engine.recipe import Stage
 from ..quant.policy import Policy
 from ..quant.presets import policy
+from ..quant.spec import FLOAT_BITS
 from ..reference import From
 from ..train.optimizers import SGD, Adam
 from ..train.schedules import Cosine
@@ -92,9 +93,9 @@ class Quantizers:
             "uniq-imagenet" if uniq and self.granularity == "channel" else self.method,
             weights=weights,
             activations=activations,
-            granularity=None if uniq else self.granularity,
-            weight_options=options,
-            activation_options=options,
+            granularity=None if uniq or weights == FLOAT_BITS else self.granularity,
+            weight_options=options if weights < FLOAT_BITS else None,
+            activation_options=options if activations < FLOAT_BITS else None,
         )
 
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from ..device import device_of
 from ..quant.calibrate import start_weights_
-from ..quant.convert import apply_specs_, make_quantizer, resolved_specs, restore_
+from ..quant.convert import apply_specs_, resolved_specs, restore_
 from ..quant.grid import Grid
 from ..quant.layers import QUANTIZER, QuantizedLayer
 from ..quant.policy import Policy
 from ..quant.quantizer import MAX_BITS, Quantizer
+from ..quant.quantizers import make_quantizer
 from ..quant.reparametrized import refuse_reparametrized
 from ..quant.spec import LayerSpec, TensorSpec
 from ..quant.table import is_weighted, quantized_layers, quantized_tensors, quantizers_of, slots_of

@@ -60,9 +60,11 @@ OPTIMIZERS.add("adam", Adam)
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: what decays, and learned steps and clips of methods that exempt them (UNIQ, LSQ, DQ).
 
-    SAQ's and PACT's clips decay with the weights, as their authors' code or paper has it.
+    SAQ's and PACT's clips decay with the weights, as their authors' code or paper has it; not so tables of
+    ``candidates``, whose rows out of use would shrink.
     """
-    exempt = [p for _, q in quantizers_of(model) if not q.decays for p in q.parameters() if p.requires_grad]
+    kept = [quantizer for _, quantizer in quantizers_of(model) if quantizer.site.candidates or not quantizer.decays]
+    exempt = [p for quantizer in kept for p in quantizer.parameters() if p.requires_grad]
     ids = {id(p) for p in exempt}
     rest = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
     groups = [{"params": rest, "weight_decay": weight_decay}]

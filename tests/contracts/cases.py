@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flatbit.quant.activation import ActivationQuantizer
+from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.quantizer import MAX_BITS, Quantizer
 from flatbit.quant.quantizers import METHODS
 from flatbit.quant.site import Site
@@ -30,7 +31,7 @@ def sample(role: str, signed: bool, *, seed: int = 0, dtype: torch.dtype = torch
 
 def calibrated(name: str, role: str, bits: int, signed: bool, *, dtype=torch.float32, **more) -> Quantizer:
     quantizer = make(name, role, bits, **more).to(dtype)
-    quantizer.start_(sample(role, signed, dtype=dtype))
+    observe_at_each_(quantizer, sample(role, signed, dtype=dtype))
     return quantizer
 
 

@@ -101,7 +101,7 @@ def test_every_optimizer_is_read_back_equal(optimizer):
 @pytest.mark.parametrize(
     "policy",
     [
-        POLICY, fb.policy("faq", weights=4), fb.policy("saq", weights=3, activations=3, granularity="channel"),
+        POLICY, fb.policy("faq", weights=4), fb.policy("lsq", weights=3, activations=3, granularity="channel"),
         POLICY.override(nn.Linear, weights=4).override("4*", method="lsq", activation_options={"signed": True}),
         POLICY.override("@first", input_bits=8, placement="input").first_last(first="0", last="8"),
     ],

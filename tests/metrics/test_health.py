@@ -256,7 +256,7 @@ def test_the_gravest_finding_explains_whatever_comes_first():
 
 def weight_quantizer(method, bits, step):
     quantizer = METHODS.get(method).weights(bits, Site(layer="fc", role="weight", kind="linear"))
-    quantizer._set_("step", torch.as_tensor(step))
+    quantizer.set_state_("step", torch.as_tensor(step))
     return quantizer
 
 

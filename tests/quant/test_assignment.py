@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,20 @@ def test_an_unknown_layer_is_named(small, quantized):
         assign_bits_(small, {"33": (2, 2)})
     with pytest.raises(ValueError, match="no convolution or linear layer '2'"):  # a ReLU
         assign_bits_(small, {"2": (2, 2)})
+    with pytest.raises(ValueError, match=r"no convolution or linear layer 'module\.3\.weight': did you mean 3\?"):
+        assign_bits_(small, {"module.3.weight": (2, 2)})
+    with pytest.raises(ValueError, match=r"assign_bits_: got \[\('3', \(4, 4\)\)\]: expected pairs by layer"):
+        assign_bits_(small, [("3", (4, 4))])
+
+
+def test_pairs_may_come_from_json(small, images, quantized):
+    quantized(small)
+    wanted = json.loads(json.dumps({"3": [4, 3]}))
+    assert assign_bits_(small, wanted) == {"3": (4, 3)}
+    assert json.loads(json.dumps(assignment(small)))["3"] == [4, 3]
+    for wrong in ([4], [4, 3, 2], 4, "44", {4, 3}):
+        with pytest.raises(ValueError, match=r"assign_bits_\('3'\): got .*: expected a pair"):
+            assign_bits_(small, {"3": wrong})
 
 
 @pytest.mark.parametrize("pair", [2, [2, 2], (2,), (2, 2, 2)])
@@ -357,7 +372,8 @@ def test_layers_that_share_a_weight_share_its_bits(name):
     activations = 32 if name == "sqwa-all" else 4
     quantize_(model, policy(name, weights=4, activations=activations))
     calibrate_(model, [x])
-    assign_bits_(model, {"1": (2, activations)})
+    assert assign_bits_(model, {"1": (2, activations)}) == {"1": (2, activations), "3": (2, activations)}
+    assert assign_bits_(model, {"1": (2, activations)}) == {}
     assert assignment(model)["1"] == assignment(model)["3"] == (2, activations)
     assert model[1].spec.weight == model[3].spec.weight
     assert prove(model, x).usage
@@ -409,7 +425,7 @@ def test_at_outputs_the_bits_are_the_producers(branches, images):
 
 
 def test_a_reader_that_is_not_named_follows_its_producer(branches, images):
-    assign_bits_(branches, {"left": (4, 2)})
+    assert assign_bits_(branches, {"left": (4, 2)}) == {"left": (4, 2), "right": (4, 2)}
     assert assignment(branches)["right"] == (4, 2)
     assert branches.right.spec.input_bits == 2
     assert branches.both.spec.input_bits == 4
@@ -458,9 +474,13 @@ def test_two_readers_that_disagree_are_named(branches):
 def test_before_calibration_nobody_knows_what_a_layer_reads(images):
     model = Branches().eval()
     quantize_(model, policy("faq", weights=4, activations=4))
-    assert assignment(model)["left"] == (4, 32)
-    with pytest.raises(ValueError, match=r"input of layer 'left' is float.*known once calibrate_ has run"):
-        assign_bits_(model, {"left": (2, 2)})
+    assert assignment(model)["left"] == (4, 4)  # as the policy states
+    for activations in (2, 32):
+        with pytest.raises(ValueError, match=r"activations of layer 'left' count as 4 bit.*: call calibrate_ first"):
+            assign_bits_(model, {"left": (2, activations)})
+    assert assign_bits_(model, {"left": (2, 4)}) == {"left": (2, 4)}
+    calibrate_(model, [images])
+    assert assignment(model)["left"] == (2, 4)
 
 
 def test_outputs_that_are_no_longer_quantized_leave_their_readers_float(branches):

@@ -85,7 +85,7 @@ def test_learned_widths_are_those_in_use(small, quantized):
     quantized(small, "dq", 4, 4)
     assert convention(small).inner == "W4/A4"
     for quantizer in (small[3].weight_quantizer, small[3].input_quantizer, small[0].input_quantizer):
-        quantizer._set_("reach", 3 * quantizer.step.detach())
+        quantizer.set_state_("reach", 3 * quantizer.step.detach())
     assert convention(small).inner == "W3/A2"
     assert convention(small).image == "3 bit"
 

@@ -14,11 +14,11 @@ from flatbit.metrics.evaluation import evaluate
 from flatbit.metrics.health import range_use
 from flatbit.quant.assignment import assign_bits_
 from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
     apply_specs_,
     as_float,
-    make_quantizer,
     quantize_,
     restore_,
 )
@@ -26,6 +26,7 @@ from flatbit.quant.grids import grids
 from flatbit.quant.layers import QConv2d, QLinear, QReLU
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import prove
+from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import LayerSpec, TensorSpec
 from flatbit.quant.table import quantizers_of
@@ -143,7 +144,7 @@ def test_each_output_channel_of_a_grouped_transposed_convolution_has_its_step(la
     spans = []
     for channel, own in zip(found, by_channel.flatten(0, 1), strict=True):
         alone = make_quantizer(replace(spec, granularity="tensor"), Site(role="weight", step_shape=()))
-        alone.start_(own)
+        observe_at_each_(alone, own)
         torch.testing.assert_close(channel, alone(own))
         spans.append(range_use(alone, own).span)
     grid = grids(model)["0"].weight
@@ -391,7 +392,7 @@ def test_functional_activations_are_named_when_outputs_are_wanted():
 
 def test_where_activations_are_float_no_activation_module_is_asked_for():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    quantize_(model, policy("uniq", weights=2, activations=32, placement="output"))
+    quantize_(model, policy("faq", weights=4))
     assert [layer.spec.weight.bits for layer in model] == [8, 8]
 
 
@@ -482,43 +483,14 @@ def test_tensors_copied_into_an_uncalibrated_model_calibrate_it(net, images, qua
     assert all(q.calibrated for _, q in quantizers_of(twin))
 
 
-def test_candidates_go_to_every_tensor_whose_width_is_one_of_them(net):
-    quantize_(net, policy("faq", weights=4, activations=2), candidates=[8, 4])
-    by_name = {name: quantizer.site.candidates for name, quantizer in quantizers_of(net)}
-    assert by_name["layers.0.0.conv1.weight_quantizer"] == (4, 8)
-    assert by_name["conv1.weight_quantizer"] == by_name["conv1.input_quantizer"] == (4, 8)
-    assert by_name["layers.0.0.relu1.output_quantizer"] == ()  # 2 bits
-    assert by_name["layers.0.0.bn1.weight_quantizer"] == ()  # 8 bits, of fixed point: not a width to choose
-    assert net.conv1.spec.weight.candidates == (4, 8)
-
-
-@pytest.mark.parametrize(
-    ("candidates", "words"),
-    [
-        ((2, 9), "candidates=9: expected 1 to 8 bits"),
-        ((2, True), "candidates=True: expected 1 to 8 bits"),
-        ((5, 6), r"candidates=\(5, 6\): no layer has one of these widths"),
-        ((1, 4), "method 'lsq' takes 2 to 8 bits, got 1"),
-        ((4, 32), r"method 'lsq' takes \d to 8 bits, got 32"),
-    ],
-)
-def test_candidates_that_cannot_be_leave_the_model_untouched(small, candidates, words):
-    with pytest.raises(ValueError, match=words):
-        quantize_(small, policy("lsq", weights=4, activations=4), candidates=candidates)
-    assert type(small[0]) is nn.Conv2d
-    assert all("quantizer" not in key for key in small.state_dict())
-
-
-def test_a_candidate_that_a_signed_input_does_not_have_is_refused_by_calibration(small, images):
-    made = policy("lsq", weights=4, activations=4).override("3", weights=32).override("*", activation_method="pact")
-    quantize_(small, made.override("0", weights=32, activations=4), candidates=(1, 4))
-    with pytest.raises(ValueError, match=r"input of layer '0': the input has negative values.* at 1 bit"):
-        calibrate_(small, [images])
-    assert small[0].input_quantizer.stated_bits == 4
-
-
 def test_a_spec_of_a_tensor_that_the_layer_does_not_have_is_refused(small):
     spec = LayerSpec(policy="x", tensors={"weigth": TensorSpec(method="uniq", bits=2)})
     with pytest.raises(ValueError, match=r"layer '3' \(Conv2d\) has no tensor 'weigth' to quantize"):
         apply_specs_(small, {"3": spec})
     assert type(small[3]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("given", ["uniq", None, 2])
+def test_a_policy_is_a_policy(small, given):
+    with pytest.raises(ValueError, match=r"expected a policy, as flatbit\.policy\('uniq', .*got"):
+        quantize_(small, given)

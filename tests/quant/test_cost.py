@@ -114,7 +114,7 @@ def test_learned_widths_are_counted(quantized, small):
     quantized(small, "dq", 4, 4)
     before = cost(small, (1, 8, 8)).bitops
     quantizer = small[3].weight_quantizer
-    quantizer._set_("reach", quantizer.step.detach())  # one step: 2 bits
+    quantizer.set_state_("reach", quantizer.step.detach())  # one step: 2 bits
     assert cost(small, (1, 8, 8)).bitops < before
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.quant.policy import check_bits, roles_of
+from flatbit.quant.policy import roles_of
 from flatbit.quant.presets import policy
 from flatbit.quant.spec import LayerSpec
 from flatbit.quant.table import spec_of
@@ -101,21 +101,10 @@ def test_unknown_setting_and_bad_bits():
             policy("uniq", weights=2).override("fc", **{setting: 8})
 
 
-@pytest.mark.parametrize("bits", [*range(1, 9), 32])
-def test_bits_that_there_are_pass(bits):
-    check_bits("weights", bits)
-
-
 def test_outputs_are_quantized_where_the_policy_places_activations_there():
     assert policy("hol", weights=2, activations=2).places_outputs()
     assert not policy("hol", weights=2).places_outputs()
     assert not policy("uniq", weights=2, activations=2).places_outputs()
-
-
-@pytest.mark.parametrize("bits", [0, -1, 9, 16, 31, 33])
-def test_bits_are_one_to_eight_or_float(bits):
-    with pytest.raises(ValueError, match="expected 1 to 8 bits"):
-        check_bits("weights", bits)
 
 
 def test_placement_is_a_setting_of_each_layer(net):
@@ -186,3 +175,42 @@ def test_placement_is_input_or_output():
         policy("uniq", weights=2, placement="middle")
     with pytest.raises(ValueError, match=r"override\('fc'\): placement='middle': expected input or output"):
         policy("uniq", weights=2).override("fc", placement="middle")
+
+
+def test_an_override_or_a_name_of_nothing_is_refused():
+    made = policy("uniq", weights=2)
+    with pytest.raises(ValueError, match=r"override\('layers\.0\.\*'\): nothing to change: give a setting"):
+        made.override("layers.0.*")
+    with pytest.raises(ValueError, match=r"override\(3\): expected a name with wildcards"):
+        made.override(3, weights=2)
+    for given in ({}, {"first": 8}, {"last": nn.Linear}, {"first": "a", "last": ["b"]}):
+        with pytest.raises(ValueError, match=r"first_last\(first=.*: expected the name of one layer, or two"):
+            made.first_last(**given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"granularity": "chanel"}, "weight of layer 'fc': method 'uniq' takes one step per tensor or channel"),
+        ({"method": "lsk"}, "unknown quantization method 'lsk'"),
+        ({"method": 3}, "unknown quantization method 3"),
+        ({"method": "pact"}, "weight of layer 'fc': method 'pact' does not quantize weights"),
+        ({"activation_method": "sqwa"}, "input of layer 'fc': method 'sqwa' does not quantize inputs"),
+        ({"weight_options": {"strat": 1}}, "no option 'strat': did you mean start"),
+        ({"weight_options": {"start": "leas"}}, "start='leas': expected 'optimal' or"),
+        ({"weight_options": "start"}, r"override\('fc'\): weight_options='start': expected a mapping"),
+        ({"activation_options": {"start": -1}}, "start=-1: expected"),
+        ({"method": "sqwa", "weight_options": {"start": "lsq"}}, "method 'sqwa' has no option 'start'"),
+        ({"input_bits": 9}, "input_bits=9: expected 1 to 8 bits"),
+    ],
+)
+def test_what_no_quantizer_takes_is_refused_where_it_is_given(changes, words):
+    with pytest.raises(ValueError, match=words):
+        policy("uniq", weights=2, activations=2).override("fc", **changes)
+
+
+def test_options_may_be_those_of_a_method_that_an_earlier_rule_names():
+    made = policy("uniq", weights=2).override("layers.*", method="sqwa")
+    made.override("layers.2.*", weight_options={"grid": "midrise"}).override("fc", weight_options={"start": "lsq"})
+    with pytest.raises(ValueError, match="method 'uniq' has no option 'exponent'"):
+        made.override("layers.2.*", weight_options={"exponent": 1})

@@ -229,3 +229,31 @@ def test_norms_and_biases_are_settings_of_each_layer():
 @pytest.mark.parametrize("name", preset_names())
 def test_conventions_say_in_words_what_they_keep(name):
     assert preset(name).__doc__
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"weights": 2, "activation_options": {"x": 4}},
+            r"activation_options=\{'x': 4\} cannot act, for activations are",
+        ),
+        ({"weights": 2, "activation_method": "pact"}, "activation_method='pact' cannot act, for activations are float"),
+        ({"weights": 2, "placement": "output"}, "placement='output' cannot act, for activations are float"),
+        ({"activations": 2, "weight_options": {"start": 1.0}}, "weight_options=.* cannot act, for weights are float"),
+        ({"activations": 2, "granularity": "channel"}, "granularity='channel' cannot act, for weights are float"),
+        ({"weights": 2, "granularity": "chanel"}, "takes one step per tensor or channel, got 'chanel'"),
+        ({"weights": 2, "weight_options": {"strat": 1}}, "no option 'strat': did you mean start"),
+        ({"weights": 2, "weight_options": "start"}, "weight_options='start': expected a mapping"),
+        ({"activations": 2, "activation_options": {"start": 0}}, "start=0: expected 'optimal' or"),
+        ({"activations": 2, "activation_options": ["signed"]}, "activation_options=.*: expected a mapping"),
+    ],
+)
+def test_settings_that_cannot_act_or_be_are_refused_where_they_are_given(given, words):
+    with pytest.raises(ValueError, match=words):
+        policy("uniq", **given)
+
+
+def test_a_name_is_a_word():
+    with pytest.raises(ValueError, match="unknown policy 3: known: "):
+        policy(3, weights=2)

@@ -8,10 +8,11 @@ from torch import nn
 
 from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import as_float, make_quantizer, quantize_
+from flatbit.quant.convert import as_float, quantize_
 from flatbit.quant.grid import CodeRange
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import Proof, QuantizationError, prove
+from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import TensorSpec
 from flatbit.quant.table import quantizers_of
@@ -290,7 +291,7 @@ def test_a_width_that_the_method_does_not_have_is_caught(net, images, quantized)
 def test_widths_that_are_learned_may_leave_where_they_started(small, images, quantized):
     quantized(small, "dq", 4, 4)
     quantizer = small[3].weight_quantizer
-    quantizer._set_("reach", quantizer.step.detach())  # one step: 2 bits
+    quantizer.set_state_("reach", quantizer.step.detach())  # one step: 2 bits
     assert prove(small, images).usage["3.weight_quantizer"].allowed == 3
 
 

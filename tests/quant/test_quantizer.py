@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flatbit.quant import quantizer as module
+from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.grid import midrise, midtread
 from flatbit.quant.quantizer import Quantizer
 from flatbit.quant.quantizers.dq import DqWeight
@@ -87,14 +88,14 @@ class Forgetful(Quantizer):
         self.add_state("origin", (3,), learned=False)
 
     def code_range(self, x):
-        return midrise(self._bits())
+        return midrise(self.whole_bits())
 
     def step_of(self, x, codes):
         return self.current("step").abs() + 0 * self.current("origin").sum()
 
     def observe_(self, x):
         for name in self.sets:
-            self._set_(name, x.detach().abs().max().expand(3) if name == "origin" else x.detach().abs().max())
+            self.set_state_(name, x.detach().abs().max().expand(3) if name == "origin" else x.detach().abs().max())
 
 
 def test_state_is_declared_once_and_is_nan_until_set():
@@ -104,7 +105,7 @@ def test_state_is_declared_once_and_is_nan_until_set():
     assert quantizer.step.isnan()
     assert quantizer.origin.isnan().all()
     assert quantizer.origin.shape == (3,)
-    quantizer.start_(torch.randn(8))
+    observe_at_each_(quantizer, torch.randn(8))
     assert quantizer(torch.randn(8)).isfinite().all()
 
 
@@ -112,7 +113,7 @@ def test_state_is_declared_once_and_is_nan_until_set():
 def test_a_quantizer_that_forgets_to_set_its_state_raises(forgotten):
     quantizer = Forgetful(2, SITE)
     quantizer.sets = tuple(name for name in Forgetful.sets if name != forgotten)
-    quantizer.start_(torch.randn(8))
+    observe_at_each_(quantizer, torch.randn(8))
     for call in (quantizer, quantizer.grid, quantizer.codes):
         with pytest.raises(RuntimeError, match="weight of layer 'stem': the 'forgetful' quantizer has no step yet"):
             call(torch.randn(8))
@@ -131,7 +132,7 @@ class ByHand(Quantizer):
         self.register_buffer("table", torch.arange(4))
 
     def code_range(self, x):
-        return midtread(self._bits())
+        return midtread(self.whole_bits())
 
     def step_of(self, x, codes):
         return self.spacing
@@ -144,7 +145,7 @@ def test_state_that_a_quantizer_registers_by_hand_is_judged_too():
     quantizer = ByHand(3, SITE)
     with pytest.raises(RuntimeError, match="no step yet"):
         quantizer(torch.randn(8))
-    quantizer.start_(torch.randn(8))
+    observe_at_each_(quantizer, torch.randn(8))
     assert quantizer(torch.randn(8)).isfinite().all()
     quantizer.reset_()
     assert quantizer.table.tolist() == [0, 1, 2, 3]
@@ -239,7 +240,7 @@ def test_works_in_inference_mode_where_tensors_count_no_versions():
         assert torch.equal(twin(x), quantizer(x))
         with pytest.raises(RuntimeError, match="no step yet"):
             fresh(x)
-        fresh.start_(x)
+        observe_at_each_(fresh, x)
         assert torch.equal(fresh(x), quantizer(x))
     with torch.no_grad():
         assert torch.equal(twin(x), quantizer(x))
@@ -277,7 +278,7 @@ def test_a_table_has_a_row_per_candidate():
     quantizer = UniqWeight(3, TABLED, "channel")
     assert quantizer.step.shape == (3, 4, 1)
     x = torch.randn(4, 8)
-    quantizer.start_(x)
+    observe_at_each_(quantizer, x)
     assert quantizer.stated_bits == 3
     for row, bits in enumerate((2, 3, 5)):
         alone = UniqWeight(bits, SITE, "channel")
@@ -311,7 +312,7 @@ def test_a_start_that_fails_leaves_the_width_as_it_was():
 
     quantizer = Refuses(3, Site(layer="act", candidates=(2, 3)))
     with pytest.raises(ValueError, match="too few"):
-        quantizer.start_(torch.tensor([-1.0, 1.0]))
+        observe_at_each_(quantizer, torch.tensor([-1.0, 1.0]))
     assert quantizer.stated_bits == 3
 
 

@@ -9,6 +9,7 @@ import flatbit as fb
 from flatbit.analysis.weights import weight_histograms
 from flatbit.quant.assignment import assign_bits_, assignment
 from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import quantize_, restore_
 from flatbit.quant.cost import cost
@@ -142,7 +143,7 @@ def test_calibrated_and_reassigned_from_what_is_computed(net, images, quantized,
     with folded(model.modules()):
         for _, layer in quantized_layers(model):
             alone = copy.deepcopy(layer.weight_quantizer)
-            alone.start_(layer.weight.detach())
+            observe_at_each_(alone, layer.weight.detach())
             assert torch.equal(alone.step, layer.weight_quantizer.step)
 
 

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from flatbit.quant.convert import quantize_
+from flatbit.quant.presets import policy
 from flatbit.quant.spec import LayerSpec
 from flatbit.quant.table import (
     BIAS,
@@ -143,6 +145,9 @@ class Twice(QDoubled):
     """Another class of the same."""
 
 
+SLOTS = (INPUT, Slot("weight", "weight"))
+
+
 def test_a_class_enters_once(monkeypatch):
     monkeypatch.setattr("flatbit.quant.table.TABLE", dict(TABLE))
     monkeypatch.setattr("flatbit.quant.table.FLOAT_CLASS", dict(FLOAT_CLASS))
@@ -163,3 +168,42 @@ def test_multiply_adds_are_of_all_that_a_call_computes():
     conv = nn.Conv2d(4, 6, 3, groups=2)
     assert TABLE[nn.Conv2d].macs(conv, torch.zeros(2, 4, 5, 5), torch.zeros(2, 6, 3, 3)) == 2 * 9 * 4 * 3 * 9
     assert TABLE[nn.ReLU].macs is None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Slot("weight", "wieght"), "slot 'weight': role='wieght': expected 'weight' or 'bias'"),
+        (lambda: Slot("my weight", "weight"), "slot 'my weight': expected the name of an attribute"),
+        (lambda: Slot(3, "weight"), "slot 3: expected the name of an attribute"),
+        (lambda: Slot("x", "input"), "slot 'x' of role 'input': input, output and bias are called so"),
+        (lambda: Slot("bias", "weight"), "slot 'bias' of role 'weight': input, output and bias are called so"),
+        (lambda: Row(QDoubled, "linear", SLOTS), "row of QDoubled: macs=None: a linear layer says how many"),
+        (lambda: Row(QDoubled, "convolution", SLOTS, 3), "macs=3: a convolution layer says how many"),
+        (lambda: Row(QDoubled, "conv", SLOTS, linear_macs), "kind='conv': expected 'convolution' or 'linear'"),
+        (lambda: Row(QDoubled, "linear", ("weight",), linear_macs), "expected a tuple, as"),
+        (lambda: Row(QDoubled, "linear", [INPUT], linear_macs), "expected a tuple, as"),
+        (lambda: Row(QDoubled, "linear", (), linear_macs), "expected one or more, each once"),
+        (lambda: Row(QDoubled, "linear", (INPUT, INPUT), linear_macs), "expected one or more, each once"),
+        (lambda: Row(QDoubled, "linear", (INPUT, BIAS), linear_macs), "expected a slot of role 'weight'"),
+        (lambda: Row(QDoubled, "activation", SLOTS), "what multiplies its input by a weight is 'linear' or"),
+        (lambda: Row(QDoubled, "normalization", (BIAS,), linear_macs), "is 'linear' or 'convolution'"),
+        (lambda: Row("QDoubled", "linear", SLOTS, linear_macs), "quantized='QDoubled': expected a class of modules"),
+        (lambda: add_layer(Doubled, QDoubled), "add_layer: expected a class and its Row"),
+        (lambda: add_layer(nn.Linear(1, 1), Row(QDoubled, "linear", SLOTS, linear_macs)), "a class and its Row"),
+        (lambda: add_layer(Doubled, Row(Doubled, "linear", SLOTS, linear_macs)), "expected a subclass of Doubled"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_in_words(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("slot", [Slot("wieght", "weight"), Slot("kernel", "weight")])
+def test_a_slot_that_the_layer_does_not_have_is_named_when_it_is_quantized(monkeypatch, slot):
+    monkeypatch.setattr("flatbit.quant.table.TABLE", dict(TABLE))
+    monkeypatch.setattr("flatbit.quant.table.FLOAT_CLASS", dict(FLOAT_CLASS))
+    add_layer(Doubled, Row(QDoubled, "linear", (INPUT, slot), linear_macs))
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=f"layer '1': by its row .* has a weight '{slot.name}', and it has"):
+            quantize_(nn.Sequential(nn.Linear(2, 2), Doubled(2, 2)), policy("lsq", weights=4), strict=strict)

@@ -23,7 +23,7 @@ def grid_of(levels, step=0.25):
 def own_grid(spec):
     """The grid that a spec's own quantizer has, at step 1."""
     quantizer = SqwaWeight(spec.bits, SITE, **spec.options)
-    quantizer._set_("step", torch.tensor(1.0))
+    quantizer.set_state_("step", torch.tensor(1.0))
     return quantizer.grid(torch.zeros(1))
 
 

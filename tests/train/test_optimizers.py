@@ -159,3 +159,16 @@ def test_all_others_are_bases(kind):
     base = getattr(torch.optim, kind)(model.parameters(), lr=0.1)
     torch.optim.lr_scheduler.StepLR(base, 1)  # which wraps the step
     fb.train.SharpnessAware(base, model, method="sam")
+
+
+def test_rows_of_candidates_that_are_not_in_use_stay(small, images):
+    fb.quantize_(small, fb.policy("saq", weights=2, activations=2), candidates=(2, 4))
+    fb.calibrate_(small, [images])
+    optimizer = make_optimizer(small, SGD(), lr=0.1, weight_decay=0.1)
+    clips = [small[3].weight_quantizer.clip, small[3].input_quantizer.clip]
+    before = [clip.detach().clone() for clip in clips]
+    small(images).square().sum().backward()
+    optimizer.step()
+    for clip, was in zip(clips, before, strict=True):
+        assert clip[1] == was[1]
+        assert clip[0] != was[0]

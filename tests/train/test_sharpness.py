@@ -69,7 +69,7 @@ def test_three_weights_by_hand(method):
     apply_specs_(nn.Sequential(layer), {"0": SAQ_2_BIT})
     w, a = torch.tensor([0.3, -0.5, 1.4], dtype=torch.float64), 0.9
     layer.weight.data.copy_(w[None])
-    layer.weight_quantizer._set_("clip", torch.tensor(a, dtype=torch.float64))
+    layer.weight_quantizer.set_state_("clip", torch.tensor(a, dtype=torch.float64))
     A = torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.0, -0.3], [0.1, -0.3, 3.0]], dtype=torch.float64)
     b = torch.tensor([0.4, -1.0, 0.2], dtype=torch.float64)
     optimizer = SharpnessAware(sgd(layer, lr=0.0), layer, method, rho=0.5)

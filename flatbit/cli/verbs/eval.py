@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ...engine.fit import TEST_BATCH
 from ...metrics.evaluation import evaluate
+from ...quant.table import quantizers_of
 from .. import COMMANDS
 from ..console import (
     AsBuilt,
@@ -68,7 +69,8 @@ def score(
     if metrics.miou is not None:
         scores = {"mIoU %": metrics.miou, "pixels right %": metrics.top1}
     table = Table(*scores, "loss", "images", "levels used / allowed (weights)", title=f"{model} on {loaded.name}")
-    levels = [counts for name, counts in metrics.proof.usage.items() if name.endswith("weight_quantizer")]
+    weights = {name for name, quantizer in quantizers_of(opened.network) if quantizer.site.role == "weight"}
+    levels = [counts for name, counts in metrics.proof.usage.items() if name in weights]
     used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"
     shown = [f"{score:.2f}" for score in scores.values()]
     table.add_row(*shown, f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)

@@ -36,14 +36,14 @@ class DorefaWeight(Quantizer):
     def transform(self, x: Tensor) -> Tensor:
         t = x.tanh()
         t = t / t.detach().abs().max().clamp_min(torch.finfo(x.dtype).tiny)
-        bits = self._bits()
+        bits = self.whole_bits()
         return torch.where(bits == 1, x, t) if isinstance(bits, Tensor) else x if bits == 1 else t
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return midrise(self._bits())
+        return midrise(self.whole_bits())
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        bits = self._bits()
+        bits = self.whole_bits()
         magnitude = mean_magnitude(x).clamp_min(SMALLEST_STEP)
         fixed = torch.ones_like(magnitude)
         top = (
@@ -71,7 +71,7 @@ class DorefaActivation(ActivationQuantizer):
         return unsigned(bits)  # never in use: observe_ refuses signed inputs
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        bits = self._bits()
+        bits = self.whole_bits()
         return torch.ones((), dtype=x.dtype, device=x.device) / ((1 << bits) - 1)
 
     def start(self, x: Tensor) -> Tensor:

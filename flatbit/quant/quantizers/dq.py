@@ -70,8 +70,8 @@ class DqWeight(Quantizer):
     def observe_(self, x: Tensor) -> None:
         highest = 2 ** (self.stated_bits - 1) - 1
         step = next_power_of_two(x.detach().abs().max() / highest)
-        self._set_("step", step)
-        self._set_("reach", step * highest)
+        self.set_state_("step", step)
+        self.set_state_("reach", step * highest)
 
     def bit_width(self) -> int:
         if not self.calibrated:
@@ -122,24 +122,24 @@ class DqActivation(ActivationQuantizer):
 
     def code_range(self, x: Tensor) -> CodeRange:
         highest = highest_code(self.current("step"), self.current("reach"), MOST_UNSIGNED)
-        return choose(self._signed(), self.signed_range(self._bits()), CodeRange(0.0, 0, highest))
+        return choose(self.is_signed(), self.signed_range(self.whole_bits()), CodeRange(0.0, 0, highest))
 
     def limit(self, x: Tensor) -> Tensor:
         limit = learned_range(self.current("step"), self.current("reach"), self._most())
-        return torch.clamp(x, -limit * self._signed(), limit)
+        return torch.clamp(x, -limit * self.is_signed(), limit)
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         return nearest_power_of_two(self.current("step"))
 
     def start(self, x: Tensor) -> Tensor:
-        self._set_("step", x.new_tensor(ACTIVATION_STEP))
+        self.set_state_("step", x.new_tensor(ACTIVATION_STEP))
         return x.new_tensor(ACTIVATION_STEP * self._highest(self.stated_bits))
 
     def bit_width(self) -> int:
         if not self.calibrated:
             return self.stated_bits
         highest = int(highest_code(self.current("step"), self.current("reach"), self._most()))
-        return math.ceil(math.log2(highest + 1)) + bool(self._signed())
+        return math.ceil(math.log2(highest + 1)) + bool(self.is_signed())
 
     def width(self) -> Tensor:
         return learned_width(self.current("step"), self.current("reach"), self._most()) + (self.signed > 0)
@@ -165,8 +165,8 @@ def respaced_(quantizer: Quantizer, highest: int) -> None:
     if quantizer.site.candidates or not quantizer.calibrated or quantizer.bit_width() == quantizer.stated_bits:
         return
     step = nearest_power_of_two(quantizer.current("reach") / highest)
-    quantizer._set_("step", step)
-    quantizer._set_("reach", step * highest)
+    quantizer.set_state_("step", step)
+    quantizer.set_state_("reach", step * highest)
 
 
 def nearest_power_of_two(step: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class FaqWeight(Quantizer):
         self.unit_steps = [self.halves * c / (2**b - 1) for b, c in enumerate(widths, start=2)]
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return midtread(self._bits())
+        return midtread(self.whole_bits())
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         row = (self.bits - 2).round().long()

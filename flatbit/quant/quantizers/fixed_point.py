@@ -36,12 +36,12 @@ class FixedPoint(Quantizer):
         self.exponent = exponent
 
     def code_range(self, x: Tensor) -> CodeRange:
-        highest = midtread(self._bits()).high
+        highest = midtread(self.whole_bits()).high
         highest = highest & ~(highest >> 24)  # b - 1 ones, of which float32 holds 24
         return CodeRange(0.0, -highest, highest)
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        exponent = -self._bits() // 2 if self.exponent is None else self.exponent
+        exponent = -self.whole_bits() // 2 if self.exponent is None else self.exponent
         if isinstance(exponent, Tensor):
             return torch.ldexp(x.new_ones(()), exponent)
         return x.new_tensor(math.ldexp(1.0, exponent))

@@ -32,7 +32,7 @@ class LsqWeight(LearnedStepWeight):
     refusal = ONE_BIT
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return twos_complement(self._bits())
+        return twos_complement(self.whole_bits())
 
     def unit_step(self, bits: int) -> float:
         return twos_complement(bits).high ** -0.5

@@ -31,7 +31,7 @@ class LsqPlusWeight(LearnedStepWeight):
     refusal = ONE_BIT
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return twos_complement(self._bits())
+        return twos_complement(self.whole_bits())
 
     def unit_step(self, bits: int) -> float:
         return 0.5 ** (bits - 1)
@@ -78,7 +78,7 @@ class LsqPlusActivation(Quantizer):
         self.gradient_scale = gradient_scale
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return unsigned(self._bits())
+        return unsigned(self.whole_bits())
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         step = self.current("step")
@@ -101,8 +101,8 @@ class LsqPlusActivation(Quantizer):
         step, shift = (high - low) / (2 ** self.bit_width() - 1), low
         if self.start_rule == "mse":
             step, shift = best_affine_grid(x.detach().float(), step, shift, 2 ** self.bit_width() - 1)
-        self._set_("step", step)
-        self._set_("shift", shift)
+        self.set_state_("step", step)
+        self.set_state_("shift", shift)
 
 
 def best_affine_grid(x: Tensor, step: Tensor, shift: Tensor, high: int) -> tuple[Tensor, Tensor]:

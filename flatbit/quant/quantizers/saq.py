@@ -55,14 +55,14 @@ class SaqWeight(Quantizer):
         return (x - x.detach().mean()) / spread(x).clamp_min(1e-12)
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return midrise(self._bits())
+        return midrise(self.whole_bits())
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         return learned_step(self.current("clip")) * (2 / _intervals(self))
 
     def observe_(self, x: Tensor) -> None:
         convolution = self.site.kind == "convolution"
-        self._set_("clip", x.new_tensor(FIRST_CLIP) if convolution else LINEAR_CLIP * x.detach().abs().max())
+        self.set_state_("clip", x.new_tensor(FIRST_CLIP) if convolution else LINEAR_CLIP * x.detach().abs().max())
 
 
 @final
@@ -95,7 +95,7 @@ class SaqActivation(ActivationQuantizer):
         return midrise(bits)
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        signed = self._signed()
+        signed = self.is_signed()
         return learned_step(self.current("clip")) * ((1 + signed) / _intervals(self))
 
     def start(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class SaqActivation(ActivationQuantizer):
 
 def _intervals(quantizer: Quantizer) -> Number:
     """s = 2^b - 1, the number of steps between the lowest and the highest level."""
-    return (1 << quantizer._bits()) - 1
+    return (1 << quantizer.whole_bits()) - 1
 
 
 def convention(weights: int, activations: int) -> Policy:

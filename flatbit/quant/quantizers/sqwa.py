@@ -58,7 +58,7 @@ class SqwaWeight(Quantizer):
         self.kind = one_of(site, "grid", grid, ("midtread", "midrise"))
 
     def code_range(self, x: Tensor) -> CodeRange:
-        bits = self._bits()
+        bits = self.whole_bits()
         if self.kind == "midrise":
             return midrise(bits)
         return choose(bits == 1, midrise(bits), midtread(bits))
@@ -70,7 +70,7 @@ class SqwaWeight(Quantizer):
         bits, codes = self.bit_width(), self.code_range(x)
         offset = float(codes.offset)
         unit = midrise_step(bits) if offset else midtread_step(bits)
-        self._set_("step", least_squares_step(x, unit * spread(x), offset, int(codes.high)))
+        self.set_state_("step", least_squares_step(x, unit * spread(x), offset, int(codes.high)))
 
 
 def least_squares_step(w: Tensor, start: Tensor, offset: float, high: int) -> Tensor:

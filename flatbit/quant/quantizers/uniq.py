@@ -56,7 +56,7 @@ class UniqWeight(LearnedStepWeight):
         self.start_rule: Start = one_of_or_positive(site, "start", start, (*DENSITIES, "lsq"))
 
     def code_range(self, x: Tensor) -> CodeRange:
-        return midrise(self._bits())
+        return midrise(self.whole_bits())
 
     def unit_step(self, bits: int) -> float:
         return midrise_step(bits, DENSITIES.get(self.start_rule, "gaussian"))

@@ -18,6 +18,31 @@ def net(hidden=4):
 """
 
 
+KERNEL = """
+import torch
+from torch import nn
+from flatbit.quant.layers import apply_slot
+from flatbit.quant.table import INPUT, Row, Slot, add_layer, linear_macs
+
+class Kernel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.in_features, self.kernel = 64, nn.Parameter(torch.randn(10, 64))
+
+    def forward(self, x):
+        return x @ self.kernel.T
+
+class QKernel(Kernel):
+    def forward(self, x):
+        return apply_slot(self, "input", x) @ apply_slot(self, "kernel", self.kernel).T
+
+add_layer(Kernel, Row(QKernel, "linear", (INPUT, Slot("kernel", "weight")), linear_macs))
+
+def net():
+    return nn.Sequential(nn.Flatten(), Kernel())
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     name = "uniq-preresnet8-digits"
@@ -204,3 +229,14 @@ def test_segmentation_is_shown_by_miou(flatbit, own, tmp_path):
     result = flatbit("eval", tmp_path / "m.safetensors", "--data", f"{module}:scenes")
     assert "mIoU %" in result.out
     assert "pixels right %" in result.out
+
+
+def test_levels_of_weights_by_any_name(flatbit, own):
+    module = own(KERNEL)
+    model = fb.models.build(f"{module}:net")
+    fb.quantize_(model, fb.policy("lsq", weights=4, activations=4).override("1", weights=2))
+    fb.calibrate_(model, load_digits().train_batches(64, seed=0), 2)
+    fb.save(model, "kernel.safetensors")
+    said = flatbit("eval", f"{module}:net", "--checkpoint", "kernel.safetensors", "--data", "digits").out
+    assert "4/4" in said
+    assert "float" not in said.splitlines()[4]

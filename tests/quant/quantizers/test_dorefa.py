@@ -41,7 +41,7 @@ def test_nothing_to_calibrate(site):
     for quantizer in (DorefaWeight(4, site()), DorefaActivation(4, site("input"))):
         quantizer.observe_(torch.rand(5))
         assert quantizer.calibrated
-        assert quantizer._state() == []
+        assert quantizer.state() == []
     assert float(DorefaActivation(4, site("input")).start(torch.rand(5))) == 0  # no batch asks for a range
 
 

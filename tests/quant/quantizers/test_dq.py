@@ -8,8 +8,8 @@ from flatbit.quant.quantizers.dq import DqActivation, DqWeight
 
 def with_range(quantizer, step, reach):
     quantizer = quantizer.double()
-    quantizer._set_("step", torch.tensor(step, dtype=torch.float64))
-    quantizer._set_("reach", torch.tensor(reach, dtype=torch.float64))
+    quantizer.set_state_("step", torch.tensor(step, dtype=torch.float64))
+    quantizer.set_state_("reach", torch.tensor(reach, dtype=torch.float64))
     return quantizer
 
 

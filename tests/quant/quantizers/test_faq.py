@@ -72,7 +72,7 @@ def test_weight_gradient_is_unmasked(site, gradients, x64, g64):
 
 def test_ties_go_to_the_even_code(site):
     quantizer = FaqActivation(4, site("input"))
-    quantizer._set_("step", torch.tensor(1.0))
+    quantizer.set_state_("step", torch.tensor(1.0))
     assert quantizer(torch.tensor([0.5, 1.5, 2.5, 14.5, 99.0, -3.0])).tolist() == [0, 2, 2, 14, 15, 0]
 
 
@@ -118,7 +118,7 @@ def test_signed_activation_range_spans_both_sides(site):
 
 def test_activation_gradient_is_masked_and_the_step_fixed(site, gradients, x64, g64):
     quantizer = FaqActivation(2, site("input")).double()
-    quantizer._set_("step", torch.tensor(0.5, dtype=torch.float64))
+    quantizer.set_state_("step", torch.tensor(0.5, dtype=torch.float64))
     found = gradients(quantizer, x64, g64)
     assert torch.equal(found["x"], g64 * ((x64 > 0) & (x64 < 1.5)))
     assert set(found) == {"x"}

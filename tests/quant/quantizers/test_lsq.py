@@ -6,7 +6,7 @@ from flatbit.quant.quantizers.lsq import LsqActivation, LsqWeight
 
 def with_step(quantizer, value):
     quantizer = quantizer.double()
-    quantizer._set_("step", torch.tensor(value, dtype=torch.float64))
+    quantizer.set_state_("step", torch.tensor(value, dtype=torch.float64))
     return quantizer
 
 

@@ -6,8 +6,8 @@ from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation, LsqPlusWeight, 
 
 def with_range(bits, site, step, shift, **options):
     quantizer = LsqPlusActivation(bits, site("input"), **options).double()
-    quantizer._set_("step", torch.tensor(step, dtype=torch.float64))
-    quantizer._set_("shift", torch.tensor(shift, dtype=torch.float64))
+    quantizer.set_state_("step", torch.tensor(step, dtype=torch.float64))
+    quantizer.set_state_("shift", torch.tensor(shift, dtype=torch.float64))
     return quantizer
 
 

@@ -6,7 +6,7 @@ from flatbit.quant.quantizers.pact import PactActivation
 
 def with_clip(bits, site, clip, **options):
     quantizer = PactActivation(bits, site("input"), **options).double()
-    quantizer._set_("clip", torch.tensor(clip, dtype=torch.float64))
+    quantizer.set_state_("clip", torch.tensor(clip, dtype=torch.float64))
     return quantizer
 
 

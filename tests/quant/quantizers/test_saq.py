@@ -9,7 +9,7 @@ deviations = pytest.mark.parametrize("deviation", [0.02, 1.0, 7.0])
 
 def with_clip(quantizer, value):
     quantizer = quantizer.double()
-    quantizer._set_("clip", torch.tensor(value, dtype=torch.float64))
+    quantizer.set_state_("clip", torch.tensor(value, dtype=torch.float64))
     return quantizer
 
 

@@ -94,14 +94,14 @@ def test_one_bit_is_the_mean_magnitude_of_a_few_weights_too(w, site):
 
 def test_halves_go_away_from_zero(site):
     quantizer = SqwaWeight(3, site())
-    quantizer._set_("step", torch.tensor(1.0))
+    quantizer.set_state_("step", torch.tensor(1.0))
     w = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 9.0, 0.0])
     assert quantizer(w).tolist() == [-3, -2, -1, 1, 2, 3, 3, 0]
 
 
 def test_gradient_passes_unchanged_even_outside(site, gradients, x64, g64):
     quantizer = SqwaWeight(2, site()).double()
-    quantizer._set_("step", torch.tensor(0.1, dtype=torch.float64))
+    quantizer.set_state_("step", torch.tensor(0.1, dtype=torch.float64))
     found = gradients(quantizer, x64 * 100, g64)
     assert torch.equal(found["x"], g64)
     assert set(found) == {"x"}  # the step is no parameter
@@ -119,7 +119,7 @@ def test_four_level_variant_of_hol(site):
 
 def test_average_of_captures_on_one_grid_lies_on_a_finer_grid(site):
     quantizer = SqwaWeight(2, site())
-    quantizer._set_("step", torch.tensor(0.3))
+    quantizer.set_state_("step", torch.tensor(0.3))
     average = torch.stack([quantizer(torch.randn(50)) for _ in range(7)]).mean(0)
     codes = average / (0.3 / 7)
     assert torch.allclose(codes, codes.round(), atol=1e-4)

@@ -10,7 +10,7 @@ bits_1_to_8 = pytest.mark.parametrize("bits", range(1, 9))
 
 def with_step(quantizer, value):
     quantizer = quantizer.double()
-    quantizer._set_("step", torch.tensor(value, dtype=torch.float64).expand(quantizer.step.shape))
+    quantizer.set_state_("step", torch.tensor(value, dtype=torch.float64).expand(quantizer.step.shape))
     return quantizer
 
 
@@ -99,7 +99,7 @@ def test_start_beats_its_neighbours_on_gaussian_weights(bits, site):
     start = float(quantizer.step.detach())
     errors = []
     for factor in (0.93, 1.0, 1.07):
-        quantizer._set_("step", torch.tensor(start * factor))
+        quantizer.set_state_("step", torch.tensor(start * factor))
         errors.append(float((quantizer(w) - w).square().mean().detach()))
     assert errors[1] == min(errors)
 
@@ -142,7 +142,7 @@ def test_other_starts_of_table_5(start, bits, expected, site):
 def test_saq_weights_are_uniq_weights_with_step_two_clips_over_levels(bits, site, gradients, x64, g64):
     clip = 0.8
     saq = SaqWeight(bits, site(kind="linear")).double()
-    saq._set_("clip", torch.tensor(clip, dtype=torch.float64))
+    saq.set_state_("clip", torch.tensor(clip, dtype=torch.float64))
     uniq = with_step(UniqWeight(bits, site(), gradient_scale=False), 2 * clip / (2**bits - 1))
     assert torch.allclose(saq(x64), uniq(x64), rtol=0, atol=1e-15)
     by_clip, by_step = gradients(saq, x64, g64), gradients(uniq, x64, g64)
