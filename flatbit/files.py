@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from . import models, plain
 from .quant.convert import apply_specs_, check_plain
-from .quant.policy import ROLES, check_bits
+from .quant.policy import ROLES
 from .quant.reparametrized import folded, refuse_reparametrized
+from .quant.settings import check_bits
 from .quant.spec import LayerSpec
 from .quant.table import is_quantized, quantized_layers, quantizers_of, row_of
 from .tensor_file import distinct, entry, read_description, read_tensors, write_tensors

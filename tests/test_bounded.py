@@ -83,7 +83,7 @@ def test_nothing_is_fetched_ahead():
         (Refusing(), None),
         (TooMany(), None),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_length_is_known_where_it_is_stated(items, length):
     assert length_of(items) == length

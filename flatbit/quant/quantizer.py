@@ -2,8 +2,7 @@
 
 A method is a subclass that says five things: its codes at a bit-width (``code_range``), its step
 (``step_of``), the state that calibration sets (``add_state``), how it starts from data (``observe_``),
-and the surrogate gradient (``surrogate``). Everything else, from the fused kernel to packing, follows
-from these.
+and the surrogate gradient (``surrogate``). All else, from fused kernel to packing, follows from these.
 """
 
 from __future__ import annotations
