@@ -7,7 +7,9 @@ from flatbit.data.pairs import input_of, pair_of
 X, Y = torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.long)
 
 
-@pytest.mark.parametrize("batch", [(X, Y), [X, Y], (X, Y[:, None]), (X[:0], Y[:0])], ids=str)
+@pytest.mark.parametrize(
+    "batch", [(X, Y), [X, Y], (X, Y[:, None]), (X[:0], Y[:0])], ids=lambda value: type(value).__name__
+)
 def test_a_pair_is_given_back(batch):
     x, y = pair_of(batch, "batch 0")
     assert (x is batch[0], y is batch[1]) == (True, True)
@@ -27,14 +29,14 @@ def test_a_pair_is_given_back(batch):
         ((X[0], Y[0]), r"x of shape \(3, 4, 4\) and y of shape \(\), .* a single sample is x\[None\], y\[None\]"),
         ((X.sum(), Y.sum()), "expected a batch"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_anything_else_is_named(batch, message):
     with pytest.raises(ValueError, match=message):
         pair_of(batch, "batch 0")
 
 
-@pytest.mark.parametrize("batch", [X, (X,), [X, Y], (X, Y, "more")], ids=str)
+@pytest.mark.parametrize("batch", [X, (X,), [X, Y], (X, Y, "more")], ids=lambda value: type(value).__name__)
 def test_inputs_come_alone_or_first(batch):
     assert input_of(batch, "somebody") is X
 
@@ -42,7 +44,7 @@ def test_inputs_come_alone_or_first(batch):
 @pytest.mark.parametrize(
     ("batch", "kind"),
     [({"x": X}, "dict"), (None, "NoneType"), ((), "tuple of 0"), ((X.numpy(), Y), "ndarray")],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_inputs_that_are_no_tensor_are_named(batch, kind):
     with pytest.raises(ValueError, match=rf"somebody expects batches of tensors \(x, \.\.\.\) or x, got {kind}"):

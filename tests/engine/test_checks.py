@@ -274,7 +274,7 @@ class Asks(LossTerm):
         return (self.teacher,)
 
 
-LOSSES.add("asks of the checks", Asks)
+LOSSES.add("asks_of_the_checks", Asks)
 
 
 def test_only_a_term_that_mimics_its_teacher_wants_the_same_shape(tmp_path):
