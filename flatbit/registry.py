@@ -7,7 +7,6 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,21 +16,23 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 PLUGIN_HINT = "(what a file of yours registers is known once it is imported: --plugin FILE on the command line)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are closest to ``name``, or list them all, for an error's last words.
-
-    Closest are those that it is a part of between dots, then those that are a part of it.
-    """
-    known, name = sorted(known), str(name)
-    dotted = {other: f".{other}.".lower() for other in known}
-    within = [other for other in known if dotted[other] in f".{name}.".lower() or f".{name}.".lower() in dotted[other]]
-    within.sort(key=lambda other: (f".{name}.".lower() not in dotted[other], abs(len(other) - len(name))))
-    close = list(dict.fromkeys([*within, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]))[:3]
+    """Say which known names are closest to ``name``, or list them all, for an error's last words."""
+    known = sorted(known)
+    scores = {other: _closeness(str(name), other) for other in known}
+    ranked = sorted(known, key=lambda other: (scores[other], other), reverse=True)
+    close = [other for other in ranked if scores[other][0] >= 0.5][:3]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def _closeness(name: str, other: str) -> tuple[float, float]:
+    """How alike two names are, 0 to 1; a name that is a part of another between dots (``fc.weight``) is close to it."""
+    ratio = difflib.SequenceMatcher(None, other, name).ratio()
+    dotted = [f".{word}.".lower() for word in (name, other)]
+    return max(ratio, 0.75 * (dotted[0] in dotted[1] or dotted[1] in dotted[0])), ratio
 
 
 class Registry(Generic[T]):
@@ -53,10 +54,8 @@ class Registry(Generic[T]):
     def add(self, name: str, thing: T) -> T:
         """Register ``thing`` under ``name``; what is defined in the same place anew, as in a notebook, replaces it.
 
-        Raises ValueError if the name is taken, or is no plain word.
+        Raises ValueError if the name is taken.
         """
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ValueError(f"{self.kind} {name!r}: expected a name of letters, digits, - and _, a letter first")
         taken = name in self._objects and name not in self._unfinished
         if taken and not _same_place(self._objects[name], thing):
             raise ValueError(f"{self.kind} {name!r} is registered twice: rename one of the two")

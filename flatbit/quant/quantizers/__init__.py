@@ -12,6 +12,7 @@ A method without one has first and last layers of 8 bits, or of the most that it
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -42,11 +43,16 @@ class Method:
     public: bool = True
 
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
 class Methods(Registry[Method]):
     """Methods by name, whose quantizers are whole and say the same name."""
 
     def add(self, name: str, thing: Method) -> Method:
         """Register a method. Raises ValueError as ``Registry``, and for what is no method of such quantizers."""
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"quantization method {name!r}: expected letters, digits, - and _, a letter first")
         if not isinstance(thing, Method):
             raise ValueError(
                 f"quantization method {name!r}: expected a Method(weights=..., activations=...), got {thing!r}"

@@ -57,3 +57,9 @@ def test_ours_are_whole():
     for name in METHODS.names():
         methods.add(name, METHODS.get(name))
     assert methods.get("lsq") == Method(weights=LsqWeight, activations=LsqActivation, paper=methods.get("lsq").paper)
+
+
+@pytest.mark.parametrize("name", ["", "my method", "a:b", "a.b", "2bit", "--x", 3, None])
+def test_a_name_is_a_plain_word(methods, name):
+    with pytest.raises(ValueError, match="expected letters, digits, - and _, a letter first"):
+        methods.add(name, Method(weights=made(method=name), paper=""))
