@@ -133,6 +133,7 @@ class Form:
 
     @property
     def _expected(self) -> str:
+        """What a sample may be, in words."""
         return " or ".join(KINDS[axes] for axes in self.axes)
 
     def _neither(self, x: Tensor, y: Tensor, where: str, what: str) -> ValueError:

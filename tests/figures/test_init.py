@@ -28,8 +28,9 @@ def test_two_functions_make_an_analysis():
 def test_a_name_is_registered_once():
     registry = Analyses("analysis", "nowhere")
     registry.add("mine", compute, draw)
+    registry.add("mine", compute, draw)  # anew, as in a notebook
     with pytest.raises(ValueError, match="analysis 'mine' is registered twice: rename"):
-        registry.add("mine", compute, draw)
+        registry.add("mine", draw, compute)
 
 
 def test_an_unknown_name_suggests_the_nearest():

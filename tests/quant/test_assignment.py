@@ -161,7 +161,7 @@ def test_pairs_may_come_from_json(small, images, quantized):
             assign_bits_(small, {"3": wrong})
 
 
-@pytest.mark.parametrize("pair", [2, [2, 2], (2,), (2, 2, 2)])
+@pytest.mark.parametrize("pair", [2, [2], (2,), (2, 2, 2)])
 def test_what_is_no_pair_changes_nothing(small, quantized, pair):
     quantized(small)
     before = state(small)
