@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from ..registry import nearest
+from ..registry import Registry, nearest
 from ..wrappers import named_modules
 from .settings import Settings, check_changes, check_quantizers
 from .spec import FLOAT_BITS, LayerSpec
@@ -144,6 +144,10 @@ class Policy:
 def nameable(model: nn.Module) -> dict[str, nn.Module]:
     """What a rule can say something of, by name: modules of the table, and those with products unknown to it."""
     return {name: module for name, module in named_modules(model) if row_of(module) or has_unknown_products(module)}
+
+
+POLICIES: Registry[Callable[[int, int], Policy]] = Registry("policy", "flatbit.quant.quantizers")
+"""The papers' conventions, from bits of weights and activations; each in the file of its method."""
 
 
 def roles_of(model: nn.Module, first: str | None = None, last: str | None = None) -> dict[str, str]:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from ..registry import PLUGIN_HINT, nearest
 from .first_last import at_bits
-from .policy import KEPT_IDENTITIES, Policy, Rule, base_policy
+from .policy import KEPT_IDENTITIES, POLICIES, Policy, Rule, base_policy
 from .quantizer import Quantizer
-from .quantizers import METHODS, POLICIES
+from .quantizers import METHODS
 from .settings import METHOD_SETTINGS, Settings, check_bits, check_changes, check_quantizers
 from .spec import FLOAT_BITS
 

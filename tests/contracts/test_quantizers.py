@@ -16,9 +16,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from flatbit.quant import quantizers as folder
 from flatbit.quant.convert import apply_specs_
+from flatbit.quant.policy import POLICIES
 from flatbit.quant.presets import policy
 from flatbit.quant.quantizer import Quantizer
-from flatbit.quant.quantizers import METHODS, POLICIES
+from flatbit.quant.quantizers import METHODS
 from flatbit.quant.rounding import fake_quantize_reference
 from flatbit.quant.spec import LayerSpec, TensorSpec
 

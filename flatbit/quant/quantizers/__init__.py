@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from ...registry import Registry, nearest
 from ..quantizer import Quantizer
 from ..rounding import Surrogate, Ties
 from ..site import Site
 from ..spec import TensorSpec
-
-if TYPE_CHECKING:
-    from ..policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +78,6 @@ def _lacks(made: Any, name: str) -> str:
 
 
 METHODS: Methods = Methods("quantization method", __name__)
-POLICIES: Registry[Callable[[int, int], Policy]] = Registry("policy", __name__)
 """Conventions: from bits of weights and activations to a policy. The docstring says what is kept where."""
 
 

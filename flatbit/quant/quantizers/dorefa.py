@@ -14,11 +14,11 @@ from torch import Tensor
 from ..activation import ActivationQuantizer
 from ..first_last import in_float
 from ..grid import CodeRange, midrise, unsigned
-from ..policy import Policy, base_policy
+from ..policy import POLICIES, Policy, base_policy
 from ..quantizer import Quantizer
 from ..rounding import SMALLEST_STEP, Number
 from ..statistics import mean_magnitude
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 
 @final

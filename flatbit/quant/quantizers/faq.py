@@ -16,13 +16,13 @@ from ..activation import ActivationQuantizer
 from ..first_last import at_8_bits
 from ..grid import CodeRange, midtread
 from ..optimal_step import power_of_two_width
-from ..policy import Policy, base_policy
+from ..policy import POLICIES, Policy, base_policy
 from ..quantizer import Quantizer
 from ..rounding import Number
 from ..site import Site
 from ..spec import TensorSpec
 from ..statistics import percentile, spread
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 PAPER_WIDTHS = {4: 4.12}
 ONE_BIT = "the symmetric grid has the single level 0"

@@ -6,9 +6,8 @@ Boo, Shin, Choi, Sung: Quantized neural networks: characterization and holistic 
 from __future__ import annotations
 
 from ..first_last import in_float
-from ..policy import Policy, Rule, base_policy
+from ..policy import POLICIES, Policy, Rule, base_policy
 from ..spec import FLOAT_BITS
-from . import POLICIES
 
 RESIDUAL = Rule("*.residual", {"placement": "output"}, optional=True)
 

@@ -14,11 +14,11 @@ from ..activation import ActivationQuantizer
 from ..first_last import in_float
 from ..grid import CodeRange, midtread
 from ..options import one_of_or_positive
-from ..policy import Policy, base_policy
+from ..policy import POLICIES, Policy, base_policy
 from ..rounding import Number, learned_step
 from ..site import Site
 from ..statistics import percentile
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 PERCENT = 99.9
 

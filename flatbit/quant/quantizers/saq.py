@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ..activation import ActivationQuantizer
 from ..first_last import at_8_bits
 from ..grid import CodeRange, midrise
-from ..policy import Policy, Rule, base_policy
+from ..policy import POLICIES, Policy, Rule, base_policy
 from ..quantizer import Quantizer
 from ..rounding import Number, learned_step
 from ..site import Site
 from ..spec import FLOAT_BITS
 from ..statistics import spread
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 FIRST_CLIP = 1.0
 LINEAR_CLIP = 0.8  # of the largest magnitude, for fully connected layers (authors' code)

@@ -17,12 +17,12 @@ from ..first_last import in_float
 from ..grid import CodeRange, choose, midrise, midtread
 from ..optimal_step import midrise_step, midtread_step
 from ..options import one_of
-from ..policy import Policy, base_policy
+from ..policy import POLICIES, Policy, base_policy
 from ..quantizer import Quantizer
 from ..rounding import SMALLEST_STEP
 from ..site import Site
 from ..statistics import spread
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 STARTS = 40  # of the search for the step, at once
 

@@ -15,11 +15,11 @@ from ..grid import CodeRange, midrise
 from ..learned import LearnedStepActivation, LearnedStepWeight
 from ..optimal_step import Density, midrise_step, unsigned_step
 from ..options import one_of_or_positive
-from ..policy import Policy, Rule, base_policy
+from ..policy import POLICIES, Policy, Rule, base_policy
 from ..rounding import Number
 from ..site import Site
 from ..statistics import mean_magnitude, spread
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 Start = float | Literal["optimal", "laplace", "lsq"]
 DENSITIES: dict[Any, Density] = {"optimal": "gaussian", "laplace": "laplace"}

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..first_last import in_float
 from ..grid import CodeRange, midrise
-from ..policy import Policy, base_policy
+from ..policy import POLICIES, Policy, base_policy
 from ..quantizer import Quantizer
 from ..rounding import SMALLEST_STEP, straight_through
 from ..site import Site
 from ..statistics import mean_magnitude
-from . import METHODS, POLICIES, Method
+from . import METHODS, Method
 
 
 @final

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from flatbit import models
+from flatbit.quant.policy import POLICIES
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import prove
-from flatbit.quant.quantizers import METHODS, POLICIES
+from flatbit.quant.quantizers import METHODS
 from flatbit.quant.quantizers import hol as file
 from flatbit.quant.quantizers.pact import PactActivation
 from flatbit.quant.quantizers.sqwa import SqwaWeight
