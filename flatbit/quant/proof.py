@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
+from .outside_calls import OutsideCalls
 from .producers import must_read_outputs, reads_watched, unquantized_words
 from .products import ADDENDS, ELEMENTWISE
 from .provenance import Provenance
@@ -105,18 +106,23 @@ def _prove(model: nn.Module, x: Tensor) -> Proof:
         floats.provenance.depend(output)
 
     hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
-    order = RunOrder(model, x)
+    order, outside = RunOrder(model, x), OutsideCalls(model)
     reads, floats = _Reads(model), _NoFloatWeight(model, x)
     try:
         with reads_watched(model, reads.note), floats:
             model(x)
     finally:
-        for hook in (*hooks, *order.hooks):
+        for hook in (*hooks, *order.hooks, *outside.hooks):
             hook.remove()
     if reads.too_wide:
         raise QuantizationError("; ".join(reads.too_wide))
     if reads.unquantized:
         raise QuantizationError(unquantized_words(model, reads.unquantized))
+    if unread := outside.unread():
+        raise QuantizationError(
+            f"the quantized weights of {', '.join(map(repr, unread))} are used outside of their layers' calls, and "
+            "nothing shows that what they multiply is quantized: call the layers"
+        )
     if wrong := order.wrong_end():
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
