@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ def load_state_(model: nn.Module, state: Mapping[str, Any]) -> None:
     """
     plain = unwrapped(model)
     keys = {plain_name(plain, key): key for key in plain.state_dict()}
-    plain.load_state_dict({keys.get(name, name): value for name, value in state.items()})
+    named = OrderedDict((keys.get(name, name), value) for name, value in state.items())
+    named._metadata = plain.state_dict()._metadata  # type: ignore[attr-defined]  # versions, which files do not hold
+    plain.load_state_dict(named)
 
 
 def spelling(names: Iterable[str], wanted: Iterable[str]) -> Callable[[str], str]:

@@ -113,3 +113,17 @@ def test_two_names_that_become_one_are_refused():
     with pytest.raises(ValueError, match=r"two tensors are 'a' without what wrappers add: 'module\.a' is one"):
         respelled(tensors, lambda name: name.removeprefix("module."), ["a"])
     assert list(respelled({"n_averaged": torch.zeros(1), "a": torch.zeros(1)}, str, ["a"])) == ["a"]
+
+
+class Versioned(nn.Linear):
+    """Mends old states by their version, which it must be told (torchvision's MNASNet)."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *args):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+def test_modules_are_told_their_version():
+    load_state_(nn.Sequential(Versioned(2, 2)), state_of(nn.Sequential(Versioned(2, 2))))

@@ -85,10 +85,12 @@ def _calls(model: nn.Module) -> Counter[str] | None:
 
 def _split_names_(model: nn.Module) -> dict[str, int]:
     """Copy a module that is registered under several names for each of them; how many there were, by the first."""
-    names: dict[nn.Module, list[str]] = {}
+    names: dict[nn.Module, dict[tuple[int, str], str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    shared = {places[0]: places for module, places in names.items() if len(places) > 1 and _is_stateless(module)}
+        parent, _, key = name.rpartition(".")
+        names.setdefault(module, {}).setdefault((id(model.get_submodule(parent)), key), name)
+    found = {module: [*places.values()] for module, places in names.items()}
+    shared = {places[0]: places for module, places in found.items() if len(places) > 1 and _is_stateless(module)}
     for first, *others in shared.values():
         for name in others:
             model.set_submodule(name, copy.deepcopy(model.get_submodule(first)))

@@ -168,7 +168,7 @@ def _shared_words(calls: Mapping[Quantizer, int]) -> str:
     listed = ", ".join(f"{quantizer.site.layer!r} ({n} times)" for quantizer, n in calls.items())
     return (
         f"activations that run several times in a forward have one step for all: {listed}. "
-        "flatbit.split_shared_(model) before quantize_ gives each call its own"
+        "flatbit.split_shared_(model) before quantize_ gives each call its own, but where a module has parameters"
     )
 
 

@@ -90,7 +90,7 @@ def _makes(node: fx.Node, model: nn.Module, specs: Mapping[str, LayerSpec], made
 
 def _read(node: fx.Node, made: Mapping[fx.Node, Made]) -> Made:
     """What made the values of all tensors that a call reads first."""
-    first = next(iter((*node.args, *node.kwargs.values())), None)
+    first = node.args[0] if node.args else node.kwargs.get("input", next(iter(node.kwargs.values()), None))
     read = [made[x] for x in (first if isinstance(first, list | tuple) else [first]) if isinstance(x, fx.Node)]
     known = [names for names in read if names is not None]
     return tuple(dict.fromkeys(chain(*known))) if known and len(known) == len(read) else None

@@ -69,7 +69,7 @@ def reads_watched(model: nn.Module, note: Callable[[str, Tensor, Sources | None]
 
     def reads(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = next(iter((*args, *kwargs.values())))
+            x = args[0] if args else kwargs.get("input", next(iter(kwargs.values())))
             note(name, x, tracking.of(x))
 
         return hook

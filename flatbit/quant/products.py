@@ -167,7 +167,7 @@ class _Watch(TorchDispatchMode):
             row = row_of(module)
             assert row is not None
             assert row.macs is not None
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = args[0] if args else kwargs.get("input", next(iter(kwargs.values())))
             self.found.macs[name] += row.macs(module, x, output) * _copies(output)
             self.provenance.depend(_physical(output))
 

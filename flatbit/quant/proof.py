@@ -8,8 +8,9 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
+from .outside_calls import OutsideCalls
 from .producers import must_read_outputs, reads_watched, unquantized_words
+from .products import ADDENDS, ELEMENTWISE
+from .provenance import Provenance
 from .quantizer import Quantizer
 from .reparametrized import folded
 from .run_order import RunOrder
@@ -26,7 +30,8 @@ from .spec import TensorSpec
 from .table import Slot, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
 from .tracking import Sources
 
-PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "attention", "transformer")
+PRODUCTS = ("convolution", "mm", "mv", "dot", "linear", "attention", "transformer", "rnn", "cdist")
+"""What the names of operations that multiply matrices contain."""
 
 
 class QuantizationError(RuntimeError):
@@ -98,20 +103,26 @@ def _prove(model: nn.Module, x: Tensor) -> Proof:
     def check(quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(quantizer, Quantizer)
         levels[names[quantizer]] = _usage(quantizer, args[0], output)
+        floats.provenance.depend(output)
 
     hooks = [quantizer.register_forward_hook(check) for quantizer in watched.values()]
-    order = RunOrder(model, x)
-    reads = _Reads(model)
+    order, outside = RunOrder(model, x), OutsideCalls(model)
+    reads, floats = _Reads(model), _NoFloatWeight(model, x)
     try:
-        with reads_watched(model, reads.note), _NoFloatWeight(model):
+        with reads_watched(model, reads.note), floats:
             model(x)
     finally:
-        for hook in (*hooks, *order.hooks):
+        for hook in (*hooks, *order.hooks, *outside.hooks):
             hook.remove()
     if reads.too_wide:
         raise QuantizationError("; ".join(reads.too_wide))
     if reads.unquantized:
         raise QuantizationError(unquantized_words(model, reads.unquantized))
+    if unread := outside.unread():
+        raise QuantizationError(
+            f"the quantized weights of {', '.join(map(repr, unread))} are used outside of their layers' calls, and "
+            "nothing shows that what they multiply is quantized: call the layers"
+        )
     if wrong := order.wrong_end():
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
@@ -222,9 +233,13 @@ class _Span:
 
 
 class _NoFloatWeight(TorchDispatchMode):
-    """Raise where a product reads the memory of a float weight that should have been quantized."""
+    """Raise where a product reads a float weight that should have been quantized, or what was made of one.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        provenance: to be told what the quantizers return: it is made of weights, and is quantized.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
         super().__init__()
         self.latent = [
             (_Span.of(weight), slot.name, name)
@@ -232,16 +247,41 @@ class _NoFloatWeight(TorchDispatchMode):
             for slot, _, weight in quantized_tensors(layer, "weight")
         ]
         self.storages = {span.storage for span, *_ in self.latent}
+        self.provenance = Provenance(model, x)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(product in func.__name__ for product in PRODUCTS):
-            for arg in tree_leaves(args):
-                if not isinstance(arg, Tensor) or arg.untyped_storage().data_ptr() not in self.storages:
-                    continue
-                read = _Span.of(arg)
-                for tensor, name in ((tensor, name) for span, tensor, name in self.latent if span.meets(read)):
-                    raise QuantizationError(
-                        f"{tensor} of layer {name!r} entered {func.__name__} in float: something reads layer.{tensor} "
-                        "past its quantizer. Leave the layer float by policy, or make its caller call the layer"
-                    )
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__
+        product = any(part in name for part in PRODUCTS)
+        read = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Tensor)]
+        if product:
+            self._refuse(func.__name__, chain.from_iterable(map(self._held, read)))
+        if (product or name in ELEMENTWISE) and any(map(self.provenance.is_activation, read)):
+            factors = [arg for arg in tree_leaves(args[ADDENDS.get(name, 0) :]) if isinstance(arg, Tensor)]
+            self._refuse(func.__name__, chain.from_iterable(map(self._made_of, filter(_is_matrix, factors))))
+        output = func(*args, **kwargs)
+        self.provenance.follow(name, read, output, ())
+        return output
+
+    def _held(self, x: Tensor) -> list[tuple[str, str]]:
+        """The float weights whose memory a tensor is."""
+        if x.untyped_storage().data_ptr() not in self.storages:
+            return []
+        span = _Span.of(x)
+        return [(tensor, name) for latent, tensor, name in self.latent if latent.meets(span)]
+
+    def _made_of(self, x: Tensor) -> list[tuple[str, str]]:
+        """The float weights that a tensor is, or was computed from, and that no quantizer has made."""
+        shares = self.provenance.shares(x, ())
+        return [(tensor, name) for _, tensor, name in self.latent if name in shares]
+
+    def _refuse(self, operation: str, found: Iterable[tuple[str, str]]) -> None:
+        for tensor, name in found:
+            raise QuantizationError(
+                f"{tensor} of layer {name!r} entered {operation} in float: something reads layer.{tensor} "
+                "past its quantizer. Leave the layer float by policy, or make its caller call the layer"
+            )
+
+
+def _is_matrix(x: Tensor) -> bool:
+    return sum(n > 1 for n in x.shape) > 1

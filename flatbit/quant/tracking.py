@@ -23,14 +23,14 @@ KEEP_VALUES = frozenset(
     f"aten::{name}"
     for name in (
         "clone", "copy_", "_to_copy", "_unsafe_view", "cat", "stack", "index", "_unsafe_index", "index_select",
-        "gather", "take", "masked_select", "masked_fill", "masked_fill_", "where", "index_put", "index_put_", "scatter",
-        "slice_scatter", "select_scatter", "flip", "roll", "repeat", "im2col", "constant_pad_nd",
+        "gather", "take", "masked_select", "masked_fill", "masked_fill_", "where", "index_put", "index_put_",
+        "scatter", "slice_scatter", "select_scatter", "flip", "roll", "repeat", "im2col", "constant_pad_nd",
         "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
         "replication_pad3d", "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
-        "adaptive_max_pool3d", "max", "min", "amax", "amin", "maximum", "minimum", "relu", "relu_", "sort", "topk",
-        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-        "_upsample_nearest_exact2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-        "zero_",
+        "adaptive_max_pool3d", "max_unpool2d", "max_unpool3d", "max", "min", "amax", "amin", "maximum", "minimum",
+        "relu", "relu_", "sort", "topk", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+        "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "pixel_shuffle", "pixel_unshuffle",
+        "channel_shuffle", "native_channel_shuffle", "zero_", "fill_",
     )
 )  # fmt: skip
 MAKE_ROOM = frozenset(
@@ -65,7 +65,7 @@ class Tracking(TorchDispatchMode):
         shared = {_storage(x) for x in read}
         made = [x for x in _floats(result) if _storage(x) not in shared]
         given = _by_argument(func._schema, args, kwargs)
-        sources = self._after(func._schema.name, read, _numbers(given))
+        sources = None if _sums(given) else self._after(func._schema.name, read, _numbers(given))
         for x in (*made, *_written(given)):
             if sources is None:
                 self._sources.pop(_storage(x), None)
@@ -77,7 +77,8 @@ class Tracking(TorchDispatchMode):
         """Who made the values that an operation returns or writes; zeros beside them, as in padding, add nothing."""
         if operation in MAKE_ROOM:
             return Sources()
-        if operation not in KEEP_VALUES or any(numbers):
+        read = list(read)
+        if operation not in KEEP_VALUES or any(numbers) or not read:  # a cast of integers reads no levels
             return None
         found = [self.of(x) for x in read if x.ndim or x.item()]
         known = [sources for sources in found if sources is not None]
@@ -93,6 +94,11 @@ def _by_argument(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _numbers(given: list[tuple[Any, Any]]) -> Iterator[float]:
     """The numbers among an operation's values: not its sizes and axes."""
     return (value for argument, value in given if "number" in str(argument.type) and value is not None)
+
+
+def _sums(given: list[tuple[Any, Any]]) -> bool:
+    """Whether an operation adds what it moves to what is there (``accumulate=True``, ``reduce="add"``)."""
+    return any(bool(value) for argument, value in given if argument.name in ("accumulate", "reduce"))
 
 
 def _written(given: list[tuple[Any, Any]]) -> Iterator[Tensor]:

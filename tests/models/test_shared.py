@@ -151,3 +151,19 @@ def test_in_turn_wraps_around():
     for _ in range(4):
         calls(torch.ones(1))
     assert seen == [0, 1, 0, 1]
+
+
+class Aliased(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = self.alias = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_block_of_two_names_holds_its_activation_in_one_place():
+    model = Aliased()
+    before = model.body[1]
+    assert split_shared_(model) == {}
+    assert model.body[1] is before

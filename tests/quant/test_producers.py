@@ -9,8 +9,10 @@ from flatbit import models
 from flatbit.quant.assignment import assign_bits_, assignment
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
+from flatbit.quant.cost import cost
 from flatbit.quant.presets import policy
 from flatbit.quant.producers import note_producers_
+from flatbit.quant.proof import prove
 from flatbit.quant.spec import LayerSpec
 from flatbit.quant.table import quantized_layers
 from flatbit.train.averaging import requantize_
@@ -232,3 +234,21 @@ def test_a_model_quantized_anew_still_knows_what_its_layers_read(images, small, 
     assert small[3].spec.producers == ("2",)
     assign_bits_(small, {"3": (2, 5)})
     assert assignment(small)["3"] == (2, 5)
+
+
+def test_a_layer_whose_input_is_not_its_first_keyword_is_read_too():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu = nn.Conv2d(1, 2, 3), nn.ReLU()
+            self.up, self.last = nn.ConvTranspose2d(2, 2, 2, 2), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            return self.last(self.up(output_size=[13, 13], input=self.relu(self.first(x))))
+
+    model, x = Keywords().eval(), torch.randn(2, 1, 8, 8)
+    quantize_(model, policy("faq", weights=4, activations=4))
+    calibrate_(model, [x])
+    assert model.up.spec.producers == ("relu",)
+    assert prove(model, x).usage
+    assert cost(model, (1, 8, 8)).macs

@@ -86,7 +86,24 @@ class ReadsByEinsum(ReadsTheWeight):
         return torch.einsum("ni,oi->no", x, self.linear.weight)
 
 
-@pytest.mark.parametrize("kind", [ReadsTheWeight, ReadsATranspose, ReadsByEinsum])
+class ReadsACopy(ReadsTheWeight):
+    def product(self, x):
+        return F.linear(x, self.linear.weight * 1.5)
+
+
+class ReadsVectors(ReadsTheWeight):
+    def product(self, x):
+        return torch.stack([self.linear.weight.clone() @ row for row in x])
+
+
+class ReadsByElement(ReadsTheWeight):
+    def product(self, x):
+        return (x[:, None] * self.linear.weight).sum(-1)
+
+
+@pytest.mark.parametrize(
+    "kind", [ReadsTheWeight, ReadsATranspose, ReadsByEinsum, ReadsACopy, ReadsVectors, ReadsByElement]
+)
 def test_a_float_weight_in_a_product_is_caught(kind):
     model = kind().eval()
     quantize_(model, policy("uniq", weights=2, activations=2))
