@@ -32,7 +32,8 @@ KEEPING_FUNCTIONS = (
 KEEPING_NAMES = frozenset(
     ("cat", "concat", "concatenate", "stack", "flatten", "unflatten", "reshape", "view", "permute", "transpose",
      "swapaxes", "movedim", "contiguous", "clone", "detach", "chunk", "split", "unbind", "squeeze", "unsqueeze",
-     "expand", "repeat", "getitem", "narrow", "flip", "roll", "relu", "relu_", "channel_shuffle", "rearrange")
+     "expand", "repeat", "getitem", "narrow", "flip", "roll", "relu", "relu_", "channel_shuffle", "rearrange",
+     "index_select", "gather", "amax", "amin")
 )  # fmt: skip
 
 

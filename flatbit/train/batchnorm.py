@@ -61,7 +61,9 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
 
 
 def _observe_(model: nn.Module, x: Tensor, index: int) -> None:
-    """Run one batch. Raises ValueError also where its one sample has no spread."""
+    """Run one batch. Raises ValueError where it is empty, or its one sample has no spread."""
+    if not len(x):
+        raise ValueError(f"batch {index} is empty, x of shape {tuple(x.shape)}: leave it out")
     try:
         model(x)
     except ValueError as error:

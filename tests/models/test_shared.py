@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import flatbit as fb
 from flatbit.models.shared import InTurn, shared_modules, split_shared_
@@ -167,3 +168,75 @@ def test_a_block_of_two_names_holds_its_activation_in_one_place():
     before = model.body[1]
     assert split_shared_(model) == {}
     assert model.body[1] is before
+
+
+class Part(nn.Module):
+    """A block whose middle is computed again in the backward pass."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.block, self.part = Block(), part
+
+    def forward(self, x):
+        return self.part(self.block, x)
+
+
+def of_the_whole(block, x):
+    return checkpoint(block, x, use_reentrant=False)
+
+
+def of_a_part(block, x):
+    x = block.relu(block.a(x))
+    x = checkpoint(lambda z: block.relu(block.b(z)), x, use_reentrant=False)
+    return block.relu(block.c(x))
+
+
+def test_a_checkpointed_block_begins_anew_and_a_part_of_one_is_refused():
+    torch.manual_seed(0)
+    model, x = Part(lambda block, x: block(x)), torch.randn(8, 4)
+    split_shared_(model)
+    fb.quantize_(model, fb.policy("lsq", weights=4, activations=4, placement="output"))
+    fb.calibrate_(model, [x])
+    model(x).sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.part = of_the_whole
+    model(x).sum().backward()
+    assert all(torch.equal(p.grad, expected[name]) for name, p in model.named_parameters())
+    model.part = of_a_part
+    loss = model(x).sum()
+    with pytest.raises(RuntimeError, match=r"one of 3 calls of a shared QReLU .* checkpoint the whole"):
+        loss.backward()
+
+
+def test_a_part_that_is_called_alone_begins_with_the_first():
+    model, x = net(), torch.randn(2, 4)
+    split_shared_(model)
+    used = []
+    for index, relu in enumerate(model[0].relu):
+        relu.register_forward_hook(lambda *_, index=index: used.append(index))
+    model[0].relu(x)  # out of turn
+    model[0](x)
+    assert used[1:] == [0, 1, 2]
+
+
+def test_a_shared_block_has_a_copy_for_each_of_its_calls():
+    block = Block()
+    model = nn.Sequential(block, nn.Linear(4, 4), block)
+    assert split_shared_(model) == {"0.relu": 6}
+    used = []
+    for index, relu in enumerate(block.relu):
+        relu.register_forward_hook(lambda *_, index=index: used.append(index))
+    model(torch.randn(2, 4))
+    assert used == list(range(6))
+
+
+def test_what_is_refused_is_left_as_it_was():
+    class Chooses(Named):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    model = Chooses()
+    with pytest.raises(ValueError, match="cannot be read"):
+        split_shared_(model)
+    assert model.first is model.second

@@ -46,6 +46,8 @@ KEPT = [
     (lambda a, b: F.pad(a, (1, 1, 1, 1)), 4),
     (lambda a, b: F.interpolate(a, scale_factor=2.0), 4),
     (lambda a, b: F.dropout(b, training=False), 4),
+    (lambda a, b: torch.index_select(b, 1, torch.tensor([3, 2, 1, 0])), 4),
+    (lambda a, b: b.amax((2, 3), keepdim=True), 4),
     (Pooled(nn.MaxPool2d(2)), 4),
     (Pooled(nn.Upsample(scale_factor=2)), 4),
     (Pooled(nn.Sequential(nn.Dropout(), nn.Identity(), nn.ZeroPad2d(1))), 4),

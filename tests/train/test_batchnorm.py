@@ -140,6 +140,7 @@ def interrupted():
         ([torch.randn(8, 8) * float("nan")], ValueError, "batch norm '1': .* NaN"),
         ([torch.randn(8, 8), {"x": 1}], ValueError, "expects batches of tensors"),
         ([()], ValueError, "expects batches of tensors"),
+        ([torch.randn(8, 8), torch.randn(0, 8)], ValueError, r"batch 1 is empty, x of shape \(0, 8\)"),
         (interrupted(), KeyboardInterrupt, None),
     ],
 )
