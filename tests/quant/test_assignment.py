@@ -563,3 +563,9 @@ def test_every_quantizer_is_reached(net, images, quantized):
     stated = {q.site.layer: q.stated_bits for _, q in quantizers_of(net) if q.site.role == "weight"}
     assert stated == {name: bits for name, (bits, _) in wanted.items()}
     assert prove(net, images).usage
+
+
+def test_an_output_that_the_model_does_not_have_is_named(branches):
+    branches.left.spec = replace(branches.left.spec, producers=("gone",))
+    with pytest.raises(ValueError, match=r"'left' reads the output of 'gone'.*note_producers_\(model, x\)"):
+        assignment(branches)

@@ -501,3 +501,9 @@ def test_activations_alone_are_counted_and_stated(name):
     assert (inner.weight_bits, inner.activation_bits) == (32, 4)
     assert cost(model, (3, 16, 16)).bitops < whole / 2
     assert convention(model).inner == "W32/A4"
+
+
+@pytest.mark.parametrize("shape", [(3, -1, 8), (3, "8", 8), (3, 2.5, 8)])
+def test_a_shape_that_no_image_has_is_refused(shape):
+    with pytest.raises(ValueError, match=r"Sequential does not take one image of shape \(3, "):
+        cost(nn.Sequential(linear()), shape)
