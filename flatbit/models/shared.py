@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import torch
@@ -112,8 +113,4 @@ def _split_names_(model: nn.Module) -> dict[str, int]:
 
 
 def _is_stateless(module: nn.Module) -> bool:
-    return not (
-        any(True for _ in module.children())
-        or any(True for _ in module.parameters())
-        or any(True for _ in module.buffers())
-    )
+    return next(chain(module.children(), module.parameters(), module.buffers()), None) is None

@@ -70,14 +70,14 @@ class Omission:
         )
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Products:
     """What a forward multiplied.
 
     Attributes:
         macs: multiply-adds by the name of the module whose weight they read.
         outside: those of them outside of the module's call, which read its weight in float.
-        without_weight: multiply-adds of products that read no module's weight (attention's of activations).
+        of_activations: multiply-adds of products that read no module's weight (attention's), by operation.
         reached: names of the modules that were called, or their tensors read.
         omitted: multiply-adds that are in none of these, by module and what they are of.
         unknown: modules with operations that multiply nobody knows how often, and the names of these.
@@ -85,10 +85,15 @@ class Products:
 
     macs: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
-    without_weight: int = 0
+    of_activations: Counter[str] = field(default_factory=Counter)
     reached: set[str] = field(default_factory=set)
     omitted: Counter[tuple[str, str]] = field(default_factory=Counter)
     unknown: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def without_weight(self) -> int:
+        """Multiply-adds of all products that read no module's weight."""
+        return self.of_activations.total()
 
     def omissions(self) -> tuple[Omission, ...]:
         """What is not counted."""
@@ -205,7 +210,7 @@ class _Watch(TorchDispatchMode):
             self.found.omitted[next(iter(owners)), SAME] += macs
             return
         if not owners:
-            self.found.without_weight += macs
+            self.found.of_activations[name] += macs
         upto, given = Fraction(0), 0
         for owner, share in owners.items():
             upto += macs * share

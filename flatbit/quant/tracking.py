@@ -37,7 +37,7 @@ MAKE_ROOM = frozenset(
     f"aten::{name}"
     for name in ("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided")
 )
-"""What makes room for values to come: it holds a number, or nothing yet."""
+"""What makes room for values to come: it holds zeros, or nothing yet."""
 
 
 class Tracking(TorchDispatchMode):

@@ -170,8 +170,13 @@ def test_a_rule_that_would_have_it_twice_is_refused_and_nothing_is_changed(model
 
 
 def test_it_is_lawful_once_either_is_kept():
-    quantize_(Joined(), UNIQ.override("relu_b", placement="output").override("pooled", placement="output"))
-    quantize_(Joined(), HOL.override("fc", placement="input").override("relu_b", placement="input"))
+    at_output, at_input = Joined(), Joined()
+    quantize_(at_output, UNIQ.override("relu_b", placement="output").override("pooled", placement="output"))
+    assert at_output.pooled.input_quantizer is None
+    assert at_output.relu_b.output_quantizer is not None
+    quantize_(at_input, HOL.override("fc", placement="input").override("relu_b", placement="input"))
+    assert at_input.fc.input_quantizer is not None
+    assert not hasattr(at_input.relu_b, "output_quantizer") or at_input.relu_b.output_quantizer is None
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -179,8 +184,11 @@ def test_it_is_lawful_once_either_is_kept():
 @pytest.mark.parametrize("placement", [None, "output"])
 def test_a_paper_may_have_it_twice(name, model, placement):
     bits = 1 if name == "xnor" else 4
-    try:
-        made = policy(name, weights=bits, activations=bits, placement=placement)
-    except ValueError:  # weights alone
-        return
-    quantize_(models.build(model), made, strict=False)
+    given = {} if name == "pact" else {"weights": bits}
+    if not name.startswith("sqwa"):
+        given["activations"] = bits
+    elif placement is not None:
+        pytest.skip("quantizes weights alone: nothing to place")
+    net = models.build(model)
+    assert quantize_(net, policy(name, placement=placement, **given), strict=False).quantized
+    assert list(quantized_layers(net))

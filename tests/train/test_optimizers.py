@@ -158,7 +158,7 @@ def test_all_others_are_bases(kind):
     model = torch.nn.Linear(2, 2)
     base = getattr(torch.optim, kind)(model.parameters(), lr=0.1)
     torch.optim.lr_scheduler.StepLR(base, 1)  # which wraps the step
-    fb.train.SharpnessAware(base, model, method="sam")
+    assert fb.train.SharpnessAware(base, model, method="sam").base is base
 
 
 def test_rows_of_candidates_that_are_not_in_use_stay(small, images):

@@ -140,6 +140,7 @@ def test_a_float_model_has_no_levels(flatbit, folder):
         (("gone.safetensors", "--data", "digits"), "no such file: gone.safetensors"),
         ((".",), "no run in .: it has no run.json"),
         (("resnet21", "--checkpoint", "x.safetensors"), "no such file: x.safetensors"),
+        (("resnet21", "--checkpoint", __file__), "unknown model 'resnet21': did you mean"),
         (("x.safetensors", "--rename", "a=b"), "--rename without --checkpoint cannot act"),
         (("x.safetensors", "--data-arg", "size"), "no such file"),
         (("x.safetensors", "--model-arg", "width=2"), "--model-arg and --checkpoint have no meaning for it"),
