@@ -217,18 +217,24 @@ def test_an_untrained_teacher_is_refused():
         plan(made)
 
 
+def accepted(*stages, **planning):
+    """Whether a plan takes the stages as they are."""
+    return [planned.stage for planned in plan(small(*stages), **planning).stages] == list(stages)
+
+
 def test_a_trained_teacher_is_one_that_was_trained_or_given(tmp_path):
-    plan(small(FLOAT, learning(BEGIN)))
-    plan(small(FLOAT, still(FLOAT, name="next", start=BEGIN), learning(From.stage("next"))))
+    assert accepted(FLOAT, learning(BEGIN))
+    assert accepted(FLOAT, still(FLOAT, name="next", start=BEGIN), learning(From.stage("next")))
     model = fb.models.build("resnet8", first_width=2, in_channels=1)
     fb.save(model, tmp_path / "net.safetensors")
-    plan(small(learning(From.start())), checkpoint=Checkpoint(path=tmp_path / "net.safetensors"))
+    assert accepted(learning(From.start()), checkpoint=Checkpoint(path=tmp_path / "net.safetensors"))
     begun = still(FLOAT, start=From.file(str(tmp_path / "net.safetensors")))
-    plan(small(begun, learning(BEGIN)))
+    assert accepted(begun, learning(BEGIN))
 
 
 def test_a_net_of_the_users_own_may_come_trained(tmp_path):
-    ran(recipe(still(FLOAT, name="none"), learning(From.start())), tmp_path, smoke=True)
+    done = ran(recipe(still(FLOAT, name="none"), learning(From.start())), tmp_path, smoke=True)
+    assert list(done.record.stages) == ["none", "taught"]
 
 
 def test_a_file_that_is_not_there_is_refused():
@@ -280,7 +286,8 @@ LOSSES.add("asks_of_the_checks", Asks)
 def test_only_a_term_that_mimics_its_teacher_wants_the_same_shape(tmp_path):
     fb.save(fb.models.build("resnet8", first_width=2, in_channels=1, num_classes=5), tmp_path / "teacher.safetensors")
     other = Asks(teacher=From.file(str(tmp_path / "teacher.safetensors")))
-    plan(recipe(FLOAT, replace(FLOAT, name="asking", losses=(other,))))
+    asking = replace(FLOAT, name="asking", losses=(other,))
+    assert plan(recipe(FLOAT, asking)).stages[1].stage == asking
 
 
 def test_a_start_that_does_not_fit_is_refused_before_the_stages_ahead_of_it_are_trained(tmp_path):

@@ -276,7 +276,8 @@ def test_an_average_needs_captures():
 
 
 def test_start_and_files_are_always_there():
-    recipe(stage(start=From.file("anything")), stage("b", losses=taught(Distillation())))
+    first, second = stage(start=From.file("anything")), stage("b", losses=taught(Distillation()))
+    assert recipe(first, second).stages == (first, second)
 
 
 def test_a_recipe_has_stages():

@@ -326,4 +326,5 @@ def test_a_huge_loss_stops_the_run(tmp_path, monkeypatch):
 
 def test_a_smoke_run_of_a_net_that_gives_one_answer_goes_through(tmp_path):
     """So few updates prove nothing of it."""
-    ran(recipe(FLOAT, replace(FLOAT, name="dies", start=BEGIN, losses=(Silenced(),))), tmp_path, smoke=True)
+    dies = replace(FLOAT, name="dies", start=BEGIN, losses=(Silenced(),))
+    assert "dies" in ran(recipe(FLOAT, dies), tmp_path, smoke=True).record.stages
