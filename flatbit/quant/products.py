@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from ..wrappers import named_modules
 from .provenance import Provenance, Shares
 from .quantizer import Quantizer
-from .table import has_unknown_products, is_weighted, row_of
+from .table import has_unknown_products, is_matrix, is_weighted, row_of
 
 PRODUCTS = {
     "conv", "conv1d", "conv2d", "conv3d", "convolution", "linear", "mm", "addmm", "bmm", "mv", "dot",
@@ -223,7 +223,7 @@ class _Watch(TorchDispatchMode):
         """An activation times a matrix, element by element, may be a product in disguise."""
         factors = [factor for factor in args if isinstance(factor, Tensor)]
         if any(self.provenance.is_activation(factor) for factor in factors):
-            matrices = [factor for factor in factors if sum(n > 1 for n in factor.shape) > 1]
+            matrices = [factor for factor in factors if is_matrix(factor)]
             owners = [owner for matrix in matrices for owner in self.provenance.shares(matrix, self.running)]
             for owner in self.multiplying.intersection(owners):
                 self.found.omitted[owner, ELEMENT_BY_ELEMENT] += macs

@@ -27,7 +27,7 @@ from .quantizer import Quantizer
 from .reparametrized import folded
 from .run_order import RunOrder
 from .spec import TensorSpec
-from .table import Slot, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
+from .table import Slot, is_matrix, quantized_layers, quantized_tensors, quantizer_of, quantizers_of, slots_of
 from .tracking import Sources
 
 PRODUCTS = ("convolution", "mm", "mv", "dot", "linear", "attention", "transformer", "rnn", "cdist")
@@ -258,7 +258,7 @@ class _NoFloatWeight(TorchDispatchMode):
             self._refuse(func.__name__, chain.from_iterable(map(self._held, read)))
         if (product or name in ELEMENTWISE) and any(map(self.provenance.is_activation, read)):
             factors = [arg for arg in tree_leaves(args[ADDENDS.get(name, 0) :]) if isinstance(arg, Tensor)]
-            self._refuse(func.__name__, chain.from_iterable(map(self._made_of, filter(_is_matrix, factors))))
+            self._refuse(func.__name__, chain.from_iterable(map(self._made_of, filter(is_matrix, factors))))
         output = func(*args, **kwargs)
         self.provenance.follow(name, read, output, ())
         return output
@@ -281,7 +281,3 @@ class _NoFloatWeight(TorchDispatchMode):
                 f"{tensor} of layer {name!r} entered {operation} in float: something reads layer.{tensor} "
                 "past its quantizer. Leave the layer float by policy, or make its caller call the layer"
             )
-
-
-def _is_matrix(x: Tensor) -> bool:
-    return sum(n > 1 for n in x.shape) > 1

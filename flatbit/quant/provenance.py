@@ -43,11 +43,11 @@ class Provenance:
 
     def depend(self, tensors: object) -> None:
         """From here on these tensors are activations."""
-        self._activations |= {key for tensor in _tensors(tensors) if (key := _memory(tensor)) is not None}
+        self._activations |= {key for tensor in _tensors(tensors) if (key := memory_of(tensor)) is not None}
 
     def is_activation(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the input."""
-        key = _memory(tensor)
+        key = memory_of(tensor)
         return key is None or key in self._activations
 
     def shares(self, tensor: Tensor, running: Iterable[str]) -> Shares:
@@ -55,7 +55,7 @@ class Provenance:
 
         Of several modules that hold one weight (tied), the one that is ``running`` counts, else the first.
         """
-        key = _memory(tensor)
+        key = memory_of(tensor)
         if key is None or key in self._activations:
             return {}
         if key in self._made:
@@ -75,7 +75,7 @@ class Provenance:
             return
         made = _mixed(owned) if operation in ("cat", "stack") else max(owned, key=lambda each: each[0])[1]
         for tensor in _tensors(written):
-            if (key := _memory(tensor)) is not None and key not in self._held:
+            if (key := memory_of(tensor)) is not None and key not in self._held:
                 self._made[key] = made
 
     def _hold(self, name: str, module: nn.Module) -> None:
@@ -83,7 +83,7 @@ class Provenance:
         name = f".{name}".partition(".parametrizations.")[0].removeprefix(".")
         own = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
         for tensor in own:
-            if isinstance(tensor, Tensor) and tensor.numel() and (key := _memory(tensor)) is not None:
+            if isinstance(tensor, Tensor) and tensor.numel() and (key := memory_of(tensor)) is not None:
                 start = tensor.storage_offset()
                 reach = sum((n - 1) * by for n, by in zip(tensor.shape, tensor.stride(), strict=True))
                 self._held.setdefault(key, []).append((range(start, start + reach + 1), name))
@@ -102,7 +102,7 @@ def _tensors(tree: object) -> Iterable[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
-def _memory(tensor: Tensor) -> StorageWeakRef | None:
+def memory_of(tensor: Tensor) -> StorageWeakRef | None:
     """The memory of a tensor, whose address nothing else gets while this is held; None where it has none (sparse)."""
     try:
         return StorageWeakRef(tensor.untyped_storage())

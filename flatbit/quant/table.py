@@ -249,7 +249,12 @@ def has_unknown_products(module: nn.Module) -> bool:
     """
     if row_of(module) is not None or isinstance(module, LOOKED_UP):
         return False
-    return any(sum(n > 1 for n in weight.shape) > 1 for weight in own_weights(module))
+    return any(map(is_matrix, own_weights(module)))
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """Whether a tensor has more than one axis of more than one element."""
+    return sum(n > 1 for n in tensor.shape) > 1
 
 
 def bits_of(layer: Any) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .provenance import memory_of
 from .quantizer import Quantizer
 
 Sources = frozenset[Quantizer]
@@ -48,29 +49,29 @@ class Tracking(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sources: dict[StorageWeakRef, Sources] = {}
+        self._sources: dict[StorageWeakRef | None, Sources] = {}
 
     def begin(self, quantizer: Quantizer, output: Tensor) -> None:
         """Note that a quantizer has made a tensor."""
-        self._sources[_storage(output)] = Sources({quantizer})
+        self._sources[memory_of(output)] = Sources({quantizer})
 
     def of(self, x: Tensor) -> Sources | None:
         """The quantizers that made a tensor's values, but for zeros beside them; None where some came otherwise."""
-        return self._sources.get(_storage(x))
+        return self._sources.get(memory_of(x))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         read = _floats((args, kwargs))
         result = func(*args, **kwargs)
-        shared = {_storage(x) for x in read}
-        made = [x for x in _floats(result) if _storage(x) not in shared]
+        shared = {memory_of(x) for x in read}
+        made = [x for x in _floats(result) if memory_of(x) not in shared]
         given = _by_argument(func._schema, args, kwargs)
         sources = None if _sums(given) else self._after(func._schema.name, read, _numbers(given))
         for x in (*made, *_written(given)):
             if sources is None:
-                self._sources.pop(_storage(x), None)
+                self._sources.pop(memory_of(x), None)
             else:
-                self._sources[_storage(x)] = sources
+                self._sources[memory_of(x)] = sources
         return result
 
     def _after(self, operation: str, read: Iterable[Tensor], numbers: Iterable[float]) -> Sources | None:
@@ -110,7 +111,3 @@ def _written(given: list[tuple[Any, Any]]) -> Iterator[Tensor]:
 
 def _floats(values: Any) -> list[Tensor]:
     return [x for x in tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point()]
-
-
-def _storage(x: Tensor) -> StorageWeakRef:
-    return StorageWeakRef(x.untyped_storage())
