@@ -46,7 +46,7 @@ def read_strips(path: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three arrays of a shard, checked but for what is in the strips."""
     try:
-        with np.load(path, allow_pickle=False) as shard:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
             content, offsets, labels = (shard[name] for name in ("webp", "offsets", "labels"))
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}: expected a shard with webp, offsets and labels") from error
