@@ -50,7 +50,16 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             content, offsets, labels = (shard[name] for name in ("webp", "offsets", "labels"))
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}: expected a shard with webp, offsets and labels") from error
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{path} cannot be read as a .npz of plain arrays ({error}): {DAMAGED}") from error
     for name, values in (("webp", content), ("labels", labels)):
         if values.dtype != np.uint8 or values.ndim != 1:

@@ -1,4 +1,5 @@
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -198,3 +199,13 @@ def test_a_shard_with_pickled_arrays_runs_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read as a \.npz of plain arrays"):
         read_strips(path, (HEIGHT, WIDTH, 3))
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_array_that_claims_to_be_huge_is_refused(shard):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**17,)})
+    with zipfile.ZipFile(shard, "w") as archive:
+        for name in ("webp", "offsets", "labels"):
+            archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"set_0\.npz cannot be read as a \.npz of plain arrays .*allocate"):
+        read_strips(shard, (HEIGHT, WIDTH, 3))
