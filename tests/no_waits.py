@@ -7,6 +7,7 @@ each stalls the device until the host comes back. Kernels that only launch are l
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from unittest.mock import patch
 
 import torch
@@ -76,13 +77,17 @@ def _why(func, args, kwargs) -> str:
     return ""
 
 
+def modules_that_ask() -> list[ModuleType]:
+    """Those of flatbit that take another path where a read is free."""
+    free = flatbit.quant.rounding.read_is_free
+    modules = [m for name, m in sys.modules.items() if name.partition(".")[0] == "flatbit"]
+    return [module for module in modules if getattr(module, "read_is_free", None) is free]
+
+
 @contextmanager
 def as_on_a_device() -> Iterator[None]:
     """Inside, flatbit computes as on a device, where a read is not free."""
-    free = flatbit.quant.rounding.read_is_free
-    modules = [m for name, m in sys.modules.items() if name.partition(".")[0] == "flatbit"]
-    holders = [module for module in modules if getattr(module, "read_is_free", None) is free]
-    patches = [patch.object(module, "read_is_free", lambda x: False) for module in holders]
+    patches = [patch.object(module, "read_is_free", lambda x: False) for module in modules_that_ask()]
     try:
         for each in patches:
             each.start()

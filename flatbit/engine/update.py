@@ -19,6 +19,8 @@ from .capture import CapturedUpdates, EngineError, first_line, signature
 from .recipe import Stage
 from .way import EAGER, Way
 
+COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
+"""What the compiler is asked: dropout draws as in eager mode."""
 Part = list[tuple[Batch, float]]
 """Mini-batches with their shares of the loss, which are perturbed alike."""
 
@@ -134,6 +136,6 @@ def parts_of(batches: Sequence[Batch], stage: Stage) -> list[Part]:
 
 
 def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model's forward, compiled for the shapes that come; dropout draws as in eager mode."""
+    """The model's forward, compiled for the shapes that come."""
     torch._dynamo.reset()  # what earlier stages compiled counts against the limit of recompilations
-    return torch.compile(model, dynamic=False, options={"fallback_random": True})
+    return torch.compile(model, dynamic=False, **COMPILER)

@@ -84,9 +84,9 @@ def small(*stages, **arguments):
     return Recipe(name="small", model="resnet8", model_arguments=arguments, data="digits", stages=stages)
 
 
-def ran(made, out, *, resume=False, say=lambda line: None, **planning):
+def ran(made, out, *, resume=False, say=lambda line: None, engine=None, precision="float32", **planning):
     """Plan a recipe and run the plan."""
-    return run(plan(made, **planning), out, resume=resume, say=say)
+    return run(plan(made, **planning), out, resume=resume, engine=engine, precision=precision, say=say)
 
 
 def model_of(made, name):

@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import flatbit.engine.capture
-import flatbit.quant.quantizer
-import flatbit.quant.rounding
 import flatbit.train.optimizers
 from flatbit.engine.way import Way
+
+from ..no_waits import modules_that_ask
 
 
 class _Recorder(TorchDispatchMode):
@@ -51,7 +51,7 @@ def tensors(values):
 
 def stand_in_for_a_device(monkeypatch):
     """On the CPU, do all as where a read waits: captured steps are tapes, rates tensors, optimizers fused."""
-    for module in (flatbit.quant.rounding, flatbit.quant.quantizer):
+    for module in modules_that_ask():
         monkeypatch.setattr(module, "read_is_free", lambda x: False)
     monkeypatch.setattr(flatbit.train.optimizers, "rate_of", lambda groups, lr: (torch.tensor(lr), True))
     monkeypatch.setattr(flatbit.engine.capture, "cuda_graph", tape)

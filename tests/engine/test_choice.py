@@ -112,8 +112,10 @@ def test_few_batches_are_taken_over_again():
     assert [len(update) for update in taken] == [4] * (choice.CHECKED + choice.TIMED)
 
 
-def test_a_nudge_is_in_the_last_bits():
-    x = torch.rand(2, 3, 4, 4) + 0.5
-    ((nudged, y),) = choice._nudged([(x, torch.zeros(2))])
-    assert len(y) == 2
-    assert 0 < float(((nudged - x) / x).abs().max()) < 2 * choice.LAST_BITS
+@pytest.mark.parametrize(("shard", "expected"), [(None, [4, 3, 2, 1, 0]), (2, [1, 0, 3, 2, 4])])
+def test_samples_are_reordered_among_those_that_are_perturbed_alike(shard, expected):
+    sharpness = shard and Sharpness(method="saq", rho=0.1, shard=shard)
+    y = torch.arange(5)
+    ((x, labels),) = choice._reordered([(10.0 * y, y)], work(sharpness=sharpness)[1])
+    assert labels.tolist() == expected
+    assert (x / 10).tolist() == expected
