@@ -236,7 +236,7 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
     t.clamp_(low, high).round_()
     if shifted:
         t.add_(shift)
-    # What torch 2.11 compiles gets no gradient, silently, where the output was written in place or is its input's ``to``.
+    # Compiled by torch 2.11, an output that was written in place, or is a ``to`` that did nothing, has no gradient.
     return _narrow(t * step if torch.compiler.is_compiling() else t.mul_(step), x.dtype)
 
 
