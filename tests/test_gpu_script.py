@@ -1,4 +1,4 @@
-"""scripts/gpu: the parts in order, inside the budget; what was written is packed within its limits, also when killed."""
+"""scripts/gpu: the parts in order, inside the budget; what was written is packed within limits, also when killed."""
 
 import json
 import os
