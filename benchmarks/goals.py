@@ -70,6 +70,15 @@ def step_ratio(name: str, base: str, model: str = RESNET) -> Callable[[Records],
     return found
 
 
+def stacked_time(records: Records) -> float | None:
+    """Time of 16 spiral nets at W2A2 in the best way at once, over one at a time, on one core."""
+    rows = [row for record in of(records, "stack") if record.device == "cpu" for row in record.rows]
+    rows = [
+        row for row in rows if (row["data"], row["bits"], row["nets"], row["way"]) == ("spirals", "W2A2", 16, "stacked")
+    ]
+    return min((1 / row["gain"] for row in rows), default=None)
+
+
 def saved_ratio(records: Records) -> float | None:
     """Bytes kept for the backward pass of ResNet-20 on the CPU, over float's."""
     newest_first = sorted(cpu_steps(records), key=lambda record: record.date, reverse=True)
@@ -103,5 +112,12 @@ GOALS = (
         unit="x",
         command=f"{STEP} --model mobilenet_v2",
         found=step_ratio("flatbit uniq", "float", model="mobilenet_v2"),
+    ),
+    Goal(
+        what="CPU: 16 spiral nets at W2A2 stacked, time over one at a time",
+        most=0.5,
+        unit="x",
+        command="python benchmarks/stack.py",
+        found=stacked_time,
     ),
 )

@@ -23,7 +23,7 @@ class Record:
         date, benchmark, device, variant: as its name has them.
         environment: hardware and versions.
         settings: of the benchmark.
-        rows: a mapping for each variant that was timed.
+        rows: a mapping for each variant that was timed; with the facts of its case, where the record has several.
         times_s: of each variant, seconds of every round; empty where the record has none.
     """
 
@@ -47,7 +47,8 @@ class Record:
         if missing := {"environment"} - content.keys():
             raise ValueError(f"{path}: a record without {', '.join(missing)}")
         facts = {name: value or "" for name, value in named.groupdict().items()}
-        parts = {"settings": {}, "rows": [], "times_s": {}} | content
+        cased = [case["case"] | row for case in content.get("cases", ()) for row in case["rows"]]
+        parts = {"settings": {}, "rows": cased, "times_s": {}} | content
         return cls(path=path, **facts, **{name: parts[name] for name in ("environment", "settings", "rows", "times_s")})
 
     def row(self, **facts: Any) -> Mapping[str, Any] | None:

@@ -20,14 +20,14 @@ class Section:
         title: of the section.
         method: what is timed and how.
         command: that makes a record.
-        columns: heading and cell of each column; None to print all numbers and words of the rows.
+        columns: heading and cell of each column.
     """
 
     benchmark: str
     title: str
     method: str
     command: str
-    columns: Sequence[tuple[str, Callable[[Row], str]]] | None = None
+    columns: Sequence[tuple[str, Callable[[Row], str]]]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -86,6 +86,13 @@ SECTIONS = (
         title="Several nets at once",
         method="Nets of one architecture trained as one stacked net, against one after the other.",
         command="python benchmarks/stack.py",
+        columns=(
+            ("net", lambda row: f"{row['data']}, {row['bits']}, batch {row['batch']}"),
+            ("nets", lambda row: number(row["nets"])),
+            ("way", lambda row: row["way"]),
+            ("model-steps/s", lambda row: number(row["model_steps_per_s"])),
+            ("times one at a time (quartiles)", lambda row: ratio_of(row, "gain", "gain_quartiles")),
+        ),
     ),
     Section(
         benchmark="data",
@@ -110,10 +117,11 @@ SECTIONS = (
         command="scripts/gpu",
         columns=(
             ("net", lambda row: row["arm"]),
+            ("nets at once", lambda row: number(row.get("nets"))),
             ("engine", lambda row: f"{row['engine']}, {row['precision']}"),
             ("ms", lambda row: number(row.get("ms_per_step"))),
             ("images/s", lambda row: number(row.get("images_per_s"))),
-            ("s an epoch", lambda row: number(row.get("epoch_s"))),
+            ("s an epoch", lambda row: number(row.get("epoch_s", row.get("epoch_s_each")))),
             ("whole epoch", lambda row: number(row.get("whole_epoch_s"))),
             ("times float (quartiles)", ratio_of),
             ("peak MiB", lambda row: number(row.get("peak_mib"))),
@@ -125,17 +133,11 @@ SECTIONS = (
 
 def table(section: Section, record: Record) -> str:
     """The rows of a record in Markdown."""
-    columns = section.columns or every_column(record.rows)
+    columns = section.columns
     lines = [[heading for heading, _ in columns], ["---"] * len(columns)]
     lines += [[cell(row) for _, cell in columns] for row in record.rows]
     filled = [place for place in range(len(columns)) if any(line[place] for line in lines[2:])]
     return "\n".join("| " + " | ".join(line[place] for place in filled) + " |" for line in lines)
-
-
-def every_column(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """A column for each key of the rows that holds numbers or words."""
-    keys = {key: None for row in rows for key, value in row.items() if isinstance(value, int | float | str)}
-    return [(key.replace("_", " "), lambda row, key=key: number(row.get(key))) for key in keys]
 
 
 def caption(record: Record) -> str:

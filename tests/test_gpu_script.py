@@ -301,6 +301,17 @@ def test_archives_are_as_large_as_planned_and_hold_what_was_written(tmp_path):
     assert found == {name: content for name, content in contents.items() if name not in packing.left_out}
 
 
+def test_headers_count_where_members_are_many_and_small(tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    out.mkdir()
+    for i in range(60):
+        (work / f"a-rather-long-name-of-a-small-file-é-{i}.json").write_text("{}")
+    packing = pack(work, out, files=3, file_bytes=3000)
+    assert packing.left_out
+    assert [path.stat().st_size <= 3000 for path in out.iterdir()] == [True] * 3
+
+
 def test_packing_again_leaves_no_archive_of_before(tmp_path):
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()

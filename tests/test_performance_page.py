@@ -172,14 +172,21 @@ def test_readme_gets_its_sentences_between_its_marks(tmp_path):
         readme("no marks", read(tmp_path))
 
 
-def test_a_benchmark_without_columns_of_its_own_shows_all_its_numbers_and_words(tmp_path):
+def test_rows_of_a_record_with_several_cases_tell_of_their_case(tmp_path):
+    from goals import stacked_time
     from page import page
 
-    rows = [{"nets": 16, "steps_per_s": 1234.5678, "how": "stack", "times": [1, 2]}, {"nets": 1, "how": "loop"}]
-    record(tmp_path, "2026-11-01-stack-cpu.json", rows, rounds=9)
+    case = {"data": "spirals", "bits": "W2A2", "batch": 500, "nets": 16}
+    row = {"way": "stacked", "model_steps_per_s": 1234.5678, "gain": 2.5, "gain_quartiles": [2.0, 3.0]}
+    record(tmp_path, "2026-11-01-stack-cpu.json", rounds=9)
+    path = tmp_path / "2026-11-01-stack-cpu.json"
+    content = json.loads(path.read_text())
+    del content["rows"]
+    path.write_text(json.dumps(content | {"cases": [{"case": case, "rows": [row]}]}))
     text = page(read(tmp_path))
-    assert "| nets | steps per s | how |\n| --- | --- | --- |\n| 16 | 1,235 | stack |\n| 1 |  | loop |" in text
+    assert "| spirals, W2A2, batch 500 | 16 | stacked | 1,235 | 2.50 (2.00 to 3.00) |" in text
     assert "2026-11-01: X, 2 of 2 cores; torch 2.11.0, Python 3.12.1; batch 128, rounds 9" in text
+    assert stacked_time(read(tmp_path)) == 0.4
 
 
 @pytest.mark.parametrize(

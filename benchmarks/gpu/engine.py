@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from flatbit.data.batches import Batch, Batches
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import Stage
 from flatbit.engine.loop import train
+from flatbit.engine.stacked import StackedNets
+from flatbit.engine.stacked_training import Net, train_stacked
 from flatbit.engine.stage import optimizer_of, quantize_for_
 from flatbit.engine.update import Update
 from flatbit.engine.way import Way
@@ -60,13 +62,14 @@ class Setting:
     warmup: int = 4
     steps: int = 20
     rounds: int = 5
+    nets: int = 8
 
     @property
     def epoch_steps(self) -> int:
         return self.images // self.batch
 
 
-SMALL = Setting(model="resnet8", images=640, batch=32, warmup=3, steps=2, rounds=2)
+SMALL = Setting(model="resnet8", images=640, batch=32, warmup=3, steps=2, rounds=2, nets=2)
 
 
 def stages(batch: int) -> dict[str, Stage]:
@@ -103,16 +106,17 @@ class Arm:
     """
 
     def __init__(self, stage: Stage, batches: Batches, setting: Setting, way: Way) -> None:
-        model, self.device = network(stage, batches, setting), device_of(batches)
-        self.stream = endless(batches)
-        self.begun = time.perf_counter()
+        self.device, self.stream = device_of(batches), endless(batches)
         cuda = self.device.type == "cuda"
+        before = torch.cuda.memory_allocated() if cuda else 0
+        model = network(stage, batches, setting)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
+        begun = time.perf_counter()
         self.update = Update(model, stage, stage.losses, optimizer_of(model, stage), way)
         self.run(setting.warmup)
-        self.ready_s = time.perf_counter() - self.begun
-        self.peak_mib = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
+        self.ready_s = time.perf_counter() - begun
+        self.peak_mib = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else None
 
     def run(self, steps: int) -> float:
         """Seconds of each of so many steps, batches included."""
@@ -185,9 +189,17 @@ class Benchmark:
             way = Way.parse(engine, precision)
             needed = self.compiling_s if way.compiled else 0.0
             if self.left() <= needed:
-                self._told(way, "all", f"no time: {self.left():.0f} s were left, {needed:.0f} s are needed")
+                self._told(
+                    way.engine,
+                    way.precision,
+                    "all",
+                    f"no time: {self.left():.0f} s were left, {needed:.0f} s are needed",
+                )
             else:
                 self._time(way)
+                gc.collect()
+                torch.cuda.empty_cache()
+        self._time_stacked("uniq, SGD")
         for arm in self.stages:
             self._whole_epoch(arm)
 
@@ -203,11 +215,9 @@ class Benchmark:
                 if way.compiled:
                     self.compiling_s = time.perf_counter() - begun
                 times = self._rounds(arms)
-        except (ValueError, RuntimeError) as error:
-            return self._told(way, next((name for name in self.stages if name not in arms), "all"), str(error))
-        finally:
-            gc.collect()
-            torch.cuda.empty_cache()
+        except Exception as error:  # whatever a way can do wrong is a row
+            name = next((name for name in self.stages if name not in arms), "all")
+            return self._told(way.engine, way.precision, name, str(error))
         for name, arm in arms.items():
             self.record["rows"].append(self._row(name, way, arm, times))
         return self._write()
@@ -240,6 +250,39 @@ class Benchmark:
             "ready_s": arm.ready_s,
         }
 
+    def _time_stacked(self, name: str) -> None:
+        """A row of several nets in one stack, a share of the time for each."""
+        setting, stage = self.setting, replace(self.stages[name], max_steps=self.setting.steps)
+        try:
+            stack = StackedNets([network(stage, self.batches, setting) for _ in range(setting.nets)])
+
+            def seconds() -> float:
+                begun = time.perf_counter()
+                train_stacked(stack, stage, [Net(batches=self.batches) for _ in range(setting.nets)])
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
+                return (time.perf_counter() - begun) / (setting.steps * setting.nets)
+
+            ready_s = seconds()
+            times = [seconds() for number in range(setting.rounds) if not number or self.left() > 0]
+        except Exception as error:  # as above
+            return self._told("stacked", "float32", name, str(error))
+        step = statistics.median(times)
+        self.record["rows"].append(
+            {
+                "arm": name,
+                "nets": setting.nets,
+                "engine": "stacked",
+                "precision": "float32",
+                "ms_per_step": 1000 * step,
+                "ms_of_rounds": [1000 * each for each in times],
+                "images_per_s": setting.batch / step,
+                "epoch_s_each": step * setting.epoch_steps,
+                "ready_s": ready_s,
+            }
+        )
+        return self._write()
+
     def _whole_epoch(self, arm: str) -> None:
         """Train one epoch through the engine's own loop, in the way that was fastest."""
         timed = [row for row in self.record["rows"] if row["arm"] == arm and "epoch_s" in row]
@@ -254,8 +297,8 @@ class Benchmark:
         best["whole_epoch_and_setting_up_s"] = time.perf_counter() - begun
         self._write()
 
-    def _told(self, way: Way, arm: str, why: str) -> None:
-        self.record["rows"].append({"arm": arm, "engine": way.engine, "precision": way.precision, "missing": why})
+    def _told(self, engine: str, precision: str, arm: str, why: str) -> None:
+        self.record["rows"].append({"arm": arm, "engine": engine, "precision": precision, "missing": why})
         self._write()
 
     def _write(self) -> None:
