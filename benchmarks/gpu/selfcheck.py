@@ -14,9 +14,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,6 @@ import flatbit as fb
 from flatbit.data.augment import Augment
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import Stage
-from flatbit.engine.capture import cuda_graph
 from flatbit.engine.stage import quantize_for_
 from flatbit.engine.update import Update
 from flatbit.engine.way import Way
@@ -114,9 +115,9 @@ def trained(device: str, way: Way) -> nn.Module:
     model, work = net(device), stage()
     groups, rate = parameter_groups(model, work.weight_decay), torch.tensor(LR, device=device)
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)  # can be captured on the CPU too
-    record = cuda_graph if device.startswith("cuda") else replay_in_python
-    update = Update(model, work, work.losses, optimizer, way, record=record)
-    with way.products():
+    update = Update(model, work, work.losses, optimizer, way)
+    graph = nullcontext() if device.startswith("cuda") else patch("flatbit.engine.capture.cuda_graph", replay_in_python)
+    with way.products(), graph:
         for batch in islice(data().train_batches(BATCH, seed=0, device=device), UPDATES):
             update([batch], LR)
     return model
