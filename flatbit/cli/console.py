@@ -28,6 +28,27 @@ def usable(device: str) -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.", callback=usable)]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="How updates are run: eager, graphs (CUDA), compiled, compiled-graphs, or auto: try, check, take the "
+        "fastest. Default: auto on CUDA, else eager. What was taken stands in run.json; --resume keeps it.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the network (torch.compile), a minute or more at first: --engine compiled in short."
+    ),
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of products in training: float32, tf32 (CUDA), bf16. Steps, statistics, losses and tests stay float32.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

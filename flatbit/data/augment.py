@@ -1,7 +1,8 @@
-"""Augmentation of whole batches on their device: pad and crop, flip, cutout."""
+"""Augmentation of whole batches on their device: pad and crop, flip, cutout; what is random is drawn on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from .arguments import check_whole
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
     """What is done to a training image.
+
+    ``draw`` says what chance decides for each image, on the CPU, so that every device sees the same images;
+    ``apply`` does it, and never makes the host wait for the device.
 
     Attributes:
         pad: zero pixels added on each side before a random crop of the original size.
@@ -32,47 +36,54 @@ class Augment:
         check_whole("pad", self.pad, 0)
         check_whole("cutout", self.cutout, 0)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augmented copies of images (N, C, H, W), any dtype; the generator is on the images' device."""
+    def draw(self, n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """What is done to each of n inputs of a shape: int64 (n, 5), on the CPU, a row for each.
+
+        The first row and column of the crop in the padded image, whether it is mirrored (0 or 1), and row and
+        column of the cutout's centre; 0 of what this augmentation does not do.
+        """
+        window = 2 * self.pad + 1
+        centre = shape[1:] if self.cutout else (1, 1)
+        bounds = (window, window, 1 + self.flip, *centre)
+        return torch.stack([torch.randint(bound, (n,), generator=generator) for bound in bounds], dim=1)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Augmented copies of images (N, C, H, W), any dtype; the draws (N, 5) are on the images' device."""
+        top, left, mirrored, row, column = draws.unbind(1)
         if self.pad:
-            images = crop(images, self.pad, generator)
+            images = crop(images, self.pad, top, left)
         if self.flip:
-            images = flip(images, generator)
+            images = flip(images, mirrored)
         if self.cutout:
-            images = cutout(images, self.cutout, generator)
+            images = cutout(images, self.cutout, row, column)
         return images
 
 
-def crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Pad by ``pad`` zeros and cut a window of the original size at a random place, one per image."""
+def crop(images: Tensor, pad: int, top: Tensor, left: Tensor) -> Tensor:
+    """Pad by ``pad`` zeros and cut the window of the original size that begins at (top, left), (N,) each."""
     n, channels, height, width = images.shape
-    corners = torch.randint(2 * pad + 1, (2, n), generator=generator, device=images.device)
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).flatten()
     # A row of a window is a run of width * channels neighbours in memory. Seen so, the windows' rows are
     # an index_select, which copies whole runs: 20 times faster than indices per pixel.
     runs = padded.as_strided((len(padded) // channels - width + 1, width * channels), (channels, 1))
     image = torch.arange(n, device=images.device) * (height + 2 * pad)
-    rows = (image + corners[0])[:, None] + torch.arange(height, device=images.device)
-    first = rows * (width + 2 * pad) + corners[1, :, None]
+    rows = (image + top)[:, None] + torch.arange(height, device=images.device)
+    first = rows * (width + 2 * pad) + left[:, None]
     return runs.index_select(0, first.flatten()).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left and right with probability 1/2."""
-    chosen = torch.rand(len(images), generator=generator, device=images.device, dtype=torch.float32) < 0.5
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror left and right the images whose entry in ``mirrored`` (N,) is 1, and not those where it is 0."""
     rows = images.permute(0, 2, 3, 1)
     both = torch.cat([rows, rows.flip(2)])  # whole images are then selected, without asking the device how many
-    index = torch.arange(len(images), device=images.device) + len(images) * chosen
+    index = torch.arange(len(images), device=images.device) + len(images) * mirrored
     return both.index_select(0, index).permute(0, 3, 1, 2)
 
 
-def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Set one square of ``side`` pixels per image to zero, centred anywhere (it may hang over the edge)."""
-    n, _, height, width = images.shape
-    centres = torch.rand(2, n, generator=generator, device=images.device, dtype=torch.float32)
-    top = (centres[0] * height).long() - side // 2
-    left = (centres[1] * width).long() - side // 2
-    rows = torch.arange(height, device=images.device) - top[:, None]
-    columns = torch.arange(width, device=images.device) - left[:, None]
+def cutout(images: Tensor, side: int, row: Tensor, column: Tensor) -> Tensor:
+    """Set the square of ``side`` pixels centred at (row, column), (N,) each, to zero; it may hang over the edge."""
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device) - (row - side // 2)[:, None]
+    columns = torch.arange(width, device=images.device) - (column - side // 2)[:, None]
     inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
     return images.masked_fill(inside[:, None], 0)

@@ -104,11 +104,11 @@ class Data(ABC):
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""
 
 
-def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream is a function of a few whole numbers: (seed, epoch, step)."""
+def generator(*key: int) -> torch.Generator:
+    """A generator on the CPU whose stream is a function of a few whole numbers: (seed, epoch, step)."""
     # The length goes in too: to a SeedSequence (seed, epoch) and (seed, epoch, 0) are the same.
     state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def check_batch_size(batch_size: int) -> None:

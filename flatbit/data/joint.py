@@ -1,7 +1,8 @@
-"""Joint augmentation of images and their masks: random scale, crop and flip, one window per image."""
+"""Joint augmentation of images and their masks: one window per image; what is random is drawn on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .arguments import check_sides
 from .augment import Augment
-from .batches import VOID, Task
+from .batches import VOID, Batch, Task
 
 
 @final
@@ -42,49 +43,58 @@ class JointAugment:
         if self.size is not None:
             check_sides("size", self.size)
 
-    def __call__(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """What is done to each of n images: float32 (n, 4) in [0, 1), on the CPU, a row for each.
+
+        Where the factor lies in ``scale``, where the window lies between the ends of its room, down and across,
+        and whether it is mirrored, below 1/2. They hold for images of any shape.
+        """
+        return torch.rand(n, 4, generator=generator, dtype=torch.float32)
+
+    def apply(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented copies, of the window's size.
+
+        Every device gives the same masks; images, which are interpolated, the same but for rounding.
 
         Args:
             images: (N, C, H, W), uint8, or float (of any range; float32 comes back).
             masks: (N, H, W), uint8 or a wider type of whole numbers.
-            generator: on the images' device.
+            draws: (N, 4), on the images' device.
         """
         height, width = images.shape[2:]
-        rows, columns = self._places(len(images), height, width, generator)
-        inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
+        rows, columns = self._places(draws, height, width)
+        outside = ~(_within(rows, height)[:, :, None] & _within(columns, width)[:, None, :])
         grid = torch.stack(torch.broadcast_tensors(_unit(columns, width)[:, None, :], _unit(rows, height)[:, :, None]))
-        read = F.grid_sample(
+        pixels = F.grid_sample(
             images.float(), grid.movedim(0, -1), mode="bilinear", padding_mode="border", align_corners=False
         )
-        fill = torch.tensor(self.fill, device=images.device, dtype=torch.float32).reshape(1, -1, 1, 1)
-        pixels = torch.where(inside[:, None], read, fill)
+        channels = pixels.unbind(1)
+        for channel, value in zip(channels, self.fill * (len(channels) // len(self.fill)), strict=True):
+            channel.masked_fill_(outside, value)  # a number: a tensor of the fill would be copied in each step
         pixels = pixels if images.is_floating_point() else pixels.round_().to(images.dtype)
         row, column = _nearest(rows, height), _nearest(columns, width)
         sample = torch.arange(len(images), device=images.device)
         found = masks[sample[:, None, None], row[:, :, None], column[:, None, :]]
-        return pixels, found.masked_fill(~inside, VOID)
+        return pixels, found.masked_fill(outside, VOID)
 
-    def _places(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _places(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Where the windows' rows (N, h) and columns (N, w) lie in their images, in pixels."""
         h, w = self.size or (height, width)
-        draws = torch.rand(4, n, 1, generator=generator, device=generator.device, dtype=torch.float32)
+        factor, down, across, mirror = draws[:, :, None].unbind(1)
         least, largest = self.scale
-        scale = least + (largest - least) * draws[0]
-        rows = torch.arange(h, device=draws.device) + draws[1] * (scale * height - h)
-        columns = torch.arange(w, device=draws.device) + draws[2] * (scale * width - w)
+        scale = least + (largest - least) * factor
+        rows = torch.arange(h, device=draws.device) + down * (scale * height - h)
+        columns = torch.arange(w, device=draws.device) + across * (scale * width - w)
         if self.flip:
-            columns = torch.where(draws[3] < 0.5, columns.flip(1), columns)
+            columns = torch.where(mirror < 0.5, columns.flip(1), columns)
         return (rows + 0.5) / scale - 0.5, (columns + 0.5) / scale - 0.5
 
 
-def augmented(
-    augment: Augment | JointAugment | None, images: Tensor, labels: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def augmented(augment: Augment | JointAugment, images: Tensor, labels: Tensor, draws: Tensor) -> Batch:
     """A batch after augmentation: of the images alone, or of both where the labels are masks."""
     if isinstance(augment, JointAugment):
-        return augment(images, labels, generator)
-    return (augment(images, generator) if augment else images), labels
+        return augment.apply(images, labels, draws)
+    return augment.apply(images, draws), labels
 
 
 def check_augment(augment: Augment | JointAugment | None, task: Task, shape: tuple[int, ...]) -> None:

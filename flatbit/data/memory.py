@@ -25,6 +25,7 @@ from .batches import (
 )
 from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
+from .residence import home_of, to_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,7 +109,10 @@ class MemoryData(Data):
 
 @final
 class TensorBatches(Batches):
-    """Batches of a set that lives on the device and is augmented there.
+    """Batches of a set that lives on the device, where it fits (``residence``), and is augmented there.
+
+    The order of an epoch and what is random in its augmentation are drawn on the CPU when it begins, from (seed,
+    epoch), and copied once: every device sees the same images, and no batch waits for the device.
 
     Args:
         data: gives mean, std.
@@ -117,7 +121,7 @@ class TensorBatches(Batches):
         device: where batches are made.
         seed: shuffles, drops the last smaller batch, and feeds the augmentation; None keeps the order
             and every sample.
-        augment: applied per batch, with a generator of (seed, epoch, step).
+        augment: applied per batch; None for nothing.
     """
 
     def __init__(
@@ -134,29 +138,34 @@ class TensorBatches(Batches):
         if not len(split.labels):
             raise ValueError(f"data set {data.name!r}: a split of it has no images")
         self.device = torch.device(device)
-        images = split.images.to(self.device)
+        self.home = home_of(split.images.nbytes + split.labels.nbytes, self.device, data.name)
         # Channels last in memory too: a row of an image is then one run, and is copied as one.
-        self.images = images.movedim(1, -1).contiguous()
-        self.labels = split.labels.to(self.device)
+        self.images = split.images.movedim(1, -1).contiguous().to(self.home)
+        self.labels = split.labels.to(self.home)
+        self.shape = split.images.shape[1:]
         self.num_samples = len(self.labels)
         self.batch_size = min(batch_size, self.num_samples)
         self.seed = seed
-        self.augment = augment
+        self.augment = augment or Augment()
         self.normalize = Normalize(data.mean, data.std)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         check_start(start, len(self))
+        stream = generator(self.seed or 0, epoch)
         order = torch.arange(self.num_samples)
         if self.seed is not None:
-            order = torch.randperm(self.num_samples, generator=generator(self.seed, epoch))
-        order = order.to(self.device)
+            order = torch.randperm(self.num_samples, generator=stream)
+        order = to_device(order, self.home)
+        draws = to_device(self.augment.draw(self.num_samples, self.shape, stream), self.device)
         for step in range(start, len(self)):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images, labels = self.images.index_select(0, index).movedim(-1, 1), self.labels.index_select(0, index)
-            if self.augment is not None:
-                stream = generator(self.seed or 0, epoch, step, device=self.device)
-                images, labels = augmented(self.augment, images, labels, stream)
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            images = self._rows(self.images, order[batch]).movedim(-1, 1)
+            labels = self._rows(self.labels, order[batch])
+            images, labels = augmented(self.augment, images, labels, draws[batch])
             yield self.normalize(images), labels.long()
+
+    def _rows(self, values: Tensor, index: Tensor) -> Tensor:
+        return to_device(values.index_select(0, index), self.device)
 
 
 def _check_split(data: MemoryData, split: Images, where: str) -> None:

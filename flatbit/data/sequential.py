@@ -22,6 +22,7 @@ from .batches import (
 from .global_random import OwnRandom
 from .joint import JointAugment, augmented
 from .normalize import Normalize
+from .residence import to_device
 from .samples import stack
 
 
@@ -120,8 +121,9 @@ class SequentialBatches(Batches):
             pass
 
     def _finish(self, batch: list[Batch], epoch: int, step: int) -> Batch:
-        x = stack([x for x, _ in batch]).to(self.device)
-        y = torch.stack([y for _, y in batch]).to(self.device)
+        x = to_device(stack([x for x, _ in batch]), self.device)
+        y = to_device(torch.stack([y for _, y in batch]), self.device)
         if self.augment is not None:
-            x, y = augmented(self.augment, x, y, generator(self.seed or 0, epoch, step, device=self.device))
+            draws = self.augment.draw(len(x), x.shape[1:], generator(self.seed or 0, epoch, step))
+            x, y = augmented(self.augment, x, y, to_device(draws, self.device))
         return self.normalize(x), y.long()

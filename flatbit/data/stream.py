@@ -27,6 +27,7 @@ from .batches import (
 )
 from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
+from .residence import to_device
 from .samples import (
     Part,
     Reader,
@@ -226,8 +227,8 @@ class StreamBatches(Batches):
     def _finish(self, x: Tensor, y: Tensor, epoch: int, step: int) -> Batch:
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         if self.augment and self.data.augment is not None:
-            stream = generator(self.seed or 0, epoch, step, device=self.device)
-            x, y = augmented(self.data.augment, x, y, stream)
+            draws = self.data.augment.draw(len(x), x.shape[1:], generator(self.seed or 0, epoch, step))
+            x, y = augmented(self.data.augment, x, y, to_device(draws, self.device))
         return self.normalize(x), y.long()
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import plain
 from ..atomic import replacing
 from ..train.averaging import QuantizedAverage
 from ..undo import undone_on_failure
 from ..wrappers import load_state_, state_of
 from .loop import Position
+from .way import Way
 
 NAME = "checkpoint.pt"
-PARTS = {"stage", "model", "optimizer", "random", "position", "average"}
+PARTS = {"stage", "way", "model", "optimizer", "random", "position", "average"}
 
 
 def save_checkpoint(
@@ -25,6 +27,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     position: Position,
     stage: str,
+    way: Way,
     average: QuantizedAverage | None = None,
 ) -> None:
     """Write model, optimizer, average, random state and position to ``folder``, replacing the last checkpoint at once.
@@ -33,6 +36,7 @@ def save_checkpoint(
         folder: made if missing.
         position: where the stage stands (epoch, step, sums so far).
         stage: its name.
+        way: how its updates are run.
         average: of the captures so far, where the stage takes any.
     """
     random = {"cpu": torch.get_rng_state()}
@@ -40,6 +44,7 @@ def save_checkpoint(
         random["cuda"] = torch.cuda.get_rng_state()
     content = {
         "stage": stage,
+        "way": plain.to_plain(way),
         "model": state_of(model),
         "optimizer": optimizer.state_dict(),
         "random": random,
@@ -80,7 +85,15 @@ def restore_checkpoint_(
         load_state_(model, content["model"])
         if average is not None:
             average.load_state_dict(content["average"])
-        optimizer.load_state_dict(content["optimizer"])
+        _load_state_(optimizer, content["optimizer"])
     torch.set_rng_state(content["random"]["cpu"])
     if "cuda" in content["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random"]["cuda"])
+
+
+def _load_state_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state; its rate, which every update sets, stays the tensor or number that it is here."""
+    own = [{key: group[key] for key in ("lr", "fused") if key in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)

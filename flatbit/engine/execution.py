@@ -40,28 +40,44 @@ from .record import (
 )
 from .sources import Checkpoint, Sources
 from .stage import descend, keep, measure, prepare
+from .way import Asked, Precision
 
 Say = Callable[[str], None]
 
 
-def run(plan: Plan, out: str | Path, *, resume: bool = False, say: Say = lambda line: None) -> Run:
+def run(
+    plan: Plan,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    engine: str | None = None,
+    precision: Precision = "float32",
+    say: Say = lambda line: None,
+) -> Run:
     """Execute a plan.
 
     Args:
         plan: what to do (``flatbit.engine.plan``).
         out: the folder to leave; made if missing.
         resume: go on in ``out``: finished stages are kept, the one in progress goes on exactly.
+        engine: how updates are run: ``eager``, ``graphs``, ``compiled``, ``compiled-graphs``; ``auto`` tries those that
+            the device has and takes the fastest; None for ``auto`` on CUDA, else ``eager``. A stage that goes on keeps
+            its own.
+        precision: of products in training, ``float32``, ``tf32`` or ``bf16``.
         say: called with a line as stages finish.
 
     Raises:
-        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run, or one of another checkpoint.
+        ValueError: ``out`` holds a run and ``resume`` is off, or holds another run, or one of another checkpoint or
+            precision; an engine or precision that is unknown, or that the device has not.
         TrainingError: a stage diverged or collapsed; the folder keeps what was finished, the last sound
             checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
     """
     out = Path(out)
     for note in plan.notes:
         say(note)
-    record = _opened(plan, out, resume, say)
+    asked = Asked(engine=engine, precision=precision)
+    asked.way(plan.device)
+    record = _opened(plan, precision, out, resume, say)
     if plan.checkpoint is not None and record.checkpoint is None:
         record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
     sources = Sources(recipe=plan.recipe, data=plan.data, out=out, checkpoint=plan.checkpoint)
@@ -69,7 +85,7 @@ def run(plan: Plan, out: str | Path, *, resume: bool = False, say: Say = lambda 
         if stage.name in record.stages:
             continue
         try:
-            entry = _trained(plan, sources, stage)
+            entry = _trained(plan, sources, stage, asked, say)
         except TrainingError as error:
             failure = Failure(stage=stage.name, message=str(error), findings=error.findings)
             write_record(out, replace(record, failure=failure))
@@ -85,7 +101,7 @@ def run(plan: Plan, out: str | Path, *, resume: bool = False, say: Say = lambda 
     return done
 
 
-def _trained(plan: Plan, sources: Sources, stage: Stage) -> StageRecord:
+def _trained(plan: Plan, sources: Sources, stage: Stage, asked: Asked, say: Say) -> StageRecord:
     """Take one stage from its start to its files; its entry of the record."""
 
     def teacher(source: From) -> nn.Module:
@@ -94,15 +110,16 @@ def _trained(plan: Plan, sources: Sources, stage: Stage) -> StageRecord:
     torch.manual_seed(plan.seed)
     model = sources.begin(stage).to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses = tuple(term.bound(teacher) for term in stage.losses)
-    work = prepare(model, stage, plan.data, sources.out, seed=plan.seed, losses=losses)
+    work = prepare(model, stage, plan.data, sources.out, seed=plan.seed, losses=losses, asked=asked, note=say)
     entry = measure(work, descend(work))
     keep(work)
     return entry
 
 
-def _opened(plan: Plan, out: Path, resume: bool, say: Say) -> RunRecord:
+def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say) -> RunRecord:
     """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
-    fresh = RunRecord(recipe=plan.recipe, seed=plan.seed, device=plan.device, environment=Environment.here())
+    here = Environment.here()
+    fresh = RunRecord(recipe=plan.recipe, seed=plan.seed, device=plan.device, environment=here, precision=precision)
     if resume and not (out / RECORD).is_file():
         say(f"{out} holds no run to resume: this is a new one")
     if not (out / RECORD).is_file():
@@ -116,7 +133,12 @@ def _opened(plan: Plan, out: Path, resume: bool, say: Say) -> RunRecord:
     if not resume:
         raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
     there, here = (
-        {"recipe": decisive(run["recipe"]), "seed": run.get("seed")} for run in (found, plain.to_plain(fresh))
+        {
+            "recipe": decisive(run["recipe"]),
+            "seed": run.get("seed"),
+            "precision": run.get("precision", "float32"),
+        }
+        for run in (found, plain.to_plain(fresh))
     )
     if there != here:
         raise ValueError(f"{out} holds another run ({first_difference(there, here)}): give another --out")

@@ -14,17 +14,18 @@ from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from .. import plain
-from ..data.batches import VOID, Batch, Batches
-from ..data.labels import class_indices
+from ..data.batches import Batches
 from ..data.pairs import pair_of
+from ..device import device_of
 from ..metrics.health import Finding, examine, explain, suspects
 from ..progress import bar
 from ..train.batchnorm import freeze_batchnorm_
-from ..train.losses import LossTerm, weighted_sum
-from ..train.sharpness import SharpnessAware
+from ..train.losses import LossTerm
 from .checks import check_steps
 from .recipe import Stage
 from .record import EpochRecord
+from .update import Update
+from .way import EAGER, Way
 
 CHECK_EVERY = 20  # updates between looks at the loss: each look waits for the device
 
@@ -76,11 +77,13 @@ class Hooks:
     Attributes:
         after_epoch: with the epoch's record, to which it may add; what it returns joins ``position.history``.
         save: after every epoch, and every ``save_every_s`` inside one, with weights that are finite.
+        note: with a line where something took its time that is no training: compiling.
     """
 
     after_epoch: Callable[[EpochRecord], EpochRecord] = lambda epoch: epoch
     save: Callable[[Position], None] = lambda position: None
     save_every_s: float = 600.0
+    note: Callable[[str], None] = lambda line: None
 
 
 def train(
@@ -92,6 +95,7 @@ def train(
     losses: Sequence[LossTerm] | None = None,
     position: Position | None = None,
     hooks: Hooks = Hooks(),
+    way: Way = EAGER,
 ) -> Position:
     """Train a model through a stage, in place.
 
@@ -102,141 +106,73 @@ def train(
         losses: the stage's own terms, with the networks that they ask; None where they ask none.
         position: where to go on; None for the beginning.
         hooks: what to call after each epoch, and to save.
+        way: how updates are run.
 
     Returns:
         The position at the end, with the history.
 
     Raises:
         TrainingError: the loss is NaN or infinite.
+        EngineError: the device, the model or the optimizer cannot do it in this way.
         ValueError: an epoch without a single update; labels that are no whole numbers, or do not fit the logits.
     """
     position = position or Position()
-    terms = tuple(stage.losses if losses is None else losses)
     steps = min(len(batches), stage.max_steps or len(batches))
     check_steps(stage, steps, batches.num_samples, begin=position.epoch)
+    way.check(device_of(model))
+    update = Update(model, stage, stage.losses if losses is None else losses, optimizer, way, note=hooks.note)
     saved = time.monotonic()
-    with bar("loss", "top1", "rate") as progress:
+    with bar("loss", "top1", "rate") as progress, way.products():
         task = progress.add_task(stage.name, total=stage.epochs * steps, loss="", top1="", rate="")
         while position.epoch < stage.epochs:
-            for _ in _updates(model, stage, batches, optimizer, terms, position, steps):
+            for _ in _updates(update, batches, position, steps):
                 _show(progress, task, position, steps)
                 if time.monotonic() - saved > hooks.save_every_s and not suspects(model):  # else the next loss stops it
                     hooks.save(position)
                     saved = time.monotonic()
-            epoch = hooks.after_epoch(_close_epoch(position, optimizer, terms))
+            epoch = hooks.after_epoch(_close_epoch(position, update))
             position.history = (*position.history, epoch)
             hooks.save(position)
     return position
 
 
-def _updates(
-    model: nn.Module,
-    stage: Stage,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    terms: Sequence[LossTerm],
-    position: Position,
-    steps: int,
-) -> Iterator[None]:
+def _updates(update: Update, batches: Batches, position: Position, steps: int) -> Iterator[None]:
     """Yield after updates of the rest of one epoch; position follows."""
+    model, stage = update.model, update.stage
     model.train()
     if stage.freeze_batchnorm is not None and position.epoch >= stage.freeze_batchnorm:
         freeze_batchnorm_(model)
     size = stage.batches_per_update(position.epoch)
     steps -= steps % size  # an update takes all its mini-batches
-    since_check = 0
-    tally = _Tally(model, position, stage)
+    since_check, started = 0, time.monotonic()
     stream = batches.epoch(position.epoch, position.step)
     while position.step < steps:
-        update = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(stream, size)]
-        if len(update) < size:
+        taken = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(stream, size)]
+        if len(taken) < size:
             break  # an epoch may end early, where batches could not be read
-        lr = stage.lr_at(position.epoch + position.step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        closures = [_closure(model, optimizer, terms, part, tally) for part in _parts(update, stage)]
-        optimizer.step(closures if isinstance(optimizer, SharpnessAware) else closures[0])  # type: ignore[arg-type]
+        update(taken, stage.lr_at(position.epoch + position.step / steps))
         position.step += size
-        position.samples += sum(len(y) for _, y in update)
+        position.samples += sum(len(y) for _, y in taken)
         since_check += 1
-        if since_check >= CHECK_EVERY or update[0][0].device.type == "cpu" or position.step >= steps:
-            since_check = 0
-            tally.settle(update[-1][0])
+        if since_check >= CHECK_EVERY or update.device.type == "cpu" or position.step >= steps:
+            sums = update.tally()
+            position.seconds += time.monotonic() - started
+            since_check, started = 0, time.monotonic()
+            _settle(model, stage, position, sums, taken[-1][0])
             yield
 
 
-def _parts(update: list[Batch], stage: Stage) -> list[list[tuple[Batch, float]]]:
-    """An update's mini-batches with their shares of the loss, in the parts that are perturbed alike."""
-    whole = [((x, y), 1 / len(update)) for x, y in update]
-    if stage.sharpness is None or stage.sharpness.shard is None:
-        return [whole]
-    m = stage.sharpness.shard
-    return [
-        [((part, y[start : start + m]), share * len(part) / len(x))]
-        for (x, y), share in whole
-        for start in range(0, len(x), m)
-        for part in [x[start : start + m]]
-    ]
-
-
-def _closure(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    terms: Sequence[LossTerm],
-    part: list[tuple[Batch, float]],
-    tally: _Tally,
-) -> Callable[[], Tensor]:
-    """What ``optimizer.step`` calls, once or twice: gradients of the part's loss. The first call is what counts."""
-    calls = 0
-
-    def closure() -> Tensor:
-        nonlocal calls
-        calls += 1
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=part[0][0][0].device)
-        for (x, y), share in part:
-            logits = model(x)
-            y = class_indices(y, logits, type(model).__name__)
-            loss, values = weighted_sum(terms, model, x, y, logits)
-            (loss * share).backward()
-            total += loss.detach() * share
-            if calls == 1:
-                tally.add(loss, values, logits, y)
-        return total
-
-    return closure
-
-
-class _Tally:
-    """Sums over an epoch, left on the device until ``settle`` writes them into the position."""
-
-    def __init__(self, model: nn.Module, position: Position, stage: Stage) -> None:
-        self.model, self.position, self.stage = model, position, stage
-        self.pending: list[Tensor] = []
-        self.started = time.monotonic()
-
-    def add(self, loss: Tensor, terms: list[Tensor], logits: Tensor, y: Tensor) -> None:
-        """Note a mini-batch: summed loss and terms, number of right labels (of pixels their share, per image)."""
-        right = logits.detach().argmax(1) == y
-        share = right.float().mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
-        self.pending.append(torch.stack([part.detach() for part in (loss, share, *terms)]) * len(y))
-
-    def settle(self, x: Tensor) -> None:
-        """Bring the sums up to date. Raises TrainingError, with what inputs x show, where the loss is not finite."""
-        position = self.position
-        if self.pending:
-            loss, hits, *terms = torch.stack(self.pending).sum(0).double().tolist()
-            position.loss, position.hits = position.loss + loss, position.hits + hits
-            before = position.terms or (0.0,) * len(terms)
-            position.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
-            self.pending = []
-        position.seconds += time.monotonic() - self.started
-        self.started = time.monotonic()
+def _settle(model: nn.Module, stage: Stage, position: Position, sums: list[float], x: Tensor) -> None:
+    """Bring the position up to date. Raises TrainingError, with what inputs x show, where the loss is not finite."""
+    loss, hits, *terms = sums
+    position.loss, position.hits = position.loss + loss, position.hits + hits
+    before = position.terms or (0.0,) * len(terms)
+    position.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
+    if not math.isfinite(position.loss):
         where = f"in epoch {position.epoch + 1}, step {position.step}"
-        if not math.isfinite(position.loss):
-            raise failure(self.model, self.stage, x, f"the loss is not finite {where}")
-        if position.first_loss is None and position.samples:
-            position.first_loss = position.loss / position.samples
+        raise failure(model, stage, x, f"the loss is not finite {where}")
+    if position.first_loss is None and position.samples:
+        position.first_loss = position.loss / position.samples
 
 
 def failure(model: nn.Module, stage: Stage, x: Tensor, what: str) -> TrainingError:
@@ -260,15 +196,15 @@ def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> N
     )
 
 
-def _close_epoch(position: Position, optimizer: torch.optim.Optimizer, terms: Sequence[LossTerm]) -> EpochRecord:
+def _close_epoch(position: Position, update: Update) -> EpochRecord:
     """The record of the finished epoch; the position moves to the next."""
     n = max(position.samples, 1)
     epoch = EpochRecord(
         epoch=position.epoch + 1,
-        lr=float(optimizer.param_groups[0]["lr"]),  # a schedule may give NumPy's
+        lr=float(update.optimizer.param_groups[0]["lr"]),  # a tensor, or a schedule's NumPy number
         train_loss=position.loss / n,
         train_top1=100 * position.hits / n,
-        losses={term.name: value / n for term, value in zip(terms, position.terms, strict=False)},
+        losses={term.name: value / n for term, value in zip(update.terms, position.terms, strict=False)},
         images_per_s=n / max(position.seconds, 1e-9),
         seconds=position.seconds,
     )

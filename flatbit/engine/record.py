@@ -18,6 +18,7 @@ from ..metrics.health import Finding
 from ..quant.cost import Cost
 from ..version import VERSION
 from .recipe import Recipe, Stage
+from .way import EAGER, Precision, Way
 
 FORMAT = 2
 RECORD = "run.json"
@@ -88,6 +89,7 @@ class StageRecord:
         best_test: the best score of any epoch on the test set: an optimistic selection, for comparison only.
         cost: of one image.
         seconds: of training.
+        way: how updates were run, and in which precision; evaluation is eager, in float32.
         epochs: one record each.
         batchnorm: what freezing and re-estimating changed.
     """
@@ -97,6 +99,7 @@ class StageRecord:
     best_test: float | None = None
     cost: Totals
     seconds: float
+    way: Way = EAGER
     epochs: tuple[EpochRecord, ...] = ()
     batchnorm: tuple[BatchNormChange, ...] = ()
 
@@ -161,7 +164,7 @@ class RunRecord:
 
     Attributes:
         recipe: resolved, every setting of every stage.
-        seed, device, environment: what else decides the numbers.
+        seed, device, environment, precision: what else decides the numbers.
         checkpoint: what it was given to start from, if anything.
         stages: of the finished stages, by name, in order.
         failure: why it stopped, where it did.
@@ -172,6 +175,7 @@ class RunRecord:
     seed: int
     device: str
     environment: Environment
+    precision: Precision = "float32"
     checkpoint: GivenCheckpoint | None = None
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
     failure: Failure | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .. import plain
 from ..data.batches import Batches, Data
 from ..device import device_of
 from ..files import save
@@ -24,10 +26,12 @@ from ..train.losses import LossTerm
 from ..train.optimizers import make_optimizer
 from ..train.sharpness import SharpnessAware
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
+from .choice import choose_way
 from .fit import TEST_BATCH
 from .loop import Hooks, Position, failure, train
 from .recipe import Stage
 from .record import BatchNormChange, EpochRecord, StageRecord, Totals
+from .way import EAGER, FREE, Asked, Way
 
 FEW_STEPS = 16
 """So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
@@ -49,7 +53,9 @@ class Work:
         optimizer: plain or sharpness-aware.
         average: what captures go into; None where the stage takes none.
         position: where training stands.
+        way: how updates are run.
         out: the run's folder.
+        note: called with a line where something took its time that is no training.
     """
 
     stage: Stage
@@ -60,11 +66,21 @@ class Work:
     optimizer: torch.optim.Optimizer
     average: QuantizedAverage | None
     position: Position
+    way: Way
     out: Path
+    note: Callable[[str], None]
 
 
 def prepare(
-    model: nn.Module, stage: Stage, data: Data, out: Path, *, seed: int, losses: tuple[LossTerm, ...] | None = None
+    model: nn.Module,
+    stage: Stage,
+    data: Data,
+    out: Path,
+    *,
+    seed: int,
+    losses: tuple[LossTerm, ...] | None = None,
+    asked: Asked = FREE,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Work:
     """Quantize and calibrate a stage's model, in place; go on from the run's checkpoint where it is of this stage.
 
@@ -72,6 +88,11 @@ def prepare(
         model: what the stage starts from, on its device.
         losses: the stage's terms with the networks that they ask; None where they ask none.
         out: the run's folder.
+        asked: how updates are to be run.
+        note: called with a line where something took its time that is no training.
+
+    Raises:
+        ValueError: an engine or precision that the device has not, or others than the stage was begun with.
     """
     device = device_of(model)
     batches = data.train_batches(stage.batch_size, seed=seed, device=device)
@@ -85,13 +106,26 @@ def prepare(
         optimizer=optimizer_of(model, stage),
         average=QuantizedAverage(model) if stage.captures else None,
         position=Position(),
+        way=EAGER,
         out=out,
+        note=note,
     )
     kept = load_checkpoint(out / "checkpoint")
     if kept is None or kept["stage"] != stage.name:
-        return work
+        return replace(work, way=_way(work, asked) if stage.epochs else EAGER)
     restore_checkpoint_(kept, model, work.optimizer, work.average)
-    return replace(work, position=Position.from_dict(kept["position"]))
+    way = plain.from_plain(Way, kept["way"])
+    asked.check_begun(way)
+    return replace(work, position=Position.from_dict(kept["position"]), way=way)
+
+
+def _way(work: Work, asked: Asked) -> Way:
+    """How to run the updates of a stage that begins. Raises ValueError for what its device has not."""
+    way = asked.way(device_of(work.model))
+    if way is not None:
+        return way
+    parts = (work.model, work.stage, work.losses, work.optimizer)
+    return choose_way(*parts, work.batches, precision=asked.precision, note=work.note)
 
 
 def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
@@ -129,10 +163,13 @@ def descend(work: Work) -> Metrics | None:
     seen: dict[int, Metrics] = {}
 
     def save_now(position: Position) -> None:
-        save_checkpoint(work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.average)
+        save_checkpoint(
+            work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.way, work.average
+        )
 
-    hooks = Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now)
-    train(work.model, work.stage, work.batches, work.optimizer, losses=work.losses, position=work.position, hooks=hooks)
+    hooks = Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now, note=work.note)
+    parts = (work.model, work.stage, work.batches, work.optimizer)
+    train(*parts, losses=work.losses, position=work.position, hooks=hooks, way=work.way)
     if isinstance(work.optimizer, SharpnessAware):
         work.optimizer.close()
     return seen.get(work.stage.epochs)
@@ -205,6 +242,7 @@ def measure(work: Work, last: Metrics | None) -> StageRecord:
         best_test=max(scores, default=None),
         cost=Totals.of(cost(work.model, tuple(_first_images(work.test).shape[1:]))),
         seconds=sum(epoch.seconds for epoch in history),
+        way=work.way,
         epochs=history,
         batchnorm=tuple(changes),
     )

@@ -19,10 +19,12 @@ from ..nonempty import nonempty
 from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.proof import Proof, prove
-from ..quant.rounding import wide
+from ..quant.rounding import read_is_free, wide
 from .scores import Scores
 
 PROOF_SAMPLES = 32
+SETTLE_EVERY = 64
+"""Batches between looks at a device, each of which waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +69,8 @@ def evaluate(
     """Score a classifier or a segmentation net in eval mode; its training mode is restored.
 
     The first batch also proves the quantization (``flatbit.quant.proof``): a layer that is not on its
-    stated grid is an error, not a number.
+    stated grid is an error, not a number. On a device nothing waits between batches: what is wrong with images or
+    labels is said up to ``SETTLE_EVERY`` batches later.
 
     Args:
         model: float or quantized, logits (N, classes), or (N, classes, H, W) for labels (N, H, W).
@@ -81,16 +84,22 @@ def evaluate(
         QuantizationError: the model is not quantized as it states.
     """
     device, stream = device_of(model), nonempty(batches, "evaluate", num_batches)
-    proof, scores = Proof(), Scores(type(model).__name__)
+    proof, scores, images = Proof(), Scores(type(model).__name__), _Images()
     with modes_kept(model):
         model.eval()
         for index, batch in enumerate(track(stream, description, total=num_batches or length_of(batches))):
             x, y = (tensor.to(device) for tensor in pair_of(batch, f"evaluate: batch {index}"))
-            if not bool(x.isfinite().all()):
-                raise ValueError(f"batch {index} has NaN or infinite values in its images: is the data sound?")
+            images.add(x)
+            if read_is_free(x) or not scores.num_samples:
+                images.settle()
             if not scores.num_samples:
                 proof = prove(model, x[:PROOF_SAMPLES])
             scores.add(wide(model(x)), y)
+            if index % SETTLE_EVERY == SETTLE_EVERY - 1:
+                images.settle()
+                scores.settle()
+    images.settle()
+    scores.settle()
     if not scores.count:
         raise ValueError(f"all labels of {scores.num_samples} images are void: there is nothing to score")
     if not math.isfinite(scores.loss):
@@ -104,3 +113,22 @@ def evaluate(
         convention=convention(model),
         proof=proof,
     )
+
+
+class _Images:
+    """Whether the images of each batch are finite, noted on their device."""
+
+    def __init__(self) -> None:
+        self.settled = 0
+        self.pending: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        self.pending.append(x.isfinite().all())
+
+    def settle(self) -> None:
+        """Look at what was added. Raises ValueError, with the first batch whose images are not finite."""
+        finite: list[bool] = torch.stack(self.pending).tolist() if self.pending else []
+        if not all(finite):
+            index = self.settled + finite.index(False)
+            raise ValueError(f"batch {index} has NaN or infinite values in its images: is the data sound?")
+        self.settled, self.pending = self.settled + len(finite), []

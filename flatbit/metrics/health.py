@@ -20,6 +20,7 @@ from ..quant.quantizer import Quantizer
 from ..quant.rounding import wide
 from ..quant.statistics import group_mean
 from ..wrappers import named_modules
+from .finite import all_finite, bad_values
 
 COLLAPSED = 0.01
 """A grid that spans less than this share of its values' rms keeps nothing but signs, at any bit-width. Trained nets
@@ -112,7 +113,7 @@ def constant_output(model: nn.Module, x: Tensor) -> bool:
 
     A batch of equal inputs says nothing and gives False. A weight or step that is not finite gives True.
     """
-    if any(True for name, module in named_modules(model) for _ in _bad_state(name, module)):
+    if not all_finite([*model.parameters(), *model.buffers()]):
         return True
     with modes_kept(model):
         logits = model.eval()(x).float()
@@ -125,12 +126,18 @@ def constant_output(model: nn.Module, x: Tensor) -> bool:
 
 @torch.no_grad()
 def suspects(model: nn.Module) -> list[Finding]:
-    """Weights, steps, statistics and gradients that are not finite, in order of definition; needs no data."""
+    """Weights, steps, statistics and gradients that are not finite, in order of definition; needs no data.
+
+    One look at a device tells a sound model; only of another each tensor is asked.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if all_finite([*model.parameters(), *model.buffers(), *gradients]):
+        return []
     findings = []
     for name, module in named_modules(model):
         findings += [_finding(place, "not finite", *said) for place, *said in _bad_state(name, module)]
         for key, parameter in module.named_parameters(recurse=False):
-            if parameter.grad is not None and (bad := _count_bad(parameter.grad)):
+            if parameter.grad is not None and (bad := bad_values(parameter.grad)):
                 place, what = _place(name, module, key)
                 findings.append(_finding(place, "gradient not finite", f"{what}{bad}"))
     return findings
@@ -163,14 +170,14 @@ class _Watch:
         for place, evidence, mend in _bad_state(name, module):
             self._end(place, evidence, mend)
         for tensor in _tensors(args):
-            if bad := _count_bad(tensor):
+            if bad := bad_values(tensor):
                 place = site_of(module) or (f"input of {name}" if name else "images")
                 self._end(place, bad, "" if name else UNSOUND_DATA)
 
     def after(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         place = site_of(module) or f"output of {name or 'the model'}"
         for tensor in _tensors(output):
-            if bad := _count_bad(tensor):
+            if bad := bad_values(tensor):
                 self._end(place, f"{bad}, of finite inputs and weights")
         if self.ended:
             return
@@ -268,7 +275,7 @@ def _finding(place: str, problem: str, evidence: str, mend: str = "") -> Finding
 def _bad_state(name: str, module: nn.Module) -> Iterator[tuple[str, str, str]]:
     """Place, evidence and mend of each of a module's own parameters and buffers that is not finite."""
     for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-        if bad := _count_bad(tensor):
+        if bad := bad_values(tensor):
             place, what = _place(name, module, key)
             yield place, f"{what}{bad}", UNSET if isinstance(module, Quantizer) else LOWER_LR
 
@@ -281,13 +288,6 @@ def _place(name: str, module: nn.Module, key: str) -> tuple[str, str]:
 def site_of(module: nn.Module) -> str:
     """The place that a quantizer's findings name, ``input of conv1``; empty for other modules."""
     return f"{module.site.role} of {module.site.layer}" if isinstance(module, Quantizer) else ""
-
-
-def _count_bad(x: Tensor) -> str:
-    """``3 of 432 NaN or infinite``; empty where there are none."""
-    if not x.is_floating_point() or bool(x.isfinite().all()):
-        return ""
-    return f"{int((~x.isfinite()).sum()):,} of {x.numel():,} NaN or infinite"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

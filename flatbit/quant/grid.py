@@ -61,11 +61,7 @@ def choose(condition: Tensor | bool, yes: CodeRange, no: CodeRange) -> CodeRange
     """``yes`` where the condition holds, else ``no``: by number, or by tensor in a compiled graph."""
     if isinstance(condition, bool):
         return yes if condition else no
-    device = condition.device
-    pairs = [
-        (torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)) for a, b in zip(yes, no, strict=True)
-    ]
-    return CodeRange(*(torch.where(condition, a, b) for a, b in pairs))
+    return CodeRange(*(torch.where(condition, a, b) for a, b in zip(yes, no, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -41,7 +41,7 @@ class LearnedStepWeight(Quantizer, ABC):
         step = self.current("step")
         if not self.gradient_scale:
             return learned_step(step)
-        return learned_step(step, _scale(x.numel() // step.numel(), codes.high))
+        return learned_step(step, _scale(x.numel() // step.numel(), codes.high, step))
 
     def observe_(self, x: Tensor) -> None:
         self.set_state_("step", self.start(x.detach()).clamp_min(smallest_step(self.step)))
@@ -81,9 +81,11 @@ class LearnedStepActivation(ActivationQuantizer, ABC):
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
         step = self.current("step")
-        return learned_step(step, _scale(self.sharing(x), codes.high)) if self.gradient_scale else learned_step(step)
+        return (
+            learned_step(step, _scale(self.sharing(x), codes.high, step)) if self.gradient_scale else learned_step(step)
+        )
 
 
-def _scale(count: int, high: Number) -> Number:
-    high = high.clamp_min(1) if isinstance(high, Tensor) else max(high, 1)
+def _scale(count: int, high: Number, step: Tensor) -> Number:
+    high = high.clamp_min(1).to(step.dtype) if isinstance(high, Tensor) else max(high, 1)
     return (count * high) ** -0.5

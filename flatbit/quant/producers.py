@@ -65,7 +65,10 @@ def unquantized_words(model: nn.Module, names: list[str]) -> str:
 @contextmanager
 def reads_watched(model: nn.Module, note: Callable[[str, Tensor, Sources | None], None]) -> Iterator[None]:
     """While it is on, each call of a layer without an input quantizer is noted: its name, what it reads, from whom."""
-    tracking = Tracking()
+    tracking, readers = Tracking(), dict(_readers(model))
+    if not readers:
+        yield
+        return
 
     def reads(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -79,7 +82,7 @@ def reads_watched(model: nn.Module, note: Callable[[str, Tensor, Sources | None]
 
     outputs = [quantizer_of(module, "output") for module in model.modules()]
     hooks = [quantizer.register_forward_hook(makes) for quantizer in outputs if quantizer is not None]
-    hooks += [layer.register_forward_pre_hook(reads(name), with_kwargs=True) for name, layer in _readers(model)]
+    hooks += [layer.register_forward_pre_hook(reads(name), with_kwargs=True) for name, layer in readers.items()]
     try:
         with tracking:
             yield

@@ -8,6 +8,7 @@ result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
+from .grid import Grid
 from .outside_calls import OutsideCalls
 from .producers import must_read_outputs, reads_watched, unquantized_words
 from .products import ADDENDS, ELEMENTWISE
@@ -32,6 +34,8 @@ from .tracking import Sources
 
 PRODUCTS = ("convolution", "mm", "mv", "dot", "linear", "attention", "transformer", "rnn", "cdist")
 """What the names of operations that multiply matrices contain."""
+COUNTED = 1 << 16
+"""So many levels at most are counted one by one."""
 
 
 class QuantizationError(RuntimeError):
@@ -168,21 +172,30 @@ def _words(quantizer: Any) -> str:
     return f"{bits} bit {quantizer.method} per {quantizer.granularity}"
 
 
+@_disable_current_modes()  # what judges the model is no part of it: nothing of it is followed
 def _usage(quantizer: Quantizer, x: Tensor, output: Tensor) -> Usage:
     grid = quantizer.grid(x)
-    if not bool(output.isfinite().all()):
+    if output.numel() and not all(map(math.isfinite, map(float, output.aminmax()))):  # either end keeps NaN
         raise QuantizationError(f"{quantizer.site} is NaN or infinite: the run diverged, or a step collapsed")
     if grid.num_levels > 2 ** quantizer.bit_width():
         raise QuantizationError(
             f"{quantizer.site}: its grid {grid} has {grid.num_levels} levels, {quantizer.bit_width()} bits hold "
             f"{2 ** quantizer.bit_width()}: code_range of method {quantizer.method!r} is wrong"
         )
-    if not grid.contains(output):
+    try:
+        codes = grid.codes(output)
+    except ValueError as error:
         raise QuantizationError(
             f"{quantizer.site}: values off the stated grid {grid}: its quantizer's forward is not its grid"
-        )
-    used = int(grid.codes(output).unique().numel())
-    return Usage(used=used, allowed=grid.num_levels)
+        ) from error
+    return Usage(used=_distinct(codes, grid), allowed=grid.num_levels)
+
+
+def _distinct(codes: Tensor, grid: Grid) -> int:
+    """How many different codes there are: counted level by level, which is linear, where there are few levels."""
+    if grid.num_levels > COUNTED:
+        return codes.unique().numel()
+    return int(torch.bincount((codes - grid.low).flatten(), minlength=grid.num_levels).count_nonzero())
 
 
 class _Reads:
@@ -198,6 +211,7 @@ class _Reads:
         self.unquantized: list[str] = []
         self.too_wide: list[str] = []
 
+    @_disable_current_modes()
     def note(self, name: str, x: Tensor, sources: Sources | None) -> None:
         """Judge what a layer reads."""
         layer = self.layers[name]

@@ -179,7 +179,7 @@ class Quantizer(nn.Module, ABC):
         widths, bits = self.site.candidates, self.whole_bits()
         if not isinstance(bits, Tensor):
             return state[widths.index(bits)]
-        row = (torch.tensor(widths, device=bits.device) == bits).float().argmax()
+        row = torch.stack([bits == width for width in widths]).float().argmax()
         return state.index_select(0, row.reshape(1)).squeeze(0)
 
     def check_assignable(self, bits: int) -> None:

@@ -215,7 +215,9 @@ def wide(x: Tensor) -> Tensor:
 
 
 def _like(number: Number, x: Tensor) -> Tensor:
-    return torch.as_tensor(number, dtype=x.dtype, device=x.device)
+    if isinstance(number, Tensor):
+        return number.to(dtype=x.dtype, device=x.device)
+    return torch.full((), number, dtype=x.dtype, device=x.device)  # filled on the device, where as_tensor copies
 
 
 def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import plain
 from ..quant.table import quantizers_of
@@ -39,7 +39,8 @@ class SGD(Optimizer):
             raise ValueError("nesterov=True with momentum=0 cannot act: give it a momentum, or leave it out")
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
+        rate, fused = rate_of(groups, lr)
+        return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
 
 
 @final
@@ -48,13 +49,34 @@ class Adam(Optimizer):
     """Adam with PyTorch's betas and epsilon."""
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, lr=lr)
+        rate, fused = rate_of(groups, lr)
+        return torch.optim.Adam(groups, lr=rate, fused=fused)
 
 
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", __name__)
 plain.add_family(Optimizer, OPTIMIZERS)
 OPTIMIZERS.add("sgd", SGD)
 OPTIMIZERS.add("adam", Adam)
+
+
+def set_rate_(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group; one that is a tensor, as captured steps need, is written in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def rate_of(groups: list[dict[str, Any]], lr: float) -> tuple[float | Tensor, bool | None]:
+    """The learning rate as an optimizer takes it, and whether its step is fused: on CUDA a tensor, and fused.
+
+    So a step there is a few kernels, and can be captured as a graph. Elsewhere a number, and torch decides.
+    """
+    devices = {p.device for group in groups for p in group["params"]}
+    if {device.type for device in devices} != {"cuda"}:
+        return lr, None
+    return torch.tensor(lr, dtype=torch.float32, device=devices.pop()), True
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,6 +1,10 @@
 """Data whose values say which samples they are, for tests of several files."""
 
+import io
+
+import numpy as np
 import torch
+from PIL import Image
 
 from flatbit.data.memory import Images, MemoryData
 from flatbit.data.samples import Samples
@@ -34,3 +38,19 @@ def numbered(train, test=5, **settings):
 
     facts = {"mean": (0.0,), "std": (1 / 255,)} | settings  # x is the pixel value itself
     return MemoryData(name="numbered", num_classes=256, train=split(train), test=split(test), **facts)
+
+
+def strip(images):
+    """Images (n, H, W, C) one below another, as the bytes of a lossless WebP image."""
+    file = io.BytesIO()
+    column = images.reshape(-1, *images.shape[2:])
+    Image.fromarray(column[:, :, 0] if column.shape[2] == 1 else column).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+def write_shard(path, images, labels, each=500, save=np.savez):
+    """A shard of images (n, H, W, C), so many to a strip; its path."""
+    strips = [strip(images[first : first + each]) for first in range(0, len(images), each)]
+    content, offsets = np.frombuffer(b"".join(strips), np.uint8), np.cumsum([0, *map(len, strips)])
+    save(path, webp=content, offsets=offsets, labels=np.asarray(labels, dtype=np.uint8))
+    return path

@@ -15,6 +15,10 @@ def scenes(n, height=6, width=9, seed=0):
     return images, masks
 
 
+def augmented(augment, images, masks, seed=0):
+    return augment.apply(images, masks, augment.draw(len(images), images.shape[1:], generator(seed)))
+
+
 def slow(image, mask, scale, top, left, mirrored, size, fill):
     """Pixel by pixel, from the definition: bilinear with the border repeated, nearest for the mask."""
     (height, width), (h, w) = mask.shape, size
@@ -38,13 +42,14 @@ def slow(image, mask, scale, top, left, mirrored, size, fill):
 @pytest.mark.parametrize("size", [(6, 9), (4, 5), (11, 7)])
 def test_equals_a_slow_one_per_pixel(size):
     images, masks = scenes(6)
-    pixels, labels = JointAugment(size=size, fill=(1.0, 2.0, 3.0))(images, masks, generator(5))
-    draws = torch.rand(4, 6, 1, generator=generator(5))[:, :, 0]
+    augment = JointAugment(size=size, fill=(1.0, 2.0, 3.0))
+    draws = augment.draw(6, (3, 6, 9), generator(5))
+    pixels, labels = augment.apply(images, masks, draws)
     for k in range(6):
-        scale = float(0.5 + 1.5 * draws[0, k])
-        top = float(draws[1, k]) * (scale * 6 - size[0])
-        left = float(draws[2, k]) * (scale * 9 - size[1])
-        args = (scale, top, left, bool(draws[3, k] < 0.5), size, (1, 2, 3))
+        scale = float(0.5 + 1.5 * draws[k, 0])
+        top = float(draws[k, 1]) * (scale * 6 - size[0])
+        left = float(draws[k, 2]) * (scale * 9 - size[1])
+        args = (scale, top, left, bool(draws[k, 3] < 0.5), size, (1, 2, 3))
         expected, expected_labels = slow(images[k], masks[k], *args)
         assert np.abs(pixels[k].numpy() - expected).max() <= 0.51  # rounded to a byte
         assert (labels[k].numpy() != expected_labels).mean() < 0.05  # ties of float32 at pixel borders
@@ -52,14 +57,14 @@ def test_equals_a_slow_one_per_pixel(size):
 
 def test_scale_one_without_flip_changes_nothing():
     images, masks = scenes(4)
-    pixels, labels = JointAugment(scale=(1, 1), flip=False)(images, masks, generator(0))
+    pixels, labels = augmented(JointAugment(scale=(1, 1), flip=False), images, masks)
     assert torch.equal(pixels, images)
     assert torch.equal(labels, masks)
 
 
 def test_scale_one_with_flip_mirrors_half_of_the_pairs():
     images, masks = scenes(400)
-    pixels, labels = JointAugment(scale=(1, 1))(images, masks, generator(0))
+    pixels, labels = augmented(JointAugment(scale=(1, 1)), images, masks)
     mirrored = (pixels == images.flip(3)).flatten(1).all(1)
     assert torch.equal(mirrored, (labels == masks.flip(2)).flatten(1).all(1))
     assert torch.equal(~mirrored, (labels == masks).flatten(1).all(1))
@@ -70,7 +75,7 @@ def test_images_and_masks_show_the_same_place():
     mask = torch.arange(120 * 160).reshape(120, 160) // 700
     images = (mask * 9).to(torch.uint8)[None, None].expand(16, 3, 120, 160)
     augment = JointAugment(fill=(250.0,) * 3)
-    pixels, labels = augment(images, mask.to(torch.uint8).expand(16, 120, 160), generator(1))
+    pixels, labels = augmented(augment, images, mask.to(torch.uint8).expand(16, 120, 160), 1)
     known = labels != VOID
     assert known.float().mean() > 0.5
     # Regions are in order down the image: where two of them are blended, the pixel lies between theirs.
@@ -79,7 +84,7 @@ def test_images_and_masks_show_the_same_place():
 
 def test_a_small_image_is_surrounded_by_fill_and_void():
     images, masks = scenes(8)
-    pixels, labels = JointAugment(scale=(0.5, 0.5), fill=(7.0, 8.0, 9.0))(images, masks, generator(2))
+    pixels, labels = augmented(JointAugment(scale=(0.5, 0.5), fill=(7.0, 8.0, 9.0)), images, masks, 2)
     outside = labels == VOID
     assert (outside.float().mean((1, 2)) >= 0.6).all()  # three quarters, up to a row and a column
     for channel, value in enumerate((7, 8, 9)):
@@ -87,13 +92,13 @@ def test_a_small_image_is_surrounded_by_fill_and_void():
 
 
 def test_dtypes_and_shapes():
-    pixels, labels = JointAugment(size=(5, 4))(*scenes(2), generator(0))
+    pixels, labels = augmented(JointAugment(size=(5, 4)), *scenes(2))
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (2, 3, 5, 4))
     assert (labels.dtype, labels.shape) == (torch.uint8, (2, 5, 4))
 
 
 def test_it_is_a_function_of_the_generator():
-    some, others, again = (JointAugment()(*scenes(4), generator(k)) for k in (1, 2, 1))
+    some, others, again = (augmented(JointAugment(), *scenes(4), k) for k in (1, 2, 1))
     assert torch.equal(some[0], again[0])
     assert torch.equal(some[1], again[1])
     assert not torch.equal(some[0], others[0])
@@ -113,7 +118,7 @@ def test_sizes_that_make_no_sense_are_refused(size):
 
 def test_float_images_keep_their_values():
     images, masks = torch.rand(4, 3, 9, 9), torch.zeros(4, 9, 9, dtype=torch.long)
-    kept, _ = JointAugment(scale=(1, 1), flip=False)(images, masks, torch.Generator().manual_seed(0))
+    kept, _ = augmented(JointAugment(scale=(1, 1), flip=False), images, masks)
     torch.testing.assert_close(kept, images)
     assert kept.dtype == torch.float32
 
@@ -121,11 +126,11 @@ def test_float_images_keep_their_values():
 def test_draws_do_not_follow_the_default_dtype():
     images = torch.randint(256, (4, 3, 9, 9), dtype=torch.uint8)
     masks = torch.randint(5, (4, 9, 9), dtype=torch.uint8)
-    expected = JointAugment(fill=(104.5,))(images, masks, torch.Generator().manual_seed(0))
+    expected = augmented(JointAugment(fill=(104.5,)), images, masks)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.bfloat16)
-        found = JointAugment(fill=(104.5,))(images, masks, torch.Generator().manual_seed(0))
+        found = augmented(JointAugment(fill=(104.5,)), images, masks)
     finally:
         torch.set_default_dtype(before)
     assert all(map(torch.equal, found, expected))
@@ -167,3 +172,32 @@ def test_those_that_are_for_the_data_pass():
         (JointAugment(), "segmentation", (1, 4, 4)),
     ):
         check_augment(augment, task, shape)
+
+
+def test_draws_are_uniform_and_independent():
+    draws = JointAugment().draw(20000, (3, 6, 9), generator(0))
+    assert (draws.shape, draws.dtype, draws.device.type) == ((20000, 4), torch.float32, "cpu")
+    for column in draws.T:
+        counts = (column * 10).long().bincount(minlength=10)
+        assert (counts - 2000).abs().max() < 215  # five standard deviations
+    assert (torch.corrcoef(draws.T) - torch.eye(4)).abs().max() < 0.036
+
+
+def test_a_slice_of_the_draws_does_its_pairs():
+    images, masks = scenes(5)
+    draws = JointAugment().draw(5, (3, 6, 9), generator(2))
+    whole = JointAugment().apply(images, masks, draws)
+    for part in (slice(0, 2), slice(2, 5)):
+        some = JointAugment().apply(images[part], masks[part], draws[part])
+        assert all(torch.equal(a, b[part]) for a, b in zip(some, whole, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_device_gives_the_masks_of_the_cpu_and_images_but_for_rounding(device):
+    images, masks = scenes(16, 48, 64)
+    augment = JointAugment(fill=(1.0, 2.0, 3.0))
+    draws = augment.draw(16, (3, 48, 64), generator(0))
+    pixels, labels = augment.apply(images, masks, draws)
+    others, other_labels = augment.apply(images.to(device), masks.to(device), draws.to(device))
+    assert torch.equal(other_labels.cpu(), labels)
+    assert (others.cpu().int() - pixels.int()).abs().max() <= 1

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatbit.data.augment import Augment
-from flatbit.data.batches import VOID, Data
+from flatbit.data.batches import VOID, Data, generator
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
 
@@ -249,16 +250,99 @@ def test_shuffling_is_uniform_enough():
     assert first.min() > 400  # of 500 expected, five standard deviations
 
 
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "item", "is_nonzero", "unique"}
+
+
+class Recorded(TorchDispatchMode):
+    """The names of the operations that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        lambda: numbered(24, augment=Augment(pad=1, flip=True, cutout=2)).train_batches(4, seed=0),
+        lambda: numbered(24, test=9).test_batches(4),
+        lambda: streets(6).train_batches(2, seed=0),
+        lambda: streets(6).test_batches(2),
+    ],
+    ids=["augmented", "plain", "joint", "joint, plain"],
+)
+def test_a_batch_draws_nothing_and_asks_nothing_of_its_device(batches):
+    steps = batches().epoch(0)
+    next(steps)
+    with Recorded() as recorded:
+        next(steps)
+    assert "index_select" in recorded.names
+    assert not recorded.names & WAITING
+    assert not {name for name in recorded.names if "rand" in name or name in ("uniform_", "random_")}
+
+
+def test_the_parts_of_an_epoch_come_from_seed_and_epoch_alone():
+    augment = Augment(pad=2, flip=True, cutout=2)
+    data = numbered(40, augment=augment)
+    drawn = generator(7, 3)
+    order = torch.randperm(40, generator=drawn)
+    draws = augment.draw(40, (1, 4, 4), drawn)
+    for size in (8, 15):
+        for step, (x, y) in enumerate(data.train_batches(size, seed=7).epoch(3)):
+            part = slice(step * size, (step + 1) * size)
+            assert torch.equal(y, order[part])
+            assert torch.equal(x, augment.apply(data.train.images[order[part]], draws[part]).float())
+
+
+def too_large(monkeypatch):
+    """As if nothing fitted the device: what is then left in host memory."""
+    monkeypatch.setattr("flatbit.data.residence.free_bytes", lambda device: 1)
+
+
+@pytest.mark.parametrize("data", [lambda: numbered(25, augment=Augment(pad=1, flip=True)), streets])
+def test_a_set_that_does_not_fit_gives_the_same_batches_from_host_memory(monkeypatch, data):
+    data = data()
+    resident = data.train_batches(2, seed=3)
+    too_large(monkeypatch)
+    with pytest.warns(UserWarning, match=f"data set '{data.name}': a split of .* stays in host memory"):
+        streamed = data.train_batches(2, seed=3)
+    assert same(streamed.epoch(2), resident.epoch(2))
+    assert same(streamed.epoch(2, 1), list(resident.epoch(2))[1:])
+
+
 @pytest.mark.gpu
-def test_batches_on_a_device_are_those_of_the_cpu_but_for_augmentation(device):
-    data = numbered(25, augment=Augment(pad=1, flip=True))
-    plain = (data.train_batches(4, seed=3, device=where, augment=False).epoch(1) for where in (device, "cpu"))
-    for (x, y), (x_cpu, y_cpu) in zip(*plain, strict=True):
-        assert x.device.type == y.device.type == device
-        assert torch.equal(x.cpu(), x_cpu)
-        assert torch.equal(y.cpu(), y_cpu)
-    augmented = data.train_batches(4, seed=3, device=device)
-    assert same(augmented.epoch(1, 2), list(augmented.epoch(1))[2:])
+@pytest.mark.parametrize("fits", [True, False])
+def test_batches_on_a_device_are_those_of_the_cpu(device, monkeypatch, fits):
+    data = numbered(25, augment=Augment(pad=1, flip=True, cutout=2), mean=(0.3,), std=(0.7,))
+    if fits:
+        batches = data.train_batches(4, seed=3, device=device)
+    else:
+        too_large(monkeypatch)
+        with pytest.warns(UserWarning, match="stays in host memory"):
+            batches = data.train_batches(4, seed=3, device=device)
+    assert batches.images.device.type == (device if fits else "cpu")
+    for start in (0, 2):
+        pairs = zip(batches.epoch(1, start), data.train_batches(4, seed=3).epoch(1, start), strict=True)
+        for (x, y), (x_cpu, y_cpu) in pairs:
+            assert x.device.type == y.device.type == device
+            assert torch.equal(x.cpu(), x_cpu)
+            assert torch.equal(y.cpu(), y_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("data", [lambda: numbered(24, augment=Augment(pad=1, flip=True, cutout=2)), streets])
+def test_no_batch_waits_for_the_device(device, data):
+    steps = data().train_batches(2, seed=0, device=device).epoch(0)
+    next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_grey_images_repeat_to_the_channels_asked_for():

@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flatbit.data.augment import Augment
+from flatbit.data.batches import generator
 from flatbit.data.sequential import Sequential, SequentialBatches
 from flatbit.data.stream import StreamData
 
@@ -69,3 +71,23 @@ def test_what_goes_on_for_ever_the_second_time_is_noticed():
     endless = replace(numbered().train, items=itertools.cycle([(0, 1, 2)]))
     with pytest.raises(ValueError, match="train gave 9 samples, and 8 when it was read first"):
         list(endless.read(0))
+
+
+def test_batches_are_augmented_from_seed_epoch_and_step():
+    augment = Augment(pad=1, flip=True, cutout=1)
+    data = replace(numbered(), augment=augment)
+    plain = [x for x, _ in data.train_batches(3, seed=4, augment=False).epoch(2)]
+    for start in (0, 1):
+        for step, (x, _) in enumerate(data.train_batches(3, seed=4).epoch(2, start), start):
+            draws = augment.draw(3, (1, 2, 2), generator(4, 2, step))
+            assert torch.equal(x, augment.apply(plain[step], draws))
+
+
+@pytest.mark.gpu
+def test_batches_on_a_device_are_those_of_the_cpu(device):
+    data = replace(numbered(), augment=Augment(pad=1, flip=True, cutout=1))
+    pairs = zip(*(data.train_batches(3, seed=1, device=where).epoch(2) for where in (device, "cpu")), strict=True)
+    for (x, y), (x_cpu, y_cpu) in pairs:
+        assert x.device.type == y.device.type == device
+        assert torch.equal(x.cpu(), x_cpu)
+        assert torch.equal(y.cpu(), y_cpu)

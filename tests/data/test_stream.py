@@ -6,7 +6,7 @@ import torch
 
 from flatbit.data import stream
 from flatbit.data.augment import Augment
-from flatbit.data.batches import Data
+from flatbit.data.batches import Data, generator
 from flatbit.data.stream import StreamData, default_workers
 
 from .cases import Numbered
@@ -192,6 +192,25 @@ def test_whole_batches_are_augmented_too():
     assert (x == 0).any(3).any(2).float().mean() > 0.5
     again = numbered(augment=Augment(cutout=2)).train_batches(4, seed=1)
     assert same(again.epoch(3, 2), list(again.epoch(3))[2:])
+
+
+def test_whole_batches_are_augmented_from_seed_epoch_and_step():
+    augment = Augment(pad=1, flip=True, cutout=1)
+    data = numbered(augment=augment)
+    for step, (x, y) in enumerate(data.train_batches(4, seed=1).epoch(3)):
+        made = [data.train.read(int(index), generator(1, 3, int(index)))[0] for index in y]
+        draws = augment.draw(4, (1, 2, 2), generator(1, 3, step))
+        assert torch.equal(x, augment.apply(torch.stack(made), draws))
+
+
+@pytest.mark.gpu
+def test_batches_on_a_device_are_those_of_the_cpu(device):
+    data = numbered(augment=Augment(pad=1, flip=True, cutout=1))
+    pairs = zip(*(data.train_batches(4, seed=1, device=where).epoch(2) for where in (device, "cpu")), strict=True)
+    for (x, y), (x_cpu, y_cpu) in pairs:
+        assert x.device.type == y.device.type == device
+        assert torch.equal(x.cpu(), x_cpu)
+        assert torch.equal(y.cpu(), y_cpu)
 
 
 def test_making_batches_leaves_the_global_random_state_alone():

@@ -9,6 +9,7 @@ import flatbit as fb
 from flatbit.engine.checkpoint import NAME, load_checkpoint, restore_checkpoint_, save_checkpoint
 from flatbit.engine.loop import Position
 from flatbit.engine.record import EpochRecord
+from flatbit.engine.way import EAGER
 from flatbit.train.averaging import QuantizedAverage
 
 
@@ -19,7 +20,7 @@ def training():
 
 
 def saved(folder, epoch=0, stage="float"):
-    save_checkpoint(folder, *training(), Position(epoch=epoch), stage)
+    save_checkpoint(folder, *training(), Position(epoch=epoch), stage, EAGER)
 
 
 def step(model, optimizer, seed):
@@ -38,7 +39,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, kind):
     model, optimizer = start()
     for seed in range(3):
         step(model, optimizer, seed)
-    save_checkpoint(tmp_path, model, optimizer, Position(epoch=1), "float")
+    save_checkpoint(tmp_path, model, optimizer, Position(epoch=1), "float", EAGER)
     for seed in range(3, 6):
         step(model, optimizer, seed)
 
@@ -58,7 +59,7 @@ def test_position_and_stage_come_back_as_they_were(tmp_path):
         test_top1=98.25,
     )  # fmt: skip
     position = Position(epoch=3, loss=0.1 + 0.2, terms=(0.1, 0.2), first_loss=2.5, history=(epoch,))
-    save_checkpoint(tmp_path / "new" / "folder", *training(), position, "w2a2")
+    save_checkpoint(tmp_path / "new" / "folder", *training(), position, "w2a2", EAGER)
     kept = load_checkpoint(tmp_path / "new" / "folder")
     assert Position.from_dict(kept["position"]) == position
     assert kept["stage"] == "w2a2"
@@ -66,7 +67,9 @@ def test_position_and_stage_come_back_as_they_were(tmp_path):
 
 def test_a_wrapped_models_checkpoint_is_the_plain_models(tmp_path):
     model, optimizer = training()
-    save_checkpoint(tmp_path, nn.DataParallel(torch.compile(model, backend="eager")), optimizer, Position(), "float")
+    save_checkpoint(
+        tmp_path, nn.DataParallel(torch.compile(model, backend="eager")), optimizer, Position(), "float", EAGER
+    )
     for wrap in (nn.Module.train, nn.DataParallel):
         fresh, other = training()
         nn.init.zeros_(fresh[0].weight)
@@ -85,7 +88,7 @@ def test_captures_come_back(tmp_path):
     model, average = capturing(0)
     average.add()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    save_checkpoint(tmp_path, model, sgd, Position(), "retrain", average)
+    save_checkpoint(tmp_path, model, sgd, Position(), "retrain", EAGER, average)
     fresh, again = capturing(1)
     restore_checkpoint_(load_checkpoint(tmp_path), fresh, torch.optim.SGD(fresh.parameters(), lr=0.1), again)
     assert again.count == 1

@@ -13,8 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset
 import flatbit as fb
 from flatbit import plain
 from flatbit.bounded import bounded
+from flatbit.metrics import evaluation
 from flatbit.metrics.evaluation import Metrics
 from flatbit.quant import as_float
+
+from ..no_waits import as_on_a_device, waits_of
 
 LOGITS = nn.Identity()  # a model whose input is its logits
 
@@ -280,3 +283,66 @@ def test_double_precision_logits_are_scored_in_double():
     x = x.double() * 1e-9
     assert fb.evaluate(LOGITS, [(x, y)]).top1 == by_hand(x, y)[0]
     assert fb.evaluate(LOGITS, [(x + 1, y)]).top1 == by_hand(x + 1, y)[0]
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_as_on_a_device_nothing_waits_between_batches(pixels):
+    """The images of the first are looked at before its proof; of the others at the end, with the sums of all."""
+    x, y = scores(40)
+    x, y = (x.reshape(10, 4, 8).movedim(1, -1)[..., None], y.reshape(10, 4, 1)) if pixels else (x, y)
+    first, rest = (x[:2], y[:2]), list(zip(x[2:].split(2), y[2:].split(2), strict=True))
+    known = fb.evaluate(LOGITS, [first, *rest])
+    looks = {n: len(waits_of(lambda n=n: fb.evaluate(LOGITS, [first, *rest[:n]]))) for n in (0, 1, 3)}
+    assert looks[1] - looks[0] == 1
+    assert looks[3] == looks[1]
+    with as_on_a_device():
+        assert fb.evaluate(LOGITS, [first, *rest]) == known
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_as_on_a_device_what_is_wrong_is_said_at_a_settlement(at, monkeypatch):
+    monkeypatch.setattr(evaluation, "SETTLE_EVERY", 2)
+    x, y = scores(70)
+    seen = []
+
+    def batches(x, y):
+        for batch in zip(x.split(10), y.split(10), strict=True):
+            seen.append(batch)
+            yield batch
+
+    bad_label, bad_image = y.clone(), x.clone()
+    bad_label[10 * at] = 8
+    bad_image[10 * at, 0] = math.nan
+    for data, message in (((x, bad_label), "a label is 8, but"), ((bad_image, y), f"batch {at} has NaN or infinite")):
+        seen.clear()
+        with pytest.raises(ValueError, match=message), as_on_a_device():
+            fb.evaluate(LOGITS, batches(*data))
+        assert len(seen) <= at + 2
+        seen.clear()
+        with pytest.raises(ValueError, match=message):
+            fb.evaluate(LOGITS, batches(*data))
+        assert len(seen) == at + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("pixels", [False, True])
+def test_on_a_device_it_scores_the_same_and_no_batch_waits(device, pixels):
+    x, y = scores(40)
+    x, y = (x.reshape(10, 4, 8).movedim(1, -1)[..., None], y.reshape(10, 4, 1)) if pixels else (x, y)
+    batches = list(zip(x.split(2), y.split(2), strict=True))
+    model = nn.BatchNorm2d(8).eval() if pixels else nn.BatchNorm1d(8).eval()
+    known = fb.evaluate(model, batches)
+
+    def on_device():
+        for index, (images, labels) in enumerate(batches):
+            batch = images.to(device), labels.to(device)
+            torch.cuda.set_sync_debug_mode("error" if index else "default")
+            try:
+                yield batch
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    found = fb.evaluate(model.to(device), on_device())
+    assert (found.top1, found.top5, found.miou) == (known.top1, known.top5, known.miou)
+    assert found.loss == pytest.approx(known.loss, rel=1e-5)

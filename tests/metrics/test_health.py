@@ -19,6 +19,8 @@ from flatbit.metrics.health import (
 from flatbit.quant.quantizer import Site
 from flatbit.quant.quantizers import METHODS
 
+from ..no_waits import waits_of
+
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 CONV = "layers.1.0.conv2"
 
@@ -292,3 +294,17 @@ def test_what_dq_clips_counts_as_beyond_its_grid():
     quantizer.observe_(x)
     assert range_use(quantizer, x).overload == 0
     assert range_use(quantizer, 10 * x).overload > 0.8
+
+
+def test_a_sound_net_is_told_by_one_look():
+    model = net()
+    model(IMAGES).sum().backward()
+    assert len(waits_of(lambda: suspects(model))) == 1
+    model.fc.weight.grad[0, 0] = float("inf")
+    assert len(waits_of(lambda: suspects(model))) > 1
+
+
+def test_a_net_that_is_not_sound_is_constant_by_one_look():
+    model = net()
+    model.fc.weight.data[0, 0] = float("nan")
+    assert len(waits_of(lambda: constant_output(model, IMAGES))) == 1

@@ -1,9 +1,14 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import flatbit as fb
 from flatbit.data.batches import VOID
-from flatbit.metrics.scores import Scores
+from flatbit.metrics.scores import Scores, tally
+
+from ..no_waits import as_on_a_device, no_waits
 
 
 def logits_of(said, classes):
@@ -147,3 +152,78 @@ def test_losses_of_half_precision_are_summed_in_float(dtype):
     expected = torch.nn.functional.cross_entropy(logits.double(), truth, reduction="sum")
     assert float(expected) > 65504
     assert scores.loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def by_selection(logits, y):
+    """Scores as they are defined: pixels that count are selected, then counted."""
+    classes, pixels = logits.shape[1], y.ndim > 1
+    if pixels:
+        logits, y = logits.movedim(1, -1)[y != VOID], y[y != VOID]
+    ranked = logits.topk(min(5, classes), dim=1).indices == y[:, None]
+    confusion = torch.bincount(classes * y + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+    loss = float(F.cross_entropy(logits, y, reduction="none").sum(dtype=torch.float64)) if len(y) else 0.0
+    return int(ranked[:, 0].sum()), int(ranked.sum()), len(y), loss, confusion if pixels else None
+
+
+def batches_of(seed, classes, pixels, ties):
+    """Three batches, of logits that tie where asked; some pixels void."""
+    generator = torch.Generator().manual_seed(seed)
+    for n in (1, 4, 7):
+        shape = (n, 3, 5) if pixels else (n,)
+        logits = torch.randn(n, classes, *shape[1:], generator=generator)
+        y = torch.randint(classes, shape, generator=generator)
+        if pixels:
+            y[torch.rand(shape, generator=generator) < 0.3] = VOID
+        yield logits.round() if ties else logits, y
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([1, 2, 7, 255]), st.booleans(), st.booleans(), st.booleans())
+def test_sums_are_those_of_a_selection_on_the_cpu_and_as_on_a_device(seed, classes, pixels, ties, waits):
+    expected, scores = [0, 0, 0, 0.0, None], Scores()
+    batches = list(batches_of(seed, classes, pixels, ties))
+    for batch in batches:
+        sums = by_selection(*batch)
+        expected = [a + b if a is not None and b is not None else b for a, b in zip(expected, sums, strict=True)]
+    if waits:
+        for batch in batches:
+            scores.add(*batch)
+    else:
+        with no_waits():
+            for batch in batches:
+                scores.add(*batch)
+        assert (scores.count, scores.loss, scores.confusion) == (0, 0.0, None)
+        scores.settle()
+    hits1, hits5, count, loss, confusion = expected
+    assert (scores.hits1, scores.hits5, scores.count, scores.num_samples) == (hits1, hits5, count, 12)
+    assert scores.loss == pytest.approx(loss, rel=1e-12, abs=0)
+    assert (scores.confusion is None) if confusion is None else torch.equal(scores.confusion, confusion)
+
+
+def test_a_label_without_an_output_reaches_no_index_and_is_said_at_settlement():
+    for label, message in (
+        (3, "a label is 3, but TinyNet has 3"),
+        (-1, "a label is -1: "),
+        (2**62, "4611686018427387904"),
+    ):
+        scores, y = Scores("TinyNet"), torch.tensor([0, label, 1])
+        logits = torch.randn(3, 3)
+        assert tally(logits, y).loss.isfinite()
+        with as_on_a_device():
+            scores.add(logits, y.clamp(0, 2))
+            scores.add(logits, y)
+        with pytest.raises(ValueError, match=message):
+            scores.settle()
+        assert scores.count == 3
+
+
+def test_labels_of_pixels_out_of_range_are_in_no_cell():
+    found = tally(torch.randn(1, 3, 2, 2), torch.tensor([[[300, 4], [VOID, -7]]]))
+    assert found.cells.sum() == 4
+    assert found.cells[-1] == 1
+    assert found.whole[2:].tolist() == [3, -7, 300]
+
+
+def test_a_model_without_outputs_is_an_error():
+    with pytest.raises(ValueError, match="TinyNet has no outputs"):
+        Scores("TinyNet").add(torch.zeros(2, 0), torch.tensor([0, 1]))

@@ -5,17 +5,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import as_float, quantize_
 from flatbit.quant.grid import CodeRange
 from flatbit.quant.presets import policy
-from flatbit.quant.proof import Proof, QuantizationError, prove
+from flatbit.quant.proof import COUNTED, Proof, QuantizationError, prove
+from flatbit.quant.provenance import Provenance
 from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import TensorSpec
 from flatbit.quant.table import quantizers_of
+from flatbit.quant.tracking import Tracking
 
 
 def test_counts_levels_of_every_tensor(net, images, quantized):
@@ -343,3 +346,61 @@ def test_is_written_plainly_and_read_back(net, images, quantized):
     for broken in ({"a": 3}, {"a": [1]}, [1]):
         with pytest.raises(ValueError, match=r"expected levels as \{quantizer: \[used, allowed\]\}"):
             Proof.from_dict(broken)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("placement", ["input", "output"])
+def test_what_is_followed_is_the_model_and_not_its_judge(net, images, quantized, placement, monkeypatch):
+    quantized(net, placement=placement)
+    followed, tracked = [], []
+    follow, after = Provenance.follow, Tracking._after
+    monkeypatch.setattr(Provenance, "follow", lambda self, *args: followed.append(1) or follow(self, *args))
+    monkeypatch.setattr(Tracking, "_after", lambda self, *args: tracked.append(1) or after(self, *args))
+    with torch.no_grad(), Operations() as operations:
+        net(images)
+    prove(net, images)
+    assert len(followed) == operations.count
+    assert bool(tracked) == (placement == "output")  # else every layer has a quantizer of its own to read
+
+
+def test_levels_are_counted_alike_however_many_there_are(net, images, quantized):
+    quantized(net, "faq", 4, 4)
+    usage = prove(net, images).usage
+    bits = {name: quantizer for name, quantizer in quantizers_of(net) if usage[name].allowed > COUNTED}
+    assert "bn.bias_quantizer" in bits
+    seen = {}
+    hooks = [
+        quantizer.register_forward_hook(lambda *args, name=name: seen.update({name: args[-1]}))
+        for name, quantizer in quantizers_of(net)
+    ]
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    assert {name: len(values.unique()) for name, values in seen.items()} == {
+        name: used.used for name, used in usage.items()
+    }
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 7, -1])
+def test_a_single_value_that_is_not_finite_is_caught(images, net, quantized, bad, place):
+    quantized(net)
+    quantizer = net.layers[0][0].conv2.weight_quantizer
+
+    def broken(w):
+        values = type(quantizer).forward(quantizer, w).clone()
+        values.flatten()[place] = bad
+        return values
+
+    quantizer.forward = broken
+    with pytest.raises(QuantizationError, match=r"weight of layer 'layers.0.0.conv2' is NaN or infinite"):
+        prove(net, images)

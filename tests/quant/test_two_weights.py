@@ -21,6 +21,7 @@ from flatbit.quant.presets import policy
 from flatbit.quant.proof import QuantizationError, prove
 from flatbit.quant.table import BIAS, FLOAT_CLASS, INPUT, TABLE, Row, Slot, add_layer, quantizers_of
 from flatbit.train.averaging import QuantizedAverage, averaged, requantize_
+from flatbit.train.losses.cost import mbitops
 from flatbit.train.sharpness import SharpnessAware
 
 
@@ -127,6 +128,18 @@ def test_the_convention_and_the_cost_count_both_weights(model, x):
     assert counted.size_bytes == 15 + 14 + 4 * 7 + 4 * 3  # 40 and 35 weights of 3 bits, 7 biases, 3 steps
     assert (convention(model).inner, convention(model).weight_step) == ("W3/A3", "tensor")
     assert whole.uncounted == ()
+
+
+def test_the_cost_penalty_counts_the_wider_and_its_gradient_reaches_that_alone(model, x):
+    made(model, x, "dq", 4)
+    layer = model[2]
+    layer.down_quantizer.reach.data *= 4
+    widths = layer.up_quantizer.bit_width(), layer.down_quantizer.bit_width()
+    assert widths == (4, 6)
+    mbitops(model, (6,)).backward()
+    assert float(mbitops(model, (6,)).detach()) * 1e6 == pytest.approx(cost(model, (6,)).bitops)
+    assert layer.down_quantizer.reach.grad > 0
+    assert layer.up_quantizer.reach.grad in (None, 0)
 
 
 def test_bits_are_assigned_to_both(model, x):

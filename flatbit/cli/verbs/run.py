@@ -12,6 +12,7 @@ from ...engine import plan
 from ...engine import run as execute
 from ...engine.planning import in_words
 from ...engine.record import RECORD
+from ...engine.way import Asked, compiled_too
 from ...recipes import Network
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
@@ -21,13 +22,16 @@ from ..console import (
     AsBuilt,
     CheckpointFile,
     CheckpointKey,
+    Compile,
     DataArguments,
     DataDir,
     DataName,
     Device,
+    EngineName,
     Json,
     ModelArguments,
     Out,
+    PrecisionName,
     Rename,
     Resume,
     Seed,
@@ -56,6 +60,9 @@ def run_recipe(
     as_built: AsBuilt = [],  # noqa: B006
     seed: Seed = 0,
     device: Device = "cpu",
+    engine: EngineName = None,
+    compile: Compile = False,
+    precision: PrecisionName = "float32",
     out: Out = None,
     resume: Resume = False,
     smoke: Smoke = False,
@@ -80,6 +87,8 @@ def run_recipe(
     """
     if dry_run and (resume or out is not None):
         raise ValueError(f"{'--resume' if resume else '--out'} with --dry-run cannot act: nothing is run: leave it out")
+    chosen = compiled_too(engine) if compile else engine
+    Asked(engine=chosen, precision=precision).way(device)  # type: ignore[arg-type]
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
@@ -97,7 +106,7 @@ def run_recipe(
         return
     if planned.seconds is not None:
         say(f"{made.name}: about {in_words(planned.seconds)}")
-    done = execute(planned, out, resume=resume, say=say)
+    done = execute(planned, out, resume=resume, engine=chosen, precision=precision, say=say)  # type: ignore[arg-type]
     rows = summarize([done])
     show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
     page = write_page([done], out / "report.html", data_root=data_dir)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in its four IDX files, gzipped or not."""
+"""Fashion-MNIST in its four IDX files, gzipped or not, or in shards of strips."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from ..augment import Augment
 from ..files import download as download_with_torchvision
 from ..files import find_folder, one_of
 from ..memory import Images, MemoryData
+from ..strips import STRIPS, read_strips
 
 SIDE = 28
 SPLITS = ("train", "t10k")
+SHARDS = ("fashion_mnist_train.npz", "fashion_mnist_test.npz")
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 HOW = (
     "fetch train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
@@ -34,7 +36,8 @@ def load_fashion_mnist(
     """Fashion-MNIST: 60,000 training and 10,000 test images, 1x28x28, ten classes; training pads by 2, crops, flips.
 
     Args:
-        root: the folder with the four files, or one that holds them in FashionMNIST/raw.
+        root: the folder with the four files, or one that holds them in FashionMNIST/raw; or the one with shards of
+            WebP strips (fashion_mnist_train.npz and fashion_mnist_test.npz, see ``data.strips``).
         mean, std: of pixels in [0, 1].
         download: have torchvision download the set into root.
 
@@ -48,12 +51,17 @@ def load_fashion_mnist(
     files = {split: tuple(f"{split}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")) for split in SPLITS}
     either = {split: tuple(f"{file}|{file}.gz" for file in pair) for split, pair in files.items()}
     wanted = [file for pair in either.values() for file in pair]
-    _, folder = find_folder("fashion_mnist", root, {"FashionMNIST/raw": wanted, "raw": wanted}, HOW)
+    layouts = {"FashionMNIST/raw": wanted, "raw": wanted, STRIPS: list(SHARDS)}
+    layout, folder = find_folder("fashion_mnist", root, layouts, HOW)
+    if layout == STRIPS:
+        train, test = (_shard(folder / shard) for shard in SHARDS)
+    else:
+        train, test = (_split(*(one_of(folder, file) for file in either[split])) for split in SPLITS)
     return MemoryData(
         name="fashion_mnist",
         num_classes=10,
-        train=_split(*(one_of(folder, file) for file in either["train"])),
-        test=_split(*(one_of(folder, file) for file in either["t10k"])),
+        train=train,
+        test=test,
         mean=per_channel("mean", mean),
         std=per_channel("std", std),
         augment=Augment(pad=2, flip=True),
@@ -67,9 +75,19 @@ def _split(images_path: Path, labels_path: Path) -> Images:
         raise ValueError(f"{images_path} holds images {images.shape[1:]}, expected ({SIDE}, {SIDE})")
     if len(images) != len(labels):
         raise ValueError(f"{images_path} holds {len(images)} images, {labels_path} {len(labels)} labels")
-    if not len(labels) or labels.max() > 9:
-        raise ValueError(f"{labels_path} holds {len(labels)} labels up to {labels.max(initial=0)}, expected 0..9")
-    return Images(images=torch.from_numpy(images)[:, None], labels=torch.from_numpy(labels.astype(np.int64)))
+    return _checked(images, labels.astype(np.int64), labels_path)
+
+
+def _shard(path: Path) -> Images:
+    images, labels = read_strips(path, (SIDE, SIDE, 1))
+    return _checked(images[..., 0], labels, path)
+
+
+def _checked(images: np.ndarray, labels: np.ndarray, path: Path) -> Images:
+    """A split of images (n, 28, 28) and the labels (n,) that a file holds."""
+    if not len(labels) or labels.max() >= len(NAMES):
+        raise ValueError(f"{path} holds {len(labels)} labels up to {labels.max(initial=0)}, expected 0..9")
+    return Images(images=torch.from_numpy(images)[:, None], labels=torch.from_numpy(labels))
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class _Pairs(Samples):
         image, mask = read_pair(*self.paths[index], self.classes)
         if stream is None:
             return self._framed(image), self._framed_mask(mask)
-        images, masks = self.augment(image[None], mask[None], stream)
+        images, masks = self.augment.apply(image[None], mask[None], self.augment.draw(1, image.shape, stream))
         return images[0], masks[0]
 
     def _framed(self, image: Tensor) -> Tensor:

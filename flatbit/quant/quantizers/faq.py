@@ -64,12 +64,18 @@ class FaqWeight(Quantizer):
         return midtread(self.whole_bits())
 
     def step_of(self, x: Tensor, codes: CodeRange) -> Tensor:
-        row = (self.bits - 2).round().long()
-        unit = x.new_tensor(self.unit_steps).index_select(0, row.reshape(1)).squeeze(0)
-        return next_power_of_two(unit * spread(x).clamp_min(1e-12))
+        return next_power_of_two(self._unit(x) * spread(x).clamp_min(1e-12))
 
     def observe_(self, x: Tensor) -> None:
         """Nothing to set: the step is computed from the weight at every forward."""
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """``c/(2^b - 1)`` at the present width, shape ()."""
+        bits = self.whole_bits()
+        if not isinstance(bits, Tensor):
+            return torch.full((), self.unit_steps[bits - 2], dtype=x.dtype, device=x.device)
+        table = [torch.full((), unit, dtype=x.dtype, device=x.device) for unit in self.unit_steps]
+        return torch.stack(table).index_select(0, (bits - 2).reshape(1)).squeeze(0)
 
 
 @final

@@ -44,7 +44,7 @@ class FixedPoint(Quantizer):
         exponent = -self.whole_bits() // 2 if self.exponent is None else self.exponent
         if isinstance(exponent, Tensor):
             return torch.ldexp(x.new_ones(()), exponent)
-        return x.new_tensor(math.ldexp(1.0, exponent))
+        return torch.full((), math.ldexp(1.0, exponent), dtype=x.dtype, device=x.device)
 
     def observe_(self, x: Tensor) -> None:
         """Nothing to set: the step is given."""

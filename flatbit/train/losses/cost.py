@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...quant.cost import FLOAT_BITOPS, Cost, cost
 from ...quant.rounding import wide
-from ...quant.table import bits_of, quantizer_of, quantizers_of, slots_of
+from ...quant.spec import FLOAT_BITS
+from ...quant.table import quantizer_of, quantizers_of, slots_of, spec_of
 from ...wrappers import named_modules
 from . import LOSSES, LossTerm
 
@@ -82,7 +83,13 @@ def _width(layer: Any, role: Literal["weight", "input"]) -> Tensor | int:
     """Bits of a layer's weight or input, as a tensor where a quantizer holds them."""
     held = [quantizer_of(layer, slot.name) for slot in slots_of(layer, role)]
     widths = [wide(quantizer.width()) for quantizer in held if quantizer is not None]
-    return max(widths, key=Tensor.item) if widths and None not in held else bits_of(layer)[role == "input"]
+    if not widths or None in held:
+        spec = spec_of(layer)
+        return FLOAT_BITS if role == "weight" or spec is None else spec.input_bits
+    if len(widths) == 1:
+        return widths[0]
+    together = torch.stack(widths)
+    return together.index_select(0, together.argmax().reshape(1)).squeeze(0)
 
 
 LOSSES.add("cost_penalty", CostPenalty)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatbit.data import load
+from flatbit.data import class_names, load
 from flatbit.data.sets.cifar import CIFAR10, CIFAR100
+
+from ..cases import write_shard
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -99,7 +101,7 @@ def rewrite(path, **changes):
         ({"data": np.zeros((4, 784), np.uint8)}, r"data_batch_2 holds pixels \(4, 784\)"),
         ({"data": np.zeros((4, 3072), np.float32)}, "data_batch_2: data is float32, expected an array of uint8"),
         ({"data": b"pixels"}, "data_batch_2: data is bytes"),
-        ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, "data_batch_2 holds pixels"),
+        ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, "data_batch_2 holds no images: is it cifar10"),
     ],
 )
 def test_wrong_content_is_named_by_path(tmp_path, changes, message):
@@ -206,3 +208,63 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments):
     write_binary(tmp_path, CIFAR10)
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*: expected"):
         load("cifar10", tmp_path, **arguments)
+
+
+OFFICIAL = {"cifar10": class_names.CIFAR10, "cifar100": class_names.CIFAR100}
+
+
+def write_shards(root, kind, **labels):
+    """Five shards of training images, of 4, 5, ... 8 images, and one of test images; what is in them."""
+    made = {}
+    for seed, part in enumerate((*(f"train_{k}" for k in range(5)), "test")):
+        rows, fine = content(4 + seed, kind.classes, seed)
+        images, fine = rows.reshape(-1, 32, 32, 3), labels.get(part, fine)
+        write_shard(root / f"{kind.name}_{part}.npz", images, fine, each=3)
+        made[part] = images.transpose(0, 3, 1, 2), fine
+    return made
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_shards_give_their_images_in_order_and_the_official_names(tmp_path, name):
+    *train, test = write_shards(tmp_path, KINDS[name]).values()
+    data = load(name, tmp_path)
+    assert np.array_equal(data.train.images.numpy(), np.concatenate([images for images, _ in train]))
+    assert data.train.labels.tolist() == [label for _, fine in train for label in fine]
+    assert np.array_equal(data.test.images.numpy(), test[0])
+    assert data.test.labels.tolist() == test[1]
+    assert data.class_names == OFFICIAL[name]
+    assert data.train_batches(2, seed=0).images.data_ptr() == data.train.images.data_ptr()
+
+
+def test_shards_of_two_sets_may_lie_in_one_folder(tmp_path):
+    for kind in KINDS.values():
+        write_shards(tmp_path, kind)
+    assert [load(name, tmp_path).num_classes for name in KINDS] == [10, 100]
+
+
+def test_official_files_are_read_before_shards(tmp_path):
+    write_pickles(tmp_path, CIFAR10)
+    write_shards(tmp_path, CIFAR10)
+    assert load("cifar10", tmp_path).class_names == tuple(names(CIFAR10))
+
+
+def test_shards_that_are_missing_are_named(tmp_path):
+    write_shards(tmp_path, CIFAR10)
+    for part in ("train_2", "train_4"):
+        (tmp_path / f"cifar10_{part}.npz").unlink()
+    with pytest.raises(ValueError, match=rf"\n  {tmp_path} has no cifar10_train_2\.npz, cifar10_train_4\.npz\n"):
+        load("cifar10", tmp_path)
+
+
+def test_a_label_of_a_shard_out_of_range_is_named(tmp_path):
+    write_shards(tmp_path, CIFAR10, train_3=[0, 1, 2, 3, 4, 5, 10])
+    with pytest.raises(ValueError, match=r"cifar10_train_3\.npz holds the label 10, expected 0\.\.9: is it cifar10"):
+        load("cifar10", tmp_path)
+
+
+def test_a_shard_that_is_cut_off_is_named(tmp_path):
+    write_shards(tmp_path, CIFAR100)
+    path = tmp_path / "cifar100_test.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cifar100_test\.npz cannot be read"):
+        load("cifar100", tmp_path)

@@ -8,6 +8,8 @@ import torch
 from flatbit.data import load
 from flatbit.data.sets.fashion_mnist import read_idx
 
+from ..cases import write_shard
+
 
 def idx(array):
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
@@ -112,3 +114,28 @@ def test_download_is_asked_for_only_when_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is not in"):
         load("fashion_mnist", tmp_path)
     assert len(load("fashion_mnist", tmp_path, download=True).train.labels) == 6
+
+
+def write_shards(folder, **labels):
+    for name, n, seed in (("train", 6, 0), ("test", 3, 1)):
+        images, written = split(n, seed)
+        write_shard(folder / f"fashion_mnist_{name}.npz", images[..., None], labels.get(name, written), each=4)
+
+
+def test_shards_equal_the_idx_files(tmp_path):
+    write(tmp_path / "idx")
+    write_shards(tmp_path)
+    usual, shards = load("fashion_mnist", tmp_path / "idx"), load("fashion_mnist", tmp_path)
+    for a, b in ((usual.train, shards.train), (usual.test, shards.test)):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+    assert usual.class_names == shards.class_names
+
+
+def test_shards_are_checked(tmp_path):
+    write_shards(tmp_path, test=[0, 10, 1])
+    with pytest.raises(ValueError, match=r"fashion_mnist_test\.npz holds 3 labels up to 10, expected 0\.\.9"):
+        load("fashion_mnist", tmp_path)
+    (tmp_path / "fashion_mnist_test.npz").unlink()
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no fashion_mnist_test\.npz\n"):
+        load("fashion_mnist", tmp_path)

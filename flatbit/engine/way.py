@@ -1,0 +1,134 @@
+"""Ways to run a training step: eager, as a CUDA graph, compiled, or both; and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from ..registry import nearest
+
+Precision = Literal["float32", "tf32", "bf16"]
+PRECISIONS = get_args(Precision)
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How a stage's updates are run. All ways compute the same update, up to the rounding of sums.
+
+    Attributes:
+        graphs: the kernels of one update are captured as a CUDA graph and replayed, without Python between them.
+        compiled: the network's forward and backward are compiled (``torch.compile``).
+        precision: of products in training: ``tf32`` rounds what convolutions and matrix products read to 10 bits of
+            mantissa, ``bf16`` runs the network under autocast. Steps, clips, statistics, losses and
+            the optimizer stay in float32, and so does all evaluation.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+
+    graphs: bool = False
+    compiled: bool = False
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: {nearest(str(self.precision), PRECISIONS)}")
+
+    @classmethod
+    def parse(cls, engine: str, precision: Precision = "float32") -> Way:
+        """The way that one of ``ENGINES`` names. Raises ValueError for any other name."""
+        if engine not in ENGINES:
+            raise ValueError(f"engine {engine!r}: {nearest(engine, (AUTO, *ENGINES))}")
+        graphs, compiled = ENGINES[engine]
+        return cls(graphs=graphs, compiled=compiled, precision=precision)
+
+    @property
+    def engine(self) -> str:
+        """Its name among ``ENGINES``."""
+        return next(name for name, axes in ENGINES.items() if axes == (self.graphs, self.compiled))
+
+    def __str__(self) -> str:
+        return self.engine if self.precision == "float32" else f"{self.engine}, {self.precision}"
+
+    def check(self, device: torch.device | str) -> None:
+        """Raise ValueError where a device cannot run a step so, with the next best."""
+        kind = torch.device(device).type
+        if kind == "cuda":
+            return
+        if self.graphs:
+            instead = "compiled" if self.compiled else "eager"
+            raise ValueError(f"engine {self.engine} needs a CUDA device, and this run is on {kind}: take {instead}")
+        if self.precision == "tf32":
+            raise ValueError(f"precision tf32 is of CUDA devices, and this run is on {kind}: take float32")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Where the network's forward runs."""
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """While it is on, float32 products on CUDA are as ``precision`` says; torch itself lets convolutions round."""
+        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+        before = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
+        try:
+            yield
+        finally:
+            for backend, was in zip(backends, before, strict=True):
+                backend.fp32_precision = was
+
+
+ENGINES = {
+    "eager": (False, False),
+    "graphs": (True, False),
+    "compiled": (False, True),
+    "compiled-graphs": (True, True),
+}
+"""The names of ways, and their axes ``(graphs, compiled)``."""
+
+EAGER = Way()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a user wants of the engine.
+
+    Attributes:
+        engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``.
+        precision: of products in training.
+    """
+
+    engine: str | None = None
+    precision: Precision = "float32"
+
+    def way(self, device: torch.device | str) -> Way | None:
+        """The way on a device; None where it is to be tried out.
+
+        Raises ValueError for an engine or a precision that is unknown, or that the device has not.
+        """
+        tried = self.engine == AUTO or (self.engine is None and torch.device(device).type == "cuda")
+        way = Way.parse(EAGER.engine if tried else self.engine or EAGER.engine, self.precision)
+        way.check(device)
+        return None if tried else way
+
+    def check_begun(self, way: Way) -> None:
+        """Raise ValueError where a stage that goes on was begun in another way than is asked now."""
+        if self.precision != way.precision or self.engine not in (None, AUTO, way.engine):
+            raise ValueError(f"it was begun with engine {way}: give that, or another --out")
+
+
+FREE = Asked()
+"""As suits the device, in float32."""
+
+
+def compiled_too(engine: str | None) -> str:
+    """The engine that is compiled besides. Raises ValueError for ``auto``, which finds that out itself."""
+    if engine == AUTO:
+        raise ValueError("--compile with --engine auto cannot act: auto finds out whether it pays: leave one out")
+    return replace(Way.parse(engine or EAGER.engine), compiled=True).engine

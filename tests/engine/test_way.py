@@ -1,0 +1,105 @@
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flatbit import plain
+from flatbit.engine.way import AUTO, EAGER, ENGINES, PRECISIONS, Asked, Way, compiled_too
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_name_and_its_way_are_one(engine, precision):
+    way = Way.parse(engine, precision)
+    assert (way.engine, way.precision) == (engine, precision)
+    assert str(way) == (engine if precision == "float32" else f"{engine}, {precision}")
+    assert plain.from_plain(Way, plain.to_plain(way)) == way
+
+
+def test_the_four_names_are_all_there_is():
+    assert (
+        len(set(ENGINES.values())) == len(ENGINES) == 2 ** len([f for f in dataclasses.fields(Way) if f.type == "bool"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "said"),
+    [
+        ("graph", "float32", "engine 'graph': did you mean graphs"),
+        ("compile", "float32", "engine 'compile': did you mean compiled"),
+        ("eager", "bf61", "precision 'bf61': did you mean bf16"),
+        ("eager", "half", "precision 'half': "),
+    ],
+)
+def test_other_names_are_refused(engine, precision, said):
+    with pytest.raises(ValueError, match=said):
+        Way.parse(engine, precision)
+    with pytest.raises(ValueError, match=said):
+        Asked(engine=engine, precision=precision).way("cpu")
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "said"),
+    [
+        ("graphs", "float32", "engine graphs needs a CUDA device, and this run is on cpu: take eager"),
+        (
+            "compiled-graphs",
+            "bf16",
+            "engine compiled-graphs needs a CUDA device, and this run is on cpu: take compiled",
+        ),
+        ("eager", "tf32", "precision tf32 is of CUDA devices, and this run is on cpu: take float32"),
+        (AUTO, "tf32", "precision tf32"),
+    ],
+)
+def test_what_a_cpu_has_not_is_refused_with_the_next_best(engine, precision, said):
+    with pytest.raises(ValueError, match=said):
+        Asked(engine=engine, precision=precision).way("cpu")
+    if engine != AUTO:
+        Way.parse(engine, precision).check("cuda:1")
+
+
+def test_what_is_not_asked_suits_the_device():
+    assert Asked().way("cpu") == EAGER
+    assert Asked().way("cuda") is None
+    assert Asked(engine=AUTO, precision="bf16").way("cpu") is None
+    assert Asked(engine="compiled").way("cpu") == Way(compiled=True)
+
+
+@pytest.mark.parametrize("asked", [Asked(), Asked(engine=AUTO), Asked(engine="graphs")])
+def test_a_stage_goes_on_as_it_began(asked):
+    began = Way(graphs=True)
+    asked.check_begun(began)
+    with pytest.raises(ValueError, match="begun with engine graphs: give that"):
+        replace(asked, precision="bf16").check_begun(began)
+    with pytest.raises(ValueError, match="begun with engine graphs, bf16"):
+        asked.check_begun(replace(began, precision="bf16"))
+
+
+def test_another_engine_is_refused_where_a_stage_goes_on():
+    with pytest.raises(ValueError, match="begun with engine graphs"):
+        Asked(engine="eager").check_begun(Way(graphs=True))
+
+
+def test_compile_is_an_axis_of_its_own():
+    assert [compiled_too(engine) for engine in (None, "eager", "compiled")] == ["compiled"] * 3
+    assert compiled_too("graphs") == "compiled-graphs"
+    with pytest.raises(ValueError, match="--compile with --engine auto cannot act"):
+        compiled_too(AUTO)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_are_as_said_and_then_as_before(precision):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    with Way(precision=precision).products():
+        expected = "tf32" if precision == "tf32" else "ieee"
+        assert [backend.fp32_precision for backend in backends] == [expected] * 2
+    assert [backend.fp32_precision for backend in backends] == before
+
+
+def test_only_bf16_runs_the_network_under_autocast():
+    x = torch.ones(2, 2)
+    for precision, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        with Way(precision=precision).autocast(x.device):
+            assert (x @ x).dtype == dtype
