@@ -31,8 +31,6 @@ from flatbit.data.batches import Batch, Batches
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import Stage
 from flatbit.engine.loop import train
-from flatbit.engine.stacked import StackedNets
-from flatbit.engine.stacked_training import Net, train_stacked
 from flatbit.engine.stage import optimizer_of, quantize_for_
 from flatbit.engine.update import Update
 from flatbit.engine.way import Way
@@ -254,6 +252,9 @@ class Benchmark:
         """A row of several nets in one stack, a share of the time for each."""
         setting, stage = self.setting, replace(self.stages[name], max_steps=self.setting.steps)
         try:
+            from flatbit.engine.stacked import StackedNets
+            from flatbit.engine.stacked_training import Net, train_stacked
+
             stack = StackedNets([network(stage, self.batches, setting) for _ in range(setting.nets)])
 
             def seconds() -> float:
