@@ -132,7 +132,7 @@ def main() -> None:
     machine = environment("cpu", 1, ["flatbit"])
     arms_found = {name: spread([*values.values()]) | {"region_acc": values} for name, values in found.items()}
     path = write(
-        {"environment": machine, "arms": arms_found, "claims": held}, f"{machine['date']}-spirals-lr{options.lr:g}-cpu"
+        {"environment": machine, "arms": arms_found, "claims": held}, f"{machine['date']}-spirals-cpu-lr{options.lr:g}"
     )
     maps(made, path.with_suffix(".png"))
     print(nets(arms_found), table(held), path, sep="\n\n")

@@ -60,6 +60,11 @@ def environment(device: str, threads: int, packages: Iterable[str]) -> dict:
 def write(result: dict, name: str) -> Path:
     """Write a result to benchmarks/results, or where ``name`` is an absolute path."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1))
-    return path
+    return save(result, RESULTS / f"{name}.json")
+
+
+def save(result: dict, path: Path) -> Path:
+    """Write a record whole or not at all. Returns its path."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(result, indent=1))
+    return partial.replace(path)

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..atomic import replacing
 from ..metrics.evaluation import Metrics
 from ..metrics.health import Finding
 from ..quant.cost import Cost
+from ..version import VERSION
 from .recipe import Recipe, Stage
 from .way import EAGER, Precision, Way
 
@@ -149,7 +149,7 @@ class Environment:
     def here(cls) -> Environment:
         """Those of this process."""
         return cls(
-            flatbit=metadata.version("flatbit"),
+            flatbit=VERSION,
             torch=torch.__version__,
             python=platform.python_version(),
             machine=platform.machine(),

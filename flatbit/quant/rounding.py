@@ -147,7 +147,7 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, parameter: Tensor, gradient_scale: Number) -> Tensor:
         ctx.save_for_backward(parameter)
         ctx.gradient_scale = gradient_scale
-        return parameter.abs().clamp_min_(smallest_step(parameter))
+        return parameter.abs().clamp_min(smallest_step(parameter))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -225,7 +225,7 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
     v = wide(x)
     if ties == "away":
         magnitude = (v.abs() / step).add_(0.5 - offset).floor_().clamp_(max=high).add_(offset).mul_(step)
-        return torch.where(v < 0, -magnitude, magnitude).to(x.dtype)
+        return _narrow(torch.where(v < 0, -magnitude, magnitude), x.dtype)
     origin = low if ties == "even_from_low" else 0
     shift = offset + origin
     shifted = isinstance(shift, Tensor) or shift != 0
@@ -238,7 +238,12 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
     t.clamp_(low, high).round_()
     if shifted:
         t.add_(shift)
-    return t.mul_(step).to(x.dtype)
+    # Compiled by torch 2.11, an output that was written in place, or is a ``to`` that did nothing, has no gradient.
+    return _narrow(t * step if torch.compiler.is_compiling() else t.mul_(step), x.dtype)
+
+
+def _narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value if value.dtype == dtype else value.to(dtype)
 
 
 def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
