@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .grid import CodeRange, Grid
-from .rounding import Surrogate, Ties, fake_quantize, read_is_free, wide
+from .passes import read_is_free, wide
+from .rounding import Surrogate, Ties, fake_quantize
 from .site import Site
 
 MAX_BITS = 8

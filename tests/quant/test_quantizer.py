@@ -11,7 +11,7 @@ from flatbit.quant.quantizers.dq import DqWeight
 from flatbit.quant.quantizers.faq import FaqWeight
 from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation
 from flatbit.quant.quantizers.uniq import UniqActivation, UniqWeight
-from flatbit.quant.rounding import read_is_free
+from flatbit.quant.passes import read_is_free
 from flatbit.quant.site import Site
 
 SITE = Site(layer="stem", role="weight", step_shape=(4, 1))
