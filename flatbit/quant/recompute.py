@@ -122,7 +122,7 @@ class _Outputs:
         if surrogate == "identity":
             value = fake_quantize(x, step, offset, low, high, surrogate=surrogate, ties=ties)
         else:
-            value: Any = _Recomputed.apply(x, step, offset, low, high, surrogate, ties, output)
+            value: Any = _Recomputed.apply(x, step, offset, low, high, surrogate, output)
             output.shared = value.requires_grad
         key = value.data_ptr()
         self._alive[key] = (weakref.ref(value, lambda _: self._alive.pop(key, None)), value._version, output)
@@ -167,17 +167,16 @@ class _Recomputed(torch.autograd.Function):
         low: Number,
         high: Number,
         surrogate: Surrogate,
-        ties: Ties,
         output: _Output,
     ) -> Tensor:
         ctx.offset, ctx.low, ctx.high, ctx.surrogate, ctx.output = offset, low, high, surrogate, output
         ctx.save_for_backward(x, step)
-        return quantized_value(x, step, offset, low, high, ties)
+        return quantized_value(x, step, *output.grid)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, step = ctx.saved_tensors
-        return *surrogate_gradients(ctx, x, step, ctx.output.take(), gradients[0]), None, None, None, None, None
+        return *surrogate_gradients(ctx, x, step, ctx.output.take(), gradients[0]), None, None, None, None
 
 
 def _unpack(packed: Any) -> Tensor:

@@ -181,7 +181,8 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return *surrogate_gradients(ctx, *ctx.saved_tensors, gradients[0]), None, None, None, None
+        x, step, value = ctx.saved_tensors
+        return *surrogate_gradients(ctx, x, step, value, gradients[0]), None, None, None, None
 
 
 def surrogate_gradients(
