@@ -1,8 +1,9 @@
-"""Quantized activations computed again in the backward pass: memory for time.
+"""Quantized tensors computed again in the backward pass: memory for time.
 
 A convolution keeps the activation that it read, ``x^q``, for its backward pass, and so does the quantizer,
-beside ``x``, which the ReLU before it keeps anyway. ``x^q`` follows from ``x``, the step and the codes by one
-cheap pass; so within ``recomputed_outputs`` nobody keeps it, and the backward pass computes it once more.
+beside ``x``, which the ReLU before it keeps anyway, as the model does a weight. ``x^q`` follows from ``x``, the
+step and the codes by one cheap pass; so within ``recomputed_outputs`` nobody keeps it, and the backward pass
+computes it once more.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .layers import QUANTIZER
-from .quantizer import Quantizer
 from .rounding import Number, Surrogate, Ties, fake_quantize, quantized_value, surrogate_gradients
-from .table import row_of
+from .table import quantizers_of, row_of
 
 MODIFIED = (
     "a tensor that the backward pass of a quantized network reads was modified in place after the forward pass "
@@ -29,23 +28,24 @@ MODIFIED = (
 
 @contextmanager
 def recomputed_outputs(model: nn.Module) -> Iterator[None]:
-    """Within the context, keep no quantized activation for the backward pass: compute it there once more.
+    """Within the context, keep no quantizer's output for the backward pass: compute it there once more.
 
     The bytes that a network keeps between forward and backward come close to the float network's, for the time
-    of one more forward pass of the activations' quantizers. Gradients are those without it, bit for bit. The
+    of one more forward pass of the quantizers. Gradients are those without it, bit for bit. The
     backward pass may also come after the context.
 
-    It acts in eager mode; a compiler decides by itself what to compute again. Weights, and what a layer makes
-    of its input before it reads it (padding that is not zero, autocast), are kept as ever.
+    It acts in eager mode; a compiler decides by itself what to compute again. What a layer makes of an output before
+    it reads it (padding that is not zero, autocast, a perturbation added, a linear layer's transposed weight) is
+    kept as ever.
 
-    Raises ValueError for a model that has no activation quantizer, or whose quantizers already recompute;
+    Raises ValueError for a model that has no quantizer, or whose quantizers already recompute;
     RuntimeError in the backward pass where a tensor that it needs was modified in place.
     """
-    quantizers = [q for q in _activation_quantizers(model) if q.primitive is fake_quantize]
+    quantizers = [q for _, q in quantizers_of(model) if q.primitive is fake_quantize]
     if not quantizers:
         raise ValueError(
-            f"{type(model).__name__} has no activation quantizer whose output could be computed again: quantize_ it "
-            "with activations of less than 32 bits, and enter recomputed_outputs once"
+            f"{type(model).__name__} has no quantizer whose output could be computed again: quantize_ it first, "
+            "and enter recomputed_outputs once"
         )
     outputs = _Outputs()
     readers = [m for m in model.modules() if (row := row_of(m)) is not None and row.macs is not None]
@@ -59,12 +59,6 @@ def recomputed_outputs(model: nn.Module) -> Iterator[None]:
             quantizer.primitive = fake_quantize
         for handle in handles:
             handle.remove()
-
-
-def _activation_quantizers(model: nn.Module) -> list[Quantizer]:
-    named = model.named_modules()
-    slots = ("input" + QUANTIZER, "output" + QUANTIZER)
-    return [module for name, module in named if isinstance(module, Quantizer) and name.endswith(slots)]
 
 
 class _Output:
