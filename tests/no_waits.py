@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import flatbit.quant.rounding
+import flatbit.quant.passes
 
 READS = {
     "_local_scalar_dense": "reads a number (item, float, int, bool)",
@@ -79,7 +79,7 @@ def _why(func, args, kwargs) -> str:
 
 def modules_that_ask() -> list[ModuleType]:
     """Those of flatbit that take another path where a read is free."""
-    free = flatbit.quant.rounding.read_is_free
+    free = flatbit.quant.passes.read_is_free
     modules = [m for name, m in sys.modules.items() if name.partition(".")[0] == "flatbit"]
     return [module for module in modules if getattr(module, "read_is_free", None) is free]
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import flatbit as fb
+from flatbit.quant.passes import read_is_free
 from flatbit.quant.quantizers import METHODS
 from flatbit.quant.quantizers.uniq import UniqWeight
-from flatbit.quant.rounding import read_is_free
 from flatbit.quant.site import Site
 
 from .no_waits import WaitError, as_on_a_device, no_waits, waits_of

@@ -18,8 +18,8 @@ from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
 from ..quant.convention import Convention, convention
+from ..quant.passes import read_is_free, wide
 from ..quant.proof import Proof, prove
-from ..quant.rounding import read_is_free, wide
 from .scores import Scores
 
 PROOF_SAMPLES = 32

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.batches import VOID
 from ..data.labels import class_indices
-from ..quant.rounding import read_is_free, wide
+from ..quant.passes import read_is_free, wide
 
 LABELS = {"top1": "top-1", "miou": "mIoU"}
 """What people call a metric; all are in percent."""

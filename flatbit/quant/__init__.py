@@ -6,6 +6,7 @@ from .presets import preset_names
 from .producers import note_producers_
 from .proof import Proof, prove
 from .quantizer import Quantizer
+from .recompute import recomputed_outputs
 from .table import quantized_layers, quantizers_of
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "prove",
     "quantized_layers",
     "quantizers_of",
+    "recomputed_outputs",
 ]

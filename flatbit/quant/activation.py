@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .grid import CodeRange, choose, unsigned
+from .passes import read_is_free
 from .quantizer import MAX_BITS, Quantizer
-from .rounding import Number, read_is_free
+from .rounding import Number
 from .site import Site
 
 

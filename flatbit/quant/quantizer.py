@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .grid import CodeRange, Grid
-from .rounding import Surrogate, Ties, fake_quantize, read_is_free, wide
+from .passes import read_is_free, wide
+from .rounding import Surrogate, Ties, fake_quantize
 from .site import Site
 
 MAX_BITS = 8
@@ -38,8 +39,7 @@ class Quantizer(nn.Module, ABC):
         step_shape: of one step per output channel, or ().
         enabled: False lets x pass through unchanged (the float network, for calibration and teachers).
         primitive: the fake-quantize function that runs; the reference face can be put in its place.
-        perturbation: added to x^q where it is a tensor, None elsewhere; its gradient is dL/dx^q. It belongs
-            to whoever put it there (``SharpnessAware``), and to no ``state_dict``.
+        perturbation: a tensor added to x^q, whose gradient is dL/dx^q, or None; of who put it there, in no state_dict.
     """
 
     bits: Tensor

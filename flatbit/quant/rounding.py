@@ -31,12 +31,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .passes import between, blocks, clipped, large, product_sum, wide
+
 Surrogate = Literal["identity", "clip", "learned", "residual"]
 Ties = Literal["even", "even_from_low", "away"]
 Number = Any
 """A number, or a 0-dim tensor where a graph is compiled, on a GPU, or where it takes gradients."""
 SMALLEST_STEP = 1e-8
-BLOCK = 1 << 20  # of the elements in one dot product
 
 
 def smallest_step(like: Tensor) -> float:
@@ -159,7 +160,7 @@ class _Identity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *grid: Any) -> Tensor:
-        return _value(x, *grid)
+        return quantized_value(x, *grid)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -173,45 +174,48 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, surrogate: Surrogate, ties: Ties
     ) -> Tensor:
-        value = _value(x, step, offset, low, high, ties)
+        value = quantized_value(x, step, offset, low, high, ties)
         ctx.offset, ctx.low, ctx.high, ctx.surrogate = offset, low, high, surrogate
         ctx.save_for_backward(x, step, value)
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """With ``x^q = step (bound + offset)`` outside, each step gradient is a sum of products over the step.
-
-        learned:  ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g (x^q - x inside)) / step``;
-        clip:     ``sum(g (bound + offset)) outside                   = sum(g (x^q - x^q inside)) / step``;
-        residual: ``sum(g r)                                          = sum(g (x^q - x)) / step``.
-
-        The difference comes before the sum: at 8 bits ``sum(g x^q) - sum(g_x x)`` cancels in float32.
-        """
-        x, step, value = (wide(t.detach()) for t in ctx.saved_tensors)
-        offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
-        lowest, highest = step * (ctx.low + offset), step * (ctx.high + offset)
-        g = g_x = wide(gradients[0])
-        g_step = g_offset = kept = None
-        if ctx.needs_input_grad[1]:
-            if ctx.surrogate == "residual":
-                kept = x - value
-            else:
-                kept = _between(value if ctx.surrogate == "clip" else x, x, lowest, highest).sub_(value)
-            g_step = _product_sum(g, kept, step) / -step
-        if ctx.surrogate != "residual":
-            g_x = _between(g, x, lowest, highest, out=None if torch.is_grad_enabled() else kept)
-        if ctx.needs_input_grad[2]:  # step * (bound + offset) has a mixed second derivative: keep it
-            outer = g - g_x
-            g_offset = (outer * ctx.saved_tensors[1]).sum_to_size(offset.shape)
-            if g_step is not None:
-                g_step = g_step + (outer * (ctx.offset - offset)).sum_to_size(step.shape)
-        return g_x.to(gradients[0].dtype), g_step, g_offset, None, None, None, None
+        x, step, value = ctx.saved_tensors
+        return *surrogate_gradients(ctx, x, step, value, gradients[0]), None, None, None, None
 
 
-def wide(x: Tensor) -> Tensor:
-    """Half precision has too few bits for codes of 8: compute in float32 then."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def surrogate_gradients(
+    ctx: Any, x: Tensor, step: Tensor, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients to x, step and offset; ``ctx`` has the surrogate, the codes, and who asks for gradients.
+
+    With ``x^q = step (bound + offset)`` outside, each step gradient is a sum of products over the step:
+
+    learned:  ``sum(g r) inside + sum(g (bound + offset)) outside = sum(g (x^q - x inside)) / step``;
+    clip:     ``sum(g (bound + offset)) outside                   = sum(g (x^q - x^q inside)) / step``;
+    residual: ``sum(g r)                                          = sum(g (x^q - x)) / step``.
+
+    The difference comes before the sum: at 8 bits ``sum(g x^q) - sum(g_x x)`` cancels in float32.
+    """
+    asked_step, g = step, wide(gradient)
+    x, step, value = (wide(t.detach()) for t in (x, step, value))
+    offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
+    lowest, highest = step * (ctx.low + offset), step * (ctx.high + offset)
+    g_step = g_offset = None
+    if not ctx.needs_input_grad[1]:
+        g_x = g if ctx.surrogate == "residual" else between(g, x, lowest, highest)
+    elif ctx.surrogate == "residual":
+        g_x, g_step = g, product_sum(g, x - value, step) / -step
+    else:
+        g_x, products = clipped(g, x, value if ctx.surrogate == "clip" else x, value, lowest, highest, step)
+        g_step = products / -step
+    if ctx.needs_input_grad[2]:  # step * (bound + offset) has a mixed second derivative: keep it
+        outer = g - g_x
+        g_offset = (outer * asked_step).sum_to_size(offset.shape)
+        if g_step is not None:
+            g_step = g_step + (outer * (ctx.offset - offset)).sum_to_size(step.shape)
+    return g_x.to(gradient.dtype), g_step, g_offset
 
 
 def _like(number: Number, x: Tensor) -> Tensor:
@@ -220,7 +224,7 @@ def _like(number: Number, x: Tensor) -> Tensor:
     return torch.full((), number, dtype=x.dtype, device=x.device)  # filled on the device, where as_tensor copies
 
 
-def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:
+def quantized_value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, ties: Ties) -> Tensor:
     """``x^q`` as ``nearest_code`` defines it, in one buffer: memory traffic is what fake quantization costs."""
     v = wide(x)
     if ties == "away":
@@ -228,54 +232,27 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
         return _narrow(torch.where(v < 0, -magnitude, magnitude), x.dtype)
     origin = low if ties == "even_from_low" else 0
     shift = offset + origin
-    shifted = isinstance(shift, Tensor) or shift != 0
-    t = v / step
-    if shifted:
-        t.sub_(shift)
     low, high = low - origin, high - origin
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        low, high = _like(low, t), _like(high, t)
-    t.clamp_(low, high).round_()
-    if shifted:
-        t.add_(shift)
-    # Compiled by torch 2.11, an output that was written in place, or is a ``to`` that did nothing, has no gradient.
-    return _narrow(t * step if torch.compiler.is_compiling() else t.mul_(step), x.dtype)
+        low, high = _like(low, v), _like(high, v)
+    if not large(v, v, step, shift):
+        return _narrow(_rounded_(v / step, step, shift, low, high), x.dtype)
+    t = torch.empty_like(v)
+    for part, out in blocks(v, t):
+        _rounded_(torch.div(part, step, out=out), step, shift, low, high)
+    return _narrow(t, x.dtype)
 
 
 def _narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compiled by torch 2.11, an output that is a ``to`` which did nothing has no gradient."""
     return value if value.dtype == dtype else value.to(dtype)
 
 
-def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
-    """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
-    if lowest.numel() == 1 and read_is_free(x):
-        kernel = torch.ops.aten.hardtanh_backward
-        ends = float(lowest), float(highest)
-        return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
-    return torch.where((x > lowest) & (x < highest), g, 0.0)
-
-
-def read_is_free(x: Tensor) -> bool:
-    """Whether a number can be read out of a tensor at no cost: on the CPU, outside compiled graphs and transforms.
-
-    There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not torch._C._are_functorch_transforms_active()
-
-
-def _product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """``sum(a b)`` over all elements that share one element of ``like``; long vectors in blocks, for float32's sake."""
-    if like.numel() > 1 or a.stride() != b.stride():
-        return (a * b).sum_to_size(like.shape)
-    a, b = _flat(a), _flat(b)
-    if a.numel() <= BLOCK:
-        return a.dot(b).reshape(like.shape)
-    blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
-    return torch.stack([p.dot(q) for p, q in blocks]).sum().reshape(like.shape)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """All elements as a vector, in memory order: no copy of a dense tensor."""
-    return x.permute(sorted(range(x.ndim), key=x.stride, reverse=True)).reshape(-1)
+def _rounded_(t: Tensor, step: Tensor, shift: Number, low: Number, high: Number) -> Tensor:
+    """``x^q`` in the memory of ``t``, which is ``x / step``."""
+    if isinstance(shift, Tensor) or shift != 0:
+        t.sub_(shift).clamp_(low, high).round_().add_(shift)
+    else:
+        t.clamp_(low, high).round_()
+    # Compiled by torch 2.11, an output that was written in place has no gradient.
+    return t * step if torch.compiler.is_compiling() else t.mul_(step)

@@ -6,12 +6,12 @@ import torch
 from flatbit.quant import quantizer as module
 from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.grid import midrise, midtread
+from flatbit.quant.passes import read_is_free
 from flatbit.quant.quantizer import Quantizer
 from flatbit.quant.quantizers.dq import DqWeight
 from flatbit.quant.quantizers.faq import FaqWeight
 from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation
 from flatbit.quant.quantizers.uniq import UniqActivation, UniqWeight
-from flatbit.quant.rounding import read_is_free
 from flatbit.quant.site import Site
 
 SITE = Site(layer="stem", role="weight", step_shape=(4, 1))

@@ -174,7 +174,7 @@ def test_step_gradient_of_several_blocks_equals_that_of_one(monkeypatch):
     x, g = torch.randn(7, 11, dtype=torch.float64), torch.randn(7, 11, dtype=torch.float64)
     found = []
     for block in (1 << 20, 10, 7, 1):
-        monkeypatch.setattr("flatbit.quant.rounding.BLOCK", block)
+        monkeypatch.setattr("flatbit.quant.passes.BLOCK", block)
         step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
         leaf = g.clone().requires_grad_()
         out = fake_quantize(x, step, 0.0, -3, 3, surrogate="learned")

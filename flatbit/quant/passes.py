@@ -1,0 +1,90 @@
+"""Passes over memory, which are what fake quantization costs: few, in place, and in the cache where they can be.
+
+Tensors larger than the cache go through it block by block, all passes over one block before the next: each
+is read from memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 20  # of the elements in one dot product
+PASS = 1 << 18  # elements that stay in the cache from one pass to the next
+LARGE = 3 << 20  # elements from which on passes go block by block; 8 MB did not gain
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision has too few bits for codes of 8: compute in float32 then."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def large(a: Tensor, b: Tensor, *numbers: Any) -> bool:
+    """Whether passes over a and b go block by block: dense, of one layout, large, and with single numbers."""
+    if a.numel() < LARGE or not read_is_free(a) or any(isinstance(n, Tensor) and n.ndim for n in numbers):
+        return False
+    reach = 1 + sum(stride * (size - 1) for stride, size in zip(a.stride(), a.shape, strict=True))
+    return a.stride() == b.stride() and a.numel() == reach
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Dense tensors of one layout in pieces that stay in the cache from one pass to the next."""
+    return zip(*(flat(t).split(PASS) for t in tensors), strict=True)
+
+
+def clipped(
+    g: Tensor, x: Tensor, passed: Tensor, value: Tensor, lowest: Tensor, highest: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``g`` where ``lowest < x < highest``, else 0; and ``sum(g (passed - value))`` there, ``sum(-g value)`` elsewhere.
+
+    The sum is over the elements that share one of ``step``. Without a graph memory is used twice.
+    """
+    graph = torch.is_grad_enabled()
+    if graph or not large(g, x, lowest, step):
+        kept = between(passed, x, lowest, highest).sub_(value)
+        products = product_sum(g, kept, step)
+        return between(g, x, lowest, highest, out=None if graph else kept), products
+    g_x, kept, sums = torch.empty_like(g), g.new_empty(PASS), []
+    for h, v, p, q, out in blocks(g, x, passed, value, g_x):
+        part = between(p, v, lowest, highest, out=kept[: len(v)]).sub_(q)
+        sums.append(h.dot(part))
+        between(h, v, lowest, highest, out=out)
+    return g_x, torch.stack(sums).sum()
+
+
+def between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
+    """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
+    if lowest.numel() == 1 and read_is_free(x):
+        kernel = torch.ops.aten.hardtanh_backward
+        ends = float(lowest), float(highest)
+        return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
+    return torch.where((x > lowest) & (x < highest), g, 0.0)
+
+
+def read_is_free(x: Tensor) -> bool:
+    """Whether a number can be read out of a tensor at no cost: on the CPU, outside compiled graphs and transforms.
+
+    There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
+def product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """``sum(a b)`` over all elements that share one element of ``like``; long vectors in blocks, for float32's sake."""
+    if like.numel() > 1 or a.stride() != b.stride():
+        return (a * b).sum_to_size(like.shape)
+    a, b = flat(a), flat(b)
+    if a.numel() <= BLOCK:
+        return a.dot(b).reshape(like.shape)
+    blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
+    return torch.stack([p.dot(q) for p, q in blocks]).sum().reshape(like.shape)
+
+
+def flat(x: Tensor) -> Tensor:
+    """All elements as a vector, in memory order: no copy of a dense tensor."""
+    return x.permute(sorted(range(x.ndim), key=x.stride, reverse=True)).reshape(-1)
