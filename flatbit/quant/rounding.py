@@ -21,7 +21,8 @@ function has no curvature to speak of).
 Two faces compute this. ``fake_quantize_reference`` is the definition, composed of differentiable
 operations. ``fake_quantize`` is what runs: one autograd node that keeps its input and its output
 (a convolution keeps its input anyway) and no masks. They agree in value and in first and second
-derivatives; ``tests/quant/test_rounding.py`` holds them to it.
+derivatives; ``tests/quant/test_rounding.py`` holds them to it. Under ``torch.vmap`` that node takes the
+stacked tensors; under the transforms that differentiate (``torch.func.grad``) the reference runs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from .vmapped import on_stacked, only_vmapped
 
 Surrogate = Literal["identity", "clip", "learned", "residual"]
 Ties = Literal["even", "even_from_low", "away"]
@@ -124,7 +128,9 @@ def fake_quantize(
 
     Gradients flow to ``x``, to ``step`` and, where it is a tensor that asks, to ``offset``.
     """
-    if torch._C._are_functorch_transforms_active():  # torch.func differentiates compositions only
+    if torch._C._are_functorch_transforms_active():
+        if only_vmapped(x, step, offset, low, high):
+            return on_stacked(fake_quantize, x, step, offset, low, high, surrogate=surrogate, ties=ties)
         return fake_quantize_reference(x, step, offset, low, high, surrogate=surrogate, ties=ties)
     if surrogate == "identity":
         return _Identity.apply(x, step, offset, low, high, ties)  # type: ignore[return-value]
@@ -138,6 +144,8 @@ def learned_step(parameter: Tensor, gradient_scale: Number = 1.0) -> Tensor:
     balances its updates against those of the weights (LSQ, section 2.2).
     """
     if torch._C._are_functorch_transforms_active():
+        if only_vmapped(parameter, gradient_scale):
+            return on_stacked(learned_step, parameter, gradient_scale)
         return straight_through(parameter.abs().clamp_min(smallest_step(parameter)), gradient_scale * parameter.abs())
     return _LearnedStep.apply(parameter, gradient_scale)  # type: ignore[return-value]
 
@@ -249,13 +257,13 @@ def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor 
 
 
 def read_is_free(x: Tensor) -> bool:
-    """Whether a number can be read out of a tensor at no cost: on the CPU, outside compiled graphs and transforms.
+    """Whether a number can be read out of a tensor at no cost: on the CPU, not compiled, outside transforms.
 
     There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return not torch._C._are_functorch_transforms_active()
+    return not is_functorch_wrapped_tensor(x)
 
 
 def _product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:

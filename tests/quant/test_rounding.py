@@ -228,7 +228,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert x.grad.dtype == dtype
 
 
-def test_torch_func_transforms_take_the_reference_face():
+def test_torch_func_transforms_compute_the_same():
     step = torch.tensor(0.5)
 
     def loss(x):
