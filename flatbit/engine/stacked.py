@@ -40,11 +40,11 @@ class StackedNets:
         parameters, buffers: the stacked tensors by name, (N, ...).
 
     Args:
-        models: of one architecture, calibrated, on one device; two or more.
+        models: of one architecture, calibrated, on one device.
         losses: each net's terms, with the networks that they ask; None for the labels alone.
 
     Raises:
-        ValueError: fewer than two models, one given twice, models or losses that differ in more than their numbers
+        ValueError: no model, one given twice, models or losses that differ in more than their numbers
             (the first difference is named), a quantizer without a step.
     """
 
@@ -135,9 +135,9 @@ def networks_of(terms: tuple[LossTerm, ...]) -> Iterator[nn.Module]:
 
 
 def check_alike(models: Sequence[nn.Module], losses: Sequence[tuple[LossTerm, ...]]) -> None:
-    """Raise ValueError where models are too few, differ in more than numbers, or are not calibrated."""
-    if len(models) < 2 or len({*map(id, models)}) < len(models):
-        raise ValueError(f"expected two or more models, each once, got {len(models)}: stacking one is no gain")
+    """Raise ValueError where models are none, differ in more than numbers, or are not calibrated."""
+    if not models or len({*map(id, models)}) < len(models):
+        raise ValueError(f"expected one model or more, each once, got {len({*map(id, models)})} in {len(models)}")
     if len(losses) != len(models):
         raise ValueError(f"{len(losses)} losses for {len(models)} models: expected the terms of each")
     first = described(models[0], losses[0])

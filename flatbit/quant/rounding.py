@@ -41,6 +41,7 @@ Number = Any
 """A number, or a 0-dim tensor where a graph is compiled, on a GPU, or where it takes gradients."""
 SMALLEST_STEP = 1e-8
 BLOCK = 1 << 20  # of the elements in one dot product
+ROW = 1 << 11  # elements of one step from which on a call for each step costs less than masks for all
 
 
 def smallest_step(like: Tensor) -> float:
@@ -249,11 +250,22 @@ def _value(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, t
 
 def _between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
     """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
+    kernel = torch.ops.aten.hardtanh_backward
     if lowest.numel() == 1 and read_is_free(x):
-        kernel = torch.ops.aten.hardtanh_backward
         ends = float(lowest), float(highest)
         return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
+    if _has_long_rows(x, lowest) and x.shape == g.shape and not torch.is_grad_enabled() and read_is_free(x):
+        out = torch.empty_like(g) if out is None else out
+        ends = zip(lowest.flatten().tolist(), highest.flatten().tolist(), strict=True)
+        for row, values, kept, (low, high) in zip(g, x, out, ends, strict=True):
+            kernel.grad_input(row, values, low, high, grad_input=kept)
+        return out
     return torch.where((x > lowest) & (x < highest), g, 0.0)
+
+
+def _has_long_rows(x: Tensor, step: Tensor) -> bool:
+    """Whether steps differ along the first axis alone (those of stacked nets), each for many elements."""
+    return step.ndim == x.ndim and step.numel() == len(step) and x.numel() >= ROW * len(step)
 
 
 def read_is_free(x: Tensor) -> bool:

@@ -368,9 +368,9 @@ def test_nets_share_what_a_quantizer_is_and_nothing_else():
 
 def test_models_that_are_not_alike_are_refused_by_their_first_difference():
     one, other = nets(UNIQ, count=2)
-    with pytest.raises(ValueError, match="two or more models, each once, got 1"):
-        StackedNets([one])
-    with pytest.raises(ValueError, match="each once"):
+    with pytest.raises(ValueError, match="one model or more"):
+        StackedNets([])
+    with pytest.raises(ValueError, match="each once, got 1 in 2"):
         StackedNets([one, one])
     with pytest.raises(ValueError, match="1 losses for 2 models"):
         StackedNets([one, other], [(CrossEntropy(),)])
