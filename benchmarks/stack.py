@@ -7,12 +7,14 @@ Every way trains the same N nets through the same updates by the engine's own lo
 thread each, beside each other, N nets shared among them, one at a time or stacked. Every round times each way once, in
 a new random order; ratios to one at a time are taken inside a round, then their median. Spirals are HOL's net
 (`fcdnn`, 128 x 4, two inputs) at its recipe's batch of 500 and at 64; digits are `preresnet8`. W2A2 is `uniq` on all
-layers. Results go to benchmarks/results/.
+layers. The machine's load is kept with the figures: beside other work processes gain little. Results go to
+benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -180,9 +182,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stated = environment("cpu", 1, ())
+    begun = os.getloadavg()
     print(f"{'case':42}{'way':28}{'steps/s':>10}{'gain':>8}   quartiles")
     found = [measured(case, arguments.rounds, arguments.processes) for case in cases(arguments.nets, arguments.only)]
-    result = {"environment": stated, "settings": vars(arguments), "cases": found}
+    load = {"begun": begun, "ended": os.getloadavg()}
+    result = {"environment": stated, "load_average": load, "settings": vars(arguments), "cases": found}
     path = write(result, arguments.name or f"{stated['date']}-stack-cpu")
     print(f"written: {path}")
 
