@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 BLOCK = 1 << 20  # of the elements in one dot product
 PASS = 1 << 18  # elements that stay in the cache from one pass to the next
+ROW = 1 << 11  # elements of one step from which on a call for each step costs less than masks for all
 LARGE = 3 << 20  # elements from which on passes go block by block; 8 MB did not gain
 
 
@@ -57,21 +59,32 @@ def clipped(
 
 def between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
     """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
+    kernel = torch.ops.aten.hardtanh_backward
     if lowest.numel() == 1 and read_is_free(x):
-        kernel = torch.ops.aten.hardtanh_backward
         ends = float(lowest), float(highest)
         return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
+    if _has_long_rows(x, lowest) and x.shape == g.shape and not torch.is_grad_enabled() and read_is_free(x):
+        out = torch.empty_like(g) if out is None else out
+        ends = zip(lowest.flatten().tolist(), highest.flatten().tolist(), strict=True)
+        for row, values, kept, (low, high) in zip(g, x, out, ends, strict=True):
+            kernel.grad_input(row, values, low, high, grad_input=kept)
+        return out
     return torch.where((x > lowest) & (x < highest), g, 0.0)
 
 
+def _has_long_rows(x: Tensor, step: Tensor) -> bool:
+    """Whether steps differ along the first axis alone (those of stacked nets), each for many elements."""
+    return step.ndim == x.ndim and step.numel() == len(step) and x.numel() >= ROW * len(step)
+
+
 def read_is_free(x: Tensor) -> bool:
-    """Whether a number can be read out of a tensor at no cost: on the CPU, outside compiled graphs and transforms.
+    """Whether a number can be read out of a tensor at no cost: on the CPU, not compiled, outside transforms.
 
     There the vectorised kernels want plain numbers; elsewhere a read stalls the device or breaks the graph.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return not torch._C._are_functorch_transforms_active()
+    return not is_functorch_wrapped_tensor(x)
 
 
 def product_sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:

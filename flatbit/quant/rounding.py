@@ -21,7 +21,8 @@ function has no curvature to speak of).
 Two faces compute this. ``fake_quantize_reference`` is the definition, composed of differentiable
 operations. ``fake_quantize`` is what runs: one autograd node that keeps its input and its output
 (a convolution keeps its input anyway) and no masks. They agree in value and in first and second
-derivatives; ``tests/quant/test_rounding.py`` holds them to it.
+derivatives; ``tests/quant/test_rounding.py`` holds them to it. Under ``torch.vmap`` that node takes the
+stacked tensors; under the transforms that differentiate (``torch.func.grad``) the reference runs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from torch import Tensor
 
 from .passes import between, blocks, clipped, large, product_sum, wide
+from .vmapped import on_stacked, only_vmapped
 
 Surrogate = Literal["identity", "clip", "learned", "residual"]
 Ties = Literal["even", "even_from_low", "away"]
@@ -125,7 +127,9 @@ def fake_quantize(
 
     Gradients flow to ``x``, to ``step`` and, where it is a tensor that asks, to ``offset``.
     """
-    if torch._C._are_functorch_transforms_active():  # torch.func differentiates compositions only
+    if torch._C._are_functorch_transforms_active():
+        if only_vmapped(x, step, offset, low, high):
+            return on_stacked(fake_quantize, x, step, offset, low, high, surrogate=surrogate, ties=ties)
         return fake_quantize_reference(x, step, offset, low, high, surrogate=surrogate, ties=ties)
     if surrogate == "identity":
         return _Identity.apply(x, step, offset, low, high, ties)  # type: ignore[return-value]
@@ -139,6 +143,8 @@ def learned_step(parameter: Tensor, gradient_scale: Number = 1.0) -> Tensor:
     balances its updates against those of the weights (LSQ, section 2.2).
     """
     if torch._C._are_functorch_transforms_active():
+        if only_vmapped(parameter, gradient_scale):
+            return on_stacked(learned_step, parameter, gradient_scale)
         return straight_through(parameter.abs().clamp_min(smallest_step(parameter)), gradient_scale * parameter.abs())
     return _LearnedStep.apply(parameter, gradient_scale)  # type: ignore[return-value]
 

@@ -206,6 +206,24 @@ def test_gradients_without_a_graph_are_those_with_one(surrogate, strided):
     assert torch.equal(out, fake_quantize(x, step, 0.0, -3, 3, surrogate=surrogate))
 
 
+@pytest.mark.parametrize("surrogate", ["clip", "learned"])
+@pytest.mark.parametrize("layout", ["rows", "columns", "short rows", "one x for all"])
+def test_steps_along_the_first_axis_give_each_row_its_gradients(surrogate, layout):
+    """Long rows have a call each, short ones masks together: as rows by themselves have it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 40 if layout == "short rows" else 2100, 2, generator=generator, dtype=torch.float64)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2) if layout == "columns" else x
+    x = (x[:1] if layout == "one x for all" else x).requires_grad_()
+    step = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64).reshape(3, 1, 1).requires_grad_()
+    g = torch.randn(3, *x.shape[1:], generator=generator, dtype=torch.float64)
+    out = fake_quantize(x, step, 0.5, -2, 1, surrogate=surrogate)
+    rows = [
+        fake_quantize(v, s, 0.5, -2, 1, surrogate=surrogate) for v, s in zip(x.expand(3, -1, -1), step, strict=True)
+    ]
+    for one, other in zip(*(torch.autograd.grad(q, [x, step], g) for q in (out, torch.stack(rows))), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_saves_input_and_output_and_no_mask():
     saved = []
     x = torch.randn(64, 64, requires_grad=True)
@@ -228,7 +246,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert x.grad.dtype == dtype
 
 
-def test_torch_func_transforms_take_the_reference_face():
+def test_torch_func_transforms_compute_the_same():
     step = torch.tensor(0.5)
 
     def loss(x):
