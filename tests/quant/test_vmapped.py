@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flatbit.quant.rounding import fake_quantize, fake_quantize_reference, learned_step, read_is_free
+from flatbit.quant.passes import read_is_free
+from flatbit.quant.rounding import fake_quantize, fake_quantize_reference, learned_step
 from flatbit.quant.vmapped import on_stacked, only_vmapped
 
 N = 3
