@@ -49,6 +49,12 @@ PrecisionName = Annotated[
         help="Of products in training: float32, tf32 (CUDA), bf16. Steps, statistics, losses and tests stay float32.",
     ),
 ]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute", help="Compute quantized tensors again in the backward pass: less memory, the same numbers."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

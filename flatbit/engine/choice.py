@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 import torch
@@ -20,8 +20,8 @@ from ..data.pairs import pair_of
 from ..train.losses import LossTerm
 from .capture import EngineError, State
 from .recipe import Stage
-from .update import Update
-from .way import ENGINES, Precision, Way
+from .update import Update, running
+from .way import EAGER, ENGINES, Way
 
 CHECKED, TIMED = 3, 8
 """Updates that are compared, the first of which is never a replay; and further ones that are timed."""
@@ -73,14 +73,15 @@ class Trials:
         lr = self.stage.lr or 0.0  # a schedule may begin at 0
         before = self._parameters()
         try:
-            update = Update(self.model, self.stage, self.terms, self.optimizer, way)
-            for batches in taken[:CHECKED]:
-                update(batches, lr)
-            movement = self._parameters() - before
-            begun = time.perf_counter()
-            for batches in taken[CHECKED:]:
-                update(batches, lr)
-            update.tally()  # waits for the device
+            with running(self.model, way):
+                update = Update(self.model, self.stage, self.terms, self.optimizer, way)
+                for batches in taken[:CHECKED]:
+                    update(batches, lr)
+                movement = self._parameters() - before
+                begun = time.perf_counter()
+                for batches in taken[CHECKED:]:
+                    update(batches, lr)
+                update.tally()  # waits for the device
             return movement, (time.perf_counter() - begun) / max(len(taken) - CHECKED, 1)
         finally:
             self.state.restore_()
@@ -109,7 +110,7 @@ def choose_way(
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     *,
-    precision: Precision = "float32",
+    eager: Way = EAGER,
     note: Callable[[str], None] = lambda line: None,
 ) -> Way:
     """The fastest way that updates as eager does; compiling is tried only where a stage is long enough for it to pay.
@@ -119,7 +120,7 @@ def choose_way(
     Args:
         model, stage, terms, optimizer: as ``Update`` takes them.
         batches: of training; the first of the first epoch are used.
-        precision: of all ways.
+        eager: what the others are compared with; precision and ``recompute`` of all.
         note: called with one line: what was chosen, and what all took.
     """
     model.train()
@@ -127,15 +128,14 @@ def choose_way(
         model=model, stage=stage, terms=terms, optimizer=optimizer, taken=_taken(stage, batches),
         state=State.of(model, optimizer),
     )  # fmt: skip
-    eager = Way(precision=precision)
     movement, seconds = trials.moved(eager, trials.taken)
     found = [Trial(way=eager, seconds=seconds, difference=0.0)]
     reordered, _ = trials.moved(eager, [_reordered(batches, stage) for batches in trials.taken[:CHECKED]])
     rounding = _distance(reordered, movement)
     steps = min(len(batches), stage.max_steps or len(batches))
     for engine in ENGINES:
-        way = Way.parse(engine, precision)
-        if way == eager or not _runs(way, movement.device):
+        way = _as(engine, eager, movement.device)
+        if way is None or way == eager:
             continue
         fastest = min(trial.seconds for trial in found)
         if way.compiled and COMPILED_SAVES * fastest * stage.updates(steps) <= 2 * WARM_UP_S:
@@ -164,12 +164,15 @@ def _reordered(batches: list[Batch], stage: Stage) -> list[Batch]:
     return [(reverse(x), reverse(y)) for x, y in batches]
 
 
-def _runs(way: Way, device: torch.device) -> bool:
+def _as(engine: str, eager: Way, device: torch.device) -> Way | None:
+    """A way with all else as eager has it; None where the device cannot run it."""
+    graphs, compiled = ENGINES[engine]
     try:
+        way = replace(eager, graphs=graphs, compiled=compiled)
         way.check(device)
     except ValueError:
-        return False
-    return True
+        return None
+    return way
 
 
 def _distance(movement: Tensor, eager: Tensor) -> float:

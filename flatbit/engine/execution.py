@@ -52,6 +52,7 @@ def run(
     resume: bool = False,
     engine: str | None = None,
     precision: Precision = "float32",
+    recompute: bool = False,
     say: Say = lambda line: None,
 ) -> Run:
     """Execute a plan.
@@ -64,6 +65,7 @@ def run(
             the device has and takes the fastest; None for ``auto`` on CUDA, else ``eager``. A stage that goes on keeps
             its own.
         precision: of products in training, ``float32``, ``tf32`` or ``bf16``.
+        recompute: compute quantized tensors again in the backward pass, in place of keeping them.
         say: called with a line as stages finish.
 
     Raises:
@@ -75,8 +77,9 @@ def run(
     out = Path(out)
     for note in plan.notes:
         say(note)
-    asked = Asked(engine=engine, precision=precision)
+    asked = Asked(engine=engine, precision=precision, recompute=recompute)
     asked.way(plan.device)
+    _check_recompute(plan, recompute)
     record = _opened(plan, precision, out, resume, say)
     if plan.checkpoint is not None and record.checkpoint is None:
         record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
@@ -99,6 +102,12 @@ def run(
     done = Run(folder=out, record=record)
     shutil.copyfile(done.stage_file(plan.recipe.stages[-1].name), out / "model.safetensors")
     return done
+
+
+def _check_recompute(plan: Plan, recompute: bool) -> None:
+    """Raise ValueError where there is nothing that could be computed again."""
+    if recompute and all(stage.policy is None for stage in plan.recipe.stages):
+        raise ValueError(f"recompute cannot act: no stage of {plan.recipe.name} is quantized: leave it out")
 
 
 def _trained(plan: Plan, sources: Sources, stage: Stage, asked: Asked, say: Say) -> StageRecord:

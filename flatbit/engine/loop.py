@@ -24,7 +24,7 @@ from ..train.losses import LossTerm
 from .checks import check_steps
 from .recipe import Stage
 from .record import EpochRecord
-from .update import Update
+from .update import Update, running
 from .way import EAGER, Way
 
 CHECK_EVERY = 20  # updates between looks at the loss: each look waits for the device
@@ -122,7 +122,7 @@ def train(
     way.check(device_of(model))
     update = Update(model, stage, stage.losses if losses is None else losses, optimizer, way, note=hooks.note)
     saved = time.monotonic()
-    with bar("loss", "top1", "rate") as progress, way.products():
+    with bar("loss", "top1", "rate") as progress, running(model, way):
         task = progress.add_task(stage.name, total=stage.epochs * steps, loss="", top1="", rate="")
         while position.epoch < stage.epochs:
             for _ in _updates(update, batches, position, steps):

@@ -125,7 +125,7 @@ def _way(work: Work, asked: Asked) -> Way:
     if way is not None:
         return way
     parts = (work.model, work.stage, work.losses, work.optimizer)
-    return choose_way(*parts, work.batches, precision=asked.precision, note=work.note)
+    return choose_way(*parts, work.batches, eager=asked.simplest, note=work.note)
 
 
 def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..data.batches import VOID, Batch
 from ..data.labels import class_indices
 from ..device import device_of
+from ..quant.recompute import recomputed_outputs
+from ..quant.table import has_quantized_layers
 from ..train.losses import LossTerm, weighted_sum
 from ..train.optimizers import set_rate_
 from ..train.sharpness import SharpnessAware
@@ -119,6 +122,14 @@ class Update:
         right = logits.detach().argmax(1) == y
         share = right.float().mean() if y.ndim == 1 else right.sum() / (y != VOID).sum().clamp_min(1)
         self._sums += torch.stack([part.detach() for part in (loss, share, *terms)]) * len(y)
+
+
+@contextmanager
+def running(model: nn.Module, way: Way) -> Iterator[None]:
+    """While it is on, updates of a model are run in a way: its products, and what its backward pass keeps."""
+    recomputes = way.recompute and has_quantized_layers(model)
+    with way.products(), recomputed_outputs(model) if recomputes else nullcontext():
+        yield
 
 
 def parts_of(batches: Sequence[Batch], stage: Stage) -> list[Part]:

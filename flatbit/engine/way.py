@@ -26,18 +26,25 @@ class Way:
         precision: of products in training: ``tf32`` rounds what convolutions and matrix products read to 10 bits of
             mantissa, ``bf16`` runs the network under autocast. Steps, clips, statistics, losses and
             the optimizer stay in float32, and so does all evaluation.
+        recompute: quantized tensors are computed again in the backward pass (``recomputed_outputs``): less memory, the
+            same numbers.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision; ``recompute`` where a compiler decides what is computed again.
     """
 
     graphs: bool = False
     compiled: bool = False
     precision: Precision = "float32"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: {nearest(str(self.precision), PRECISIONS)}")
+        if self.recompute and self.compiled:
+            raise ValueError(
+                f"recompute with engine {self.engine} cannot act: the compiler decides that itself: leave one out"
+            )
 
     @classmethod
     def parse(cls, engine: str, precision: Precision = "float32") -> Way:
@@ -53,7 +60,8 @@ class Way:
         return next(name for name, axes in ENGINES.items() if axes == (self.graphs, self.compiled))
 
     def __str__(self) -> str:
-        return self.engine if self.precision == "float32" else f"{self.engine}, {self.precision}"
+        said = [self.engine, self.precision * (self.precision != "float32"), "recompute" * self.recompute]
+        return ", ".join(filter(None, said))
 
     def check(self, device: torch.device | str) -> None:
         """Raise ValueError where a device cannot run a step so, with the next best."""
@@ -102,10 +110,12 @@ class Asked:
     Attributes:
         engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``.
         precision: of products in training.
+        recompute: whether quantized tensors are computed again in the backward pass.
     """
 
     engine: str | None = None
     precision: Precision = "float32"
+    recompute: bool = False
 
     def way(self, device: torch.device | str) -> Way | None:
         """The way on a device; None where it is to be tried out.
@@ -114,12 +124,19 @@ class Asked:
         """
         tried = self.engine == AUTO or (self.engine is None and torch.device(device).type == "cuda")
         way = Way.parse(EAGER.engine if tried else self.engine or EAGER.engine, self.precision)
+        way = replace(way, recompute=self.recompute)
         way.check(device)
         return None if tried else way
 
+    @property
+    def simplest(self) -> Way:
+        """Eager, with all else as asked: what other ways are compared with."""
+        return Way(precision=self.precision, recompute=self.recompute)
+
     def check_begun(self, way: Way) -> None:
         """Raise ValueError where a stage that goes on was begun in another way than is asked now."""
-        if self.precision != way.precision or self.engine not in (None, AUTO, way.engine):
+        same = (self.precision, self.recompute) == (way.precision, way.recompute)
+        if not same or self.engine not in (None, AUTO, way.engine):
             raise ValueError(f"it was begun with engine {way}: give that, or another --out")
 
 

@@ -84,9 +84,10 @@ def small(*stages, **arguments):
     return Recipe(name="small", model="resnet8", model_arguments=arguments, data="digits", stages=stages)
 
 
-def ran(made, out, *, resume=False, say=lambda line: None, engine=None, precision="float32", **planning):
+def ran(made, out, *, resume=False, say=lambda line: None, seed=0, device="cpu", smoke=False, checkpoint=None, **how):
     """Plan a recipe and run the plan."""
-    return run(plan(made, **planning), out, resume=resume, engine=engine, precision=precision, say=say)
+    planned = plan(made, seed=seed, device=device, smoke=smoke, checkpoint=checkpoint)
+    return run(planned, out, resume=resume, say=say, **how)
 
 
 def model_of(made, name):

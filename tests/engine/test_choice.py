@@ -102,9 +102,9 @@ def test_compiling_is_tried_where_it_would_pay(epochs, tried, monkeypatch):
     assert bool(compiled) == tried
 
 
-def test_the_precision_is_kept(monkeypatch):
-    way = choose_way(*work(), precision="bf16")
-    assert way == Way(precision="bf16")
+def test_what_all_ways_share_is_kept():
+    half = Way(precision="bf16", recompute=True)
+    assert choose_way(*work(), eager=half) == half
 
 
 def test_few_batches_are_taken_over_again():

@@ -125,6 +125,19 @@ def test_the_precision_stands_with_the_numbers(tmp_path):
     )
 
 
+@pytest.mark.parametrize("engine", ["eager", "graphs"])
+def test_tensors_that_are_computed_again_are_the_same(engine, device, tmp_path):
+    kept = ran(MADE, tmp_path / "kept", engine=engine)
+    again = ran(MADE, tmp_path / "again", engine=engine, recompute=True)
+    assert all(same_files(kept.stage_file(name), again.stage_file(name)) for name in kept.record.stages)
+    assert {way.recompute for way in ways(again.record).values()} == {True}
+
+
+def test_computing_again_in_a_float_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="recompute cannot act: no stage of tiny is quantized"):
+        ran(recipe(FLOAT), tmp_path, recompute=True)
+
+
 def test_a_way_that_the_model_cannot_is_an_error_with_a_mend(device, tmp_path):
     device.setattr("flatbit.train.optimizers.rate_of", lambda groups, lr: (lr, None))
     with pytest.raises(EngineError, match="take engine eager"):

@@ -1,4 +1,3 @@
-import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -17,10 +16,22 @@ def test_a_name_and_its_way_are_one(engine, precision):
     assert plain.from_plain(Way, plain.to_plain(way)) == way
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_compiler_decides_itself_what_it_computes_again(engine):
+    way = Way.parse(engine)
+    if way.compiled:
+        with pytest.raises(ValueError, match=f"recompute with engine {engine} cannot act"):
+            Asked(engine=engine, recompute=True).way("cuda")
+    else:
+        recomputed = Asked(engine=engine, recompute=True, precision="bf16").way("cuda")
+        assert recomputed == replace(way, recompute=True, precision="bf16")
+        assert str(recomputed) == f"{engine}, bf16, recompute"
+        assert plain.from_plain(Way, plain.to_plain(recomputed)) == recomputed
+
+
 def test_the_four_names_are_all_there_is():
-    assert (
-        len(set(ENGINES.values())) == len(ENGINES) == 2 ** len([f for f in dataclasses.fields(Way) if f.type == "bool"])
-    )
+    assert set(ENGINES.values()) == {(graphs, compiled) for graphs in (False, True) for compiled in (False, True)}
+    assert len(ENGINES) == 4
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,8 @@ def test_a_stage_goes_on_as_it_began(asked):
     asked.check_begun(began)
     with pytest.raises(ValueError, match="begun with engine graphs: give that"):
         replace(asked, precision="bf16").check_begun(began)
+    with pytest.raises(ValueError, match="begun with engine graphs: give that"):
+        replace(asked, recompute=True).check_begun(began)
     with pytest.raises(ValueError, match="begun with engine graphs, bf16"):
         asked.check_begun(replace(began, precision="bf16"))
 

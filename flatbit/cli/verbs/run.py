@@ -32,6 +32,7 @@ from ..console import (
     ModelArguments,
     Out,
     PrecisionName,
+    Recompute,
     Rename,
     Resume,
     Seed,
@@ -63,6 +64,7 @@ def run_recipe(
     engine: EngineName = None,
     compile: Compile = False,
     precision: PrecisionName = "float32",
+    recompute: Recompute = False,
     out: Out = None,
     resume: Resume = False,
     smoke: Smoke = False,
@@ -88,7 +90,8 @@ def run_recipe(
     if dry_run and (resume or out is not None):
         raise ValueError(f"{'--resume' if resume else '--out'} with --dry-run cannot act: nothing is run: leave it out")
     chosen = compiled_too(engine) if compile else engine
-    Asked(engine=chosen, precision=precision).way(device)  # type: ignore[arg-type]
+    asked = Asked(engine=chosen, precision=precision, recompute=recompute)  # type: ignore[arg-type]
+    asked.way(device)
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
@@ -106,7 +109,7 @@ def run_recipe(
         return
     if planned.seconds is not None:
         say(f"{made.name}: about {in_words(planned.seconds)}")
-    done = execute(planned, out, resume=resume, engine=chosen, precision=precision, say=say)  # type: ignore[arg-type]
+    done = execute(planned, out, resume=resume, engine=chosen, precision=asked.precision, recompute=recompute, say=say)
     rows = summarize([done])
     show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
     page = write_page([done], out / "report.html", data_root=data_dir)
