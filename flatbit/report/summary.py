@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .. import plain
 from ..engine.record import Run, StageRecord, decisive
+from ..engine.way import Way
 from ..metrics.scores import LABELS
 from ..quant.convention import Convention
 
@@ -53,13 +54,16 @@ class StageSummary:
 
 
 def summarize(runs: Sequence[Run]) -> list[StageSummary]:
-    """One row per stage that all runs finished. Raises ValueError for runs of different recipes, or no stage."""
+    """One row per stage that all runs finished. Raises ValueError for runs that differ in more than seeds, or no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
     recipes = {str(decisive(plain.to_plain(run.record.recipe))) for run in runs}
     if len(recipes) > 1:
         names = sorted({run.record.recipe.name for run in runs})
         raise ValueError(f"runs of different recipes or settings cannot be averaged: {', '.join(names)}")
+    precisions = sorted({run.record.precision for run in runs})
+    if len(precisions) > 1:
+        raise ValueError(f"runs of different precision cannot be averaged: {', '.join(precisions)}")
     stages = [name for name in runs[0].record.stages if all(name in run.record.stages for run in runs)]
     if not stages:
         raise ValueError("no stage is finished in every run: go on with them first (--resume)")
@@ -116,9 +120,14 @@ def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> 
         size_bytes=first.cost.size_bytes,
         bitops=first.cost.bitops,
         seconds=statistics.mean(entry.seconds for entry in entries),
-        convention="float" if is_float else convention.in_words(),
-        first_last="" if is_float else _first_last(convention),
+        convention=_joined("float" if is_float else convention.in_words(), first.way, ", "),
+        first_last=_joined("" if is_float else _first_last(convention), first.way, " "),
     )
+
+
+def _joined(words: str, way: Way, between: str) -> str:
+    """A convention, with the precision that it was trained in where that is another than float32."""
+    return words if way.precision == "float32" else between.join(filter(None, (words, f"trained in {way.precision}")))
 
 
 def _first_last(convention: Convention) -> str:

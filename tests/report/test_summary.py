@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from flatbit.engine.way import Way
 from flatbit.report.summary import as_json, summarize, table_of
 
 from .cases import FAQ, FLOAT, UNIQ, entry, made
@@ -77,6 +78,22 @@ def test_the_convention_is_spelled_out():
     assert [row.first_last for row in rows] == [
         "", "first W8/A8 last W8/A8 shortcut W2/A2", "first W8/A8 last W8/A8 BN fixed point",
     ]  # fmt: skip
+
+
+def test_the_precision_of_training_stands_with_the_numbers():
+    half = Way(precision="bf16", graphs=True)
+    rows = summarize([made(a=entry(1, FLOAT, way=half), b=entry(1, UNIQ, way=half))])
+    assert [row.first_last for row in rows] == [
+        "trained in bf16", "first W8/A8 last W8/A8 shortcut W2/A2 trained in bf16",
+    ]  # fmt: skip
+    assert all(row.convention.endswith(", trained in bf16") for row in rows)
+
+
+def test_runs_of_different_precision_are_not_averaged():
+    runs = two_seeds()
+    runs[1] = replace(runs[1], record=replace(runs[1].record, precision="tf32"))
+    with pytest.raises(ValueError, match="runs of different precision cannot be averaged: float32, tf32"):
+        summarize(runs)
 
 
 def test_only_stages_that_every_run_finished():
