@@ -119,10 +119,15 @@ class CapturedUpdates:
         check_capturable(self.optimizer, device_of(self.model))
         inputs = [(x.clone(), y.clone()) for x, y in batches]
         state = State.of(self.model, self.optimizer, self.sums)
-        try:
-            replay = cuda_graph(lambda: self.act(inputs), state.restore_)
-        except RuntimeError as error:
+
+        def undo() -> None:
             state.restore_()
+            self.optimizer.zero_grad(set_to_none=True)
+
+        try:
+            replay = cuda_graph(lambda: self.act(inputs), undo)
+        except RuntimeError as error:
+            undo()
             raise EngineError(
                 f"{type(self.model).__name__} cannot be captured as a CUDA graph ({first_line(error)}): take engine "
                 "eager or compiled"

@@ -18,6 +18,8 @@ from .loop import Position
 from .way import Way
 
 NAME = "checkpoint.pt"
+OWN = ("lr", "fused", "capturable")
+"""What of an optimizer's groups belongs to the device, or is set at every update: no part of what is gone on with."""
 PARTS = {"stage", "way", "model", "optimizer", "random", "position", "average"}
 
 
@@ -92,8 +94,8 @@ def restore_checkpoint_(
 
 
 def _load_state_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state; its rate, which every update sets, stays the tensor or number that it is here."""
-    own = [{key: group[key] for key in ("lr", "fused") if key in group} for group in optimizer.param_groups]
+    """Load an optimizer's state; ``OWN`` stays as it is here."""
+    own = [{key: group[key] for key in OWN if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, kept in zip(optimizer.param_groups, own, strict=True):
         group.update(kept)

@@ -54,7 +54,7 @@ class StageSummary:
 
 
 def summarize(runs: Sequence[Run]) -> list[StageSummary]:
-    """One row per stage that all runs finished. Raises ValueError for runs that differ in more than seeds, or no stage."""
+    """One row per stage that all runs finished. Raises ValueError where they differ in more than seeds, or for no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
     recipes = {str(decisive(plain.to_plain(run.record.recipe))) for run in runs}

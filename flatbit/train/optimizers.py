@@ -50,7 +50,7 @@ class Adam(Optimizer):
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         rate, fused = rate_of(groups, lr)
-        return torch.optim.Adam(groups, lr=rate, fused=fused)
+        return torch.optim.Adam(groups, lr=rate, fused=fused, capturable=bool(fused))
 
 
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", __name__)

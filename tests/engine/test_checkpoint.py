@@ -53,6 +53,24 @@ def test_going_on_equals_never_having_stopped(tmp_path, kind):
         assert torch.equal(fresh.state_dict()[key], value), key
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_what_the_device_takes_stays_as_it_is_here(kind, tmp_path):
+    """A run that was begun on the CPU, whose rates are numbers, goes on with tensors that a graph can hold."""
+    model, _ = training()
+    begun = kind(model.parameters(), lr=0.1)
+    step(model, begun, 0)
+    save_checkpoint(tmp_path, model, begun, Position(epoch=1), "float", EAGER)
+    rate = torch.tensor(0.3)
+    other = kind(model.parameters(), lr=rate, fused=True)
+    restore_checkpoint_(load_checkpoint(tmp_path), model, other)
+    (group,) = other.param_groups
+    assert group["lr"] is rate
+    assert rate == torch.tensor(0.3)
+    assert group["fused"]
+    assert len(other.state) == len(begun.state)
+    step(model, other, 1)
+
+
 def test_position_and_stage_come_back_as_they_were(tmp_path):
     epoch = EpochRecord(
         epoch=1, lr=1e-7, train_loss=0.1 + 0.2, train_top1=1.0, losses={"a": 0.1}, images_per_s=3.0, seconds=2.0,
