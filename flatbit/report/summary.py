@@ -54,7 +54,7 @@ class StageSummary:
 
 
 def summarize(runs: Sequence[Run]) -> list[StageSummary]:
-    """One row per stage that all runs finished. Raises ValueError where they differ in more than seeds, or for no stage."""
+    """A row per stage that all runs finished. Raises ValueError where more than their seeds differ, or for no stage."""
     if not runs:
         raise ValueError("no runs to summarize")
     recipes = {str(decisive(plain.to_plain(run.record.recipe))) for run in runs}
