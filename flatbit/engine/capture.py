@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..device import device_of
+from ..quant.quantizer import FACTS
 
 WARM_UPS = 2
 """Updates on a side stream before a capture, for what libraries set up at a first call; they are undone."""
@@ -145,7 +146,13 @@ class CapturedUpdates:
 def signature(model: nn.Module, batches: Sequence[Batch]) -> tuple[Any, ...]:
     """What a captured or compiled update was made for: it is made anew for another one."""
     shapes = tuple((x.shape, x.dtype, y.shape, y.dtype) for x, y in batches)
-    return shapes, tuple(module.training for module in model.modules())
+    modules = [(module.training, *_versions(module)) for module in model.modules()]
+    return shapes, tuple(modules)
+
+
+def _versions(module: nn.Module) -> list[int]:
+    """Of what a quantizer knows as numbers: widths and signs that were assigned since."""
+    return [module.get_buffer(name)._version for name in FACTS if name in module._buffers]
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .grid import CodeRange, choose, unsigned
-from .passes import read_is_free
 from .quantizer import MAX_BITS, Quantizer
 from .rounding import Number
 from .site import Site
@@ -77,8 +76,8 @@ class ActivationQuantizer(Quantizer, ABC):
             raise ValueError(f"{self.site}: signed inputs take no {bits} bit by {self.method!r}: {self.signed_refusal}")
 
     def is_signed(self) -> Tensor | bool:
-        """Whether the input is signed: a truth value where a read is free, else a tensor."""
-        return bool(self.signed) if read_is_free(self.signed) else self.signed > 0
+        """Whether the input is signed: a truth value, or a tensor (``fact``)."""
+        return self.fact("signed") > 0
 
     def _refuse_signed(self) -> None:
         if self.stated_bits not in self.signed_bits:

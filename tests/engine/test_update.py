@@ -122,13 +122,13 @@ def test_replayed_updates_of_every_method(method, monkeypatch):
     assert same == tally
 
 
-def test_other_shapes_and_modes_are_captured_anew(monkeypatch):
+def test_other_shapes_modes_and_widths_are_captured_anew(monkeypatch):
     stand_in_for_a_device(monkeypatch)
     results = []
     for way in (EAGER, Way(graphs=True)):
         stage = stage_of()
         model = net()
-        data = batches(torch.float32, 12)
+        data = batches(torch.float32, 14)
         small = [(x[:3], y[:3]) for x, y in data]
         fb.quantize_(model, stage.policy)
         fb.calibrate_(model, data[:1])
@@ -138,7 +138,10 @@ def test_other_shapes_and_modes_are_captured_anew(monkeypatch):
                 update([batch], RATE)
         for norm in model.modules():
             norm.train(not isinstance(norm, nn.BatchNorm2d))
-        for batch in data[8:]:
+        for batch in data[8:10]:
+            update([batch], RATE)
+        fb.assign_bits_(model, {"3": (3, 3)})  # its codes are numbers of the captured step
+        for batch in data[10:]:
             update([batch], RATE)
         results.append((vector(model), update.tally()))
     assert torch.equal(results[0][0], results[1][0])
