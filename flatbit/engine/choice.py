@@ -27,8 +27,12 @@ CHECKED, TIMED = 3, 8
 """Updates that are compared, the first of which is never a replay; and further ones that are timed."""
 FARTHER, NEGLIGIBLE, MOST = 4.0, 1e-4, 0.5
 """A way is right where it differs by four times that at most, or by a ten-thousandth of the movement; never by half."""
-COMPILED_SAVES, WARM_UP_S = 0.1, 140.0
-"""What compiling saves of a step, and what it takes at first: measured on a CPU, 9 to 15 % and 72 to 206 s cold."""
+COMPILED_SAVES = {"cpu": 0.1, "cuda": 0.4}
+WARM_UP_S = {"cpu": 140.0, "cuda": 60.0}
+"""What compiling saves of a step, and what it takes at first. Measured on a CPU: 9 to 15 %, 72 to 206 s cold.
+
+On CUDA assumed, until ``scripts/gpu`` has measured it: there a step's elementwise passes cost more, and are fused.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,12 +142,18 @@ def choose_way(
         if way is None or way == eager:
             continue
         fastest = min(trial.seconds for trial in found)
-        if way.compiled and COMPILED_SAVES * fastest * stage.updates(steps) <= 2 * WARM_UP_S:
+        if way.compiled and not _pays(fastest * stage.updates(steps), movement.device):
             continue
         found.append(trials.tried(way, movement, rounding))
     best = min(found, key=lambda trial: trial.seconds)
     note(f"{stage.name}: engine {best.way}: an update takes {', '.join(map(str, found))}")
     return best.way
+
+
+def _pays(seconds: float, device: torch.device) -> bool:
+    """Whether compiling a stage of so many seconds would save twice what it takes."""
+    kind = device.type if device.type in WARM_UP_S else "cpu"
+    return COMPILED_SAVES[kind] * seconds > 2 * WARM_UP_S[kind]
 
 
 def _taken(stage: Stage, batches: Batches) -> list[list[Batch]]:
