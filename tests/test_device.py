@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from flatbit.device import device_of
+from flatbit.device import device_of, float32_products
 
 
 def test_the_first_parameter_tells_the_device():
@@ -15,3 +16,14 @@ def test_a_buffer_tells_it_where_there_is_no_parameter():
 
 def test_a_model_without_tensors_is_on_the_cpu():
     assert device_of(nn.Sequential(nn.ReLU())) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_are_as_said_and_then_as_before(tf32):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    with float32_products(tf32=tf32):
+        assert [backend.fp32_precision for backend in backends] == ["tf32" if tf32 else "ieee"] * 2
+        with float32_products():
+            assert [backend.fp32_precision for backend in backends] == ["ieee"] * 2
+    assert [backend.fp32_precision for backend in backends] == before

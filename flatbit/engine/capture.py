@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,10 +14,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..device import device_of
-from ..quant.quantizer import FACTS
-
-WARM_UPS = 2
-"""Updates on a side stream before a capture, for what libraries set up at a first call; they are undone."""
+from ..quant.facts import FACTS
 
 
 class EngineError(ValueError):
@@ -27,11 +26,13 @@ class State:
     """All that an update changes, and a copy of it.
 
     Attributes:
-        tensors: parameters, buffers, the optimizer's state, and what else is given.
+        tensors: parameters, buffers (not the ``FACTS`` of quantizers, which no update changes), the optimizer's
+            state, and what else is given.
         copies: of their values.
         optimizer: whose state it is; parameters that had none have none again.
         stepped: the parameters that had some.
-        random: state of the device's random numbers; None on the CPU.
+        device: the model's.
+        random: state of its random numbers; None on the CPU.
         cpu_random: of the CPU's.
     """
 
@@ -39,19 +40,23 @@ class State:
     copies: tuple[Tensor, ...]
     optimizer: torch.optim.Optimizer
     stepped: frozenset[Any]
+    device: torch.device
     random: Tensor | None
     cpu_random: Tensor
 
     @classmethod
     def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, *more: Tensor) -> State:
         """The state as it is now."""
-        tensors = (*model.parameters(), *model.buffers(), *state_tensors(optimizer), *more)
+        changed = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] not in FACTS]
+        device = device_of(model)
+        tensors = (*model.parameters(), *changed, *state_tensors(optimizer), *more)
         return cls(
             tensors=tensors,
             copies=tuple(tensor.detach().clone() for tensor in tensors),
             optimizer=optimizer,
             stepped=frozenset(optimizer.state),
-            random=torch.cuda.get_rng_state() if device_of(model).type == "cuda" else None,
+            random=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            device=device,
             cpu_random=torch.get_rng_state(),
         )
 
@@ -64,22 +69,43 @@ class State:
             del self.optimizer.state[parameter]
         torch.set_rng_state(self.cpu_random)
         if self.random is not None:
-            torch.cuda.set_rng_state(self.random)
+            torch.cuda.set_rng_state(self.random, self.device)
 
 
 def cuda_graph(act: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-    """``act`` as a CUDA graph: warmed up on a side stream, undone, then captured, which runs nothing. The replay."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    """``act`` as a CUDA graph: warmed up on a side stream, undone, then captured, which runs nothing. The replay.
+
+    A read of the device is found in the warm-up: a capture that fails leaves the process in a bad state.
+    """
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(current)
     with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
+        act()
+        with _waits_refused():
             act()
-    torch.cuda.current_stream().wait_stream(side)
+    current.wait_stream(side)
     undo()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        act()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            act()
+    except RuntimeError:
+        torch.cuda.set_stream(current)
+        raise
     return graph.replay
+
+
+@contextmanager
+def _waits_refused() -> Iterator[None]:
+    """While it is on, a read that would wait for the device raises RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class CapturedUpdates:

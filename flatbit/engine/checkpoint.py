@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import plain
 from ..atomic import replacing
+from ..device import device_of
 from ..train.averaging import QuantizedAverage
 from ..undo import undone_on_failure
 from ..wrappers import load_state_, state_of
@@ -42,8 +43,8 @@ def save_checkpoint(
         average: of the captures so far, where the stage takes any.
     """
     random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
+    if (device := device_of(model)).type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(device)
     content = {
         "stage": stage,
         "way": plain.to_plain(way),
@@ -89,13 +90,14 @@ def restore_checkpoint_(
             average.load_state_dict(content["average"])
         _load_state_(optimizer, content["optimizer"])
     torch.set_rng_state(content["random"]["cpu"])
-    if "cuda" in content["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(content["random"]["cuda"])
+    if "cuda" in content["random"] and (device := device_of(model)).type == "cuda":
+        torch.cuda.set_rng_state(content["random"]["cuda"], device)
 
 
 def _load_state_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load an optimizer's state; ``OWN`` stays as it is here."""
     own = [{key: group[key] for key in OWN if key in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    groups = [saved | kept for saved, kept in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict(state | {"param_groups": groups})
     for group, kept in zip(optimizer.param_groups, own, strict=True):
-        group.update(kept)
+        group.update(kept)  # the rate's own tensor, where loading copied it

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count as counting
 from itertools import islice
 from typing import Any
 
@@ -144,21 +145,24 @@ def _updates(update: Update, batches: Batches, position: Position, steps: int) -
         freeze_batchnorm_(model)
     size = stage.batches_per_update(position.epoch)
     steps -= steps % size  # an update takes all its mini-batches
-    since_check, started = 0, time.monotonic()
-    stream = batches.epoch(position.epoch, position.step)
-    while position.step < steps:
-        taken = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(stream, size)]
-        if len(taken) < size:
-            break  # an epoch may end early, where batches could not be read
+    every = 1 if update.device.type == "cpu" else CHECK_EVERY
+    started = time.monotonic()
+    where, stream = f"stage {stage.name!r}: a batch", batches.epoch(position.epoch, position.step)
+    pairs = (pair_of(batch, where) for batch in stream)
+    taken = list(islice(pairs, size))
+    for count in counting(1):
+        if position.step >= steps or len(taken) < size:
+            return  # an epoch may end early, where batches could not be read
         update(taken, stage.lr_at(position.epoch + position.step / steps))
+        x = taken[-1][0]
         position.step += size
         position.samples += sum(len(y) for _, y in taken)
-        since_check += 1
-        if since_check >= CHECK_EVERY or update.device.type == "cpu" or position.step >= steps:
+        taken = list(islice(pairs, size)) if position.step < steps else []
+        if count % every == 0 or len(taken) < size:
             sums = update.tally()
             position.seconds += time.monotonic() - started
-            since_check, started = 0, time.monotonic()
-            _settle(model, stage, position, sums, taken[-1][0])
+            started = time.monotonic()
+            _settle(model, stage, position, sums, x)
             yield
 
 

@@ -114,8 +114,10 @@ def prepare(
     if kept is None or kept["stage"] != stage.name:
         return replace(work, way=_way(work, asked) if stage.epochs else EAGER)
     restore_checkpoint_(kept, model, work.optimizer, work.average)
-    way = plain.from_plain(Way, kept["way"])
-    asked.check_begun(way)
+    begun = plain.from_plain(Way, kept["way"])
+    way = asked.way_on(begun, device)
+    if way != begun:
+        note(f"{stage.name}: begun with engine {begun}, which {device.type} has not: it goes on with {way}")
     return replace(work, position=Position.from_dict(kept["position"]), way=way)
 
 

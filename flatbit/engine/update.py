@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.batches import VOID, Batch
 from ..data.labels import class_indices
-from ..device import device_of
+from ..device import device_of, float32_products
 from ..quant.recompute import recomputed_outputs
 from ..quant.table import has_quantized_layers
 from ..train.losses import LossTerm, weighted_sum
@@ -127,8 +127,12 @@ class Update:
 @contextmanager
 def running(model: nn.Module, way: Way) -> Iterator[None]:
     """While it is on, updates of a model are run in a way: its products, and what its backward pass keeps."""
-    recomputes = way.recompute and has_quantized_layers(model)
-    with way.products(), recomputed_outputs(model) if recomputes else nullcontext():
+    device, recomputes = device_of(model), way.recompute and has_quantized_layers(model)
+    with (
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
+        float32_products(tf32=way.precision == "tf32"),
+        recomputed_outputs(model) if recomputes else nullcontext(),
+    ):
         yield
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -78,19 +77,6 @@ class Way:
         """Where the network's forward runs."""
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    @contextmanager
-    def products(self) -> Iterator[None]:
-        """While it is on, float32 products on CUDA are as ``precision`` says; torch itself lets convolutions round."""
-        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
-        before = [backend.fp32_precision for backend in backends]
-        for backend in backends:
-            backend.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
-        try:
-            yield
-        finally:
-            for backend, was in zip(backends, before, strict=True):
-                backend.fp32_precision = was
-
 
 ENGINES = {
     "eager": (False, False),
@@ -133,11 +119,19 @@ class Asked:
         """Eager, with all else as asked: what other ways are compared with."""
         return Way(precision=self.precision, recompute=self.recompute)
 
-    def check_begun(self, way: Way) -> None:
-        """Raise ValueError where a stage that goes on was begun in another way than is asked now."""
+    def way_on(self, way: Way, device: torch.device) -> Way:
+        """How a stage goes on that was begun in a way: as it was; as is asked now where this device cannot do that.
+
+        Raises ValueError where another way is asked that is not needed, or where none can be.
+        """
+        try:
+            way.check(device)
+        except ValueError:
+            return self.way(device) or self.simplest
         same = (self.precision, self.recompute) == (way.precision, way.recompute)
         if not same or self.engine not in (None, AUTO, way.engine):
             raise ValueError(f"it was begun with engine {way}: give that, or another --out")
+        return way
 
 
 FREE = Asked()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import plain
 from ..bounded import length_of
 from ..data.pairs import pair_of
-from ..device import device_of
+from ..device import device_of, float32_products
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
@@ -59,6 +59,7 @@ class Metrics:
 
 
 @torch.no_grad()
+@float32_products()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

@@ -76,8 +76,8 @@ class ActivationQuantizer(Quantizer, ABC):
             raise ValueError(f"{self.site}: signed inputs take no {bits} bit by {self.method!r}: {self.signed_refusal}")
 
     def is_signed(self) -> Tensor | bool:
-        """Whether the input is signed: a truth value, or a tensor (``fact``)."""
-        return self.fact("signed") > 0
+        """Whether the input is signed: a truth value, or a tensor (``Facts``)."""
+        return self.facts.read("signed", self.signed) > 0
 
     def _refuse_signed(self) -> None:
         if self.stated_bits not in self.signed_bits:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.pairs import input_of
-from ..device import device_of
+from ..device import device_of, float32_products
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
@@ -43,6 +43,7 @@ class Calibration:
 
 
 @torch.no_grad()
+@float32_products()
 def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None = None) -> Calibration:
     """Set every step and clip of a quantized model, in place, from its weights and from data.
 

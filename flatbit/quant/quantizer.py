@@ -14,16 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .facts import FACTS, Facts
 from .grid import CodeRange, Grid
 from .passes import read_is_free, wide
 from .rounding import Surrogate, Ties, fake_quantize
 from .site import Site
 
 MAX_BITS = 8
-FACTS = ("bits", "signed")
-"""Buffers that say what a quantizer is; all others, and the parameters, are state that calibration sets."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -79,7 +77,7 @@ class Quantizer(nn.Module, ABC):
         self.primitive = fake_quantize
         self.perturbation: Tensor | None = None
         self._judged: tuple[tuple[int, int], ...] = ()
-        self._facts: dict[str, tuple[Tensor, int, float]] = {}
+        self.facts = Facts()
 
     @abstractmethod
     def code_range(self, x: Tensor) -> CodeRange:
@@ -209,25 +207,8 @@ class Quantizer(nn.Module, ABC):
         return f"{self.bit_width()} bit, {self.granularity}" + ("" if self.calibrated else ", uncalibrated")
 
     def whole_bits(self) -> Any:
-        """The width as a whole number, or as a tensor of whole numbers (``fact``)."""
-        bits = self.fact("bits")
-        return bits.round().long() if isinstance(bits, Tensor) else round(bits)
-
-    def fact(self, name: str) -> float | Tensor:
-        """One of ``FACTS`` as a number, which is read anew only where the buffer changed: on a device a read waits.
-
-        The buffer itself in a compiled graph, which serves every width, under a transform, and on the meta device.
-        """
-        held: Tensor = getattr(self, name)
-        if torch.compiler.is_compiling() or held.is_meta or is_functorch_wrapped_tensor(held):
-            return held
-        if held.is_inference():  # these count no versions
-            return float(held)
-        known, version, number = self._facts.get(name, (None, 0, 0.0))
-        if known is not held or version != held._version:
-            number = float(held)
-            self._facts[name] = (held, held._version, number)
-        return number
+        """The width as a whole number, or as a tensor of whole numbers (``Facts``)."""
+        return round(bits) if isinstance(bits := self.facts.read("bits", self.bits), float) else bits.round().long()
 
     def scaled_state(self) -> tuple[str, ...]:
         """The state that ``assign_`` scales: the learned range, or a fixed step."""

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.pairs import input_of
-from ..device import device_of
+from ..device import device_of, float32_products
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..undo import undone_on_failure
 
 
 @torch.no_grad()
+@float32_products()
 def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches: int | None = None) -> int:
     """Replace running statistics by the plain average over batches, in place (as SWA does).
 

@@ -30,7 +30,9 @@ class _Recorder(TorchDispatchMode):
 
 
 def tape(act, undo):
-    """As ``flatbit.engine.capture.cuda_graph``: ``act`` recorded, what it changed undone; gives the replay."""
+    """As ``flatbit.engine.capture.cuda_graph``: warmed up, undone, recorded, which has changed nothing; the replay."""
+    act()
+    undo()
     with _Recorder() as recorder:
         act()
     undo()

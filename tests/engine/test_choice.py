@@ -62,12 +62,14 @@ def test_the_fastest_of_those_that_are_right_is_taken(seconds, expected, monkeyp
 def test_nothing_is_left_of_the_trials(settings, monkeypatch):
     stand_in_for_a_device(monkeypatch)
     model, stage, losses, optimizer, batches = work(**settings)
+    model.eval()
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     choose_way(model, stage, losses, optimizer, batches)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert torch.equal(torch.get_rng_state(), random)
     assert not optimizer.state
     assert all(p.grad is None for p in model.parameters())
+    assert not model.training
 
 
 def test_a_way_that_updates_otherwise_is_not_taken(monkeypatch):
@@ -76,7 +78,23 @@ def test_a_way_that_updates_otherwise_is_not_taken(monkeypatch):
     monkeypatch.setattr("flatbit.engine.capture.cuda_graph", lambda act, undo: lambda: None)  # a graph of nothing
     said = []
     assert choose_way(*work(), note=said.append) == EAGER
-    assert re.search(r"graphs differs from eager by \S+ of the movement, rounding by \S+", said[0])
+    assert re.search(r"graphs differs from eager by \S+ of an update", said[0])
+
+
+@pytest.mark.parametrize("factor", [1.3, 0.6])
+def test_another_rate_is_told_from_rounding(factor, monkeypatch):
+    """A replay whose rate is not the one that was asked."""
+    stand_in_for_a_device(monkeypatch)
+    slowed(monkeypatch, {"graphs": 0.1})
+    run = Update.__call__
+
+    def wrong(self, batches, lr):
+        run(self, batches, lr * factor if self.way.graphs else lr)
+
+    monkeypatch.setattr(Update, "__call__", wrong)
+    said = []
+    assert choose_way(*work(), note=said.append) == EAGER
+    assert "graphs differs from eager by" in said[0]
 
 
 def test_a_way_that_is_refused_is_said_and_not_taken(monkeypatch):
@@ -109,13 +127,4 @@ def test_what_all_ways_share_is_kept():
 
 def test_few_batches_are_taken_over_again():
     taken = choice._taken(work(accumulation=((0, 4),))[1], work()[-1])
-    assert [len(update) for update in taken] == [4] * (choice.CHECKED + choice.TIMED)
-
-
-@pytest.mark.parametrize(("shard", "expected"), [(None, [4, 3, 2, 1, 0]), (2, [1, 0, 3, 2, 4])])
-def test_samples_are_reordered_among_those_that_are_perturbed_alike(shard, expected):
-    sharpness = shard and Sharpness(method="saq", rho=0.1, shard=shard)
-    y = torch.arange(5)
-    ((x, labels),) = choice._reordered([(10.0 * y, y)], work(sharpness=sharpness)[1])
-    assert labels.tolist() == expected
-    assert (x / 10).tolist() == expected
+    assert [len(update) for update in taken] == [4] * (1 + choice.CHECKED + choice.TIMED)

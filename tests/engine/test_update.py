@@ -20,7 +20,7 @@ from flatbit.train.losses.teacher import Distillation
 from flatbit.train.optimizers import Adam
 from flatbit.train.sharpness import Sharpness, SharpnessAware
 
-from .tape import stand_in_for_a_device
+from .tape import stand_in_for_a_device, tape
 
 UPDATES, RATE = 20, 0.01
 COMPILED = 1e-5
@@ -146,6 +146,14 @@ def test_other_shapes_modes_and_widths_are_captured_anew(monkeypatch):
         results.append((vector(model), update.tally()))
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
+
+
+def test_one_signature_is_captured_once(monkeypatch):
+    stand_in_for_a_device(monkeypatch)
+    captured = []
+    monkeypatch.setattr("flatbit.engine.capture.cuda_graph", lambda *given: captured.append(1) or tape(*given))
+    trained(Way(graphs=True))
+    assert captured == [1]
 
 
 def test_a_rate_that_is_a_number_is_no_graphs(monkeypatch):

@@ -6,6 +6,8 @@ import torch
 from flatbit import plain
 from flatbit.engine.way import AUTO, EAGER, ENGINES, PRECISIONS, Asked, Way, compiled_too
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("engine", ENGINES)
@@ -80,18 +82,27 @@ def test_what_is_not_asked_suits_the_device():
 @pytest.mark.parametrize("asked", [Asked(), Asked(engine=AUTO), Asked(engine="graphs")])
 def test_a_stage_goes_on_as_it_began(asked):
     began = Way(graphs=True)
-    asked.check_begun(began)
+    assert asked.way_on(began, CUDA) == began
     with pytest.raises(ValueError, match="begun with engine graphs: give that"):
-        replace(asked, precision="bf16").check_begun(began)
+        replace(asked, precision="bf16").way_on(began, CUDA)
     with pytest.raises(ValueError, match="begun with engine graphs: give that"):
-        replace(asked, recompute=True).check_begun(began)
+        replace(asked, recompute=True).way_on(began, CUDA)
     with pytest.raises(ValueError, match="begun with engine graphs, bf16"):
-        asked.check_begun(replace(began, precision="bf16"))
+        asked.way_on(replace(began, precision="bf16"), CUDA)
 
 
 def test_another_engine_is_refused_where_a_stage_goes_on():
     with pytest.raises(ValueError, match="begun with engine graphs"):
-        Asked(engine="eager").check_begun(Way(graphs=True))
+        Asked(engine="eager").way_on(Way(graphs=True), CUDA)
+
+
+def test_a_stage_goes_on_as_it_can_on_a_device_that_has_not_its_way():
+    began = Way(graphs=True)
+    assert Asked().way_on(began, CPU) == EAGER
+    assert Asked(engine=AUTO).way_on(began, CPU) == EAGER
+    assert Asked(engine="compiled").way_on(began, CPU) == Way(compiled=True)
+    with pytest.raises(ValueError, match="engine graphs needs a CUDA device"):
+        Asked(engine="graphs").way_on(began, CPU)
 
 
 def test_compile_is_an_axis_of_its_own():
@@ -99,16 +110,6 @@ def test_compile_is_an_axis_of_its_own():
     assert compiled_too("graphs") == "compiled-graphs"
     with pytest.raises(ValueError, match="--compile with --engine auto cannot act"):
         compiled_too(AUTO)
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_products_are_as_said_and_then_as_before(precision):
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    with Way(precision=precision).products():
-        expected = "tf32" if precision == "tf32" else "ieee"
-        assert [backend.fp32_precision for backend in backends] == [expected] * 2
-    assert [backend.fp32_precision for backend in backends] == before
 
 
 def test_only_bf16_runs_the_network_under_autocast():
