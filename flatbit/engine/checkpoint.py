@@ -85,13 +85,13 @@ def restore_checkpoint_(
         load_state_(model, content["model"])
         if average is not None:
             average.load_state_dict(content["average"])
-        _load_state_(optimizer, content["optimizer"])
+        load_optimizer_(optimizer, content["optimizer"])
     torch.set_rng_state(content["random"]["cpu"])
     if "cuda" in content["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random"]["cuda"])
 
 
-def _load_state_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load an optimizer's state; its rate, which every update sets, stays the tensor or number that it is here."""
     own = [{key: group[key] for key in ("lr", "fused") if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)

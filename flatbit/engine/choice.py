@@ -8,7 +8,7 @@ eager updates differ from themselves where the samples of a batch come in anothe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -124,8 +124,8 @@ def choose_way(
     """
     model.train()
     trials = Trials(
-        model=model, stage=stage, terms=terms, optimizer=optimizer, taken=_taken(stage, batches),
-        state=State.of(model, optimizer),
+        model=model, stage=stage, terms=terms, optimizer=optimizer,
+        taken=updates_of(stage, first_batches(stage, batches), CHECKED + TIMED), state=State.of(model, optimizer),
     )  # fmt: skip
     eager = Way(precision=precision)
     movement, seconds = trials.moved(eager, trials.taken)
@@ -146,12 +146,16 @@ def choose_way(
     return best.way
 
 
-def _taken(stage: Stage, batches: Batches) -> list[list[Batch]]:
-    """Mini-batches of the first updates, over again where an epoch has too few."""
-    size, count = stage.batches_per_update(0), CHECKED + TIMED
-    some = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(batches.epoch(0), size * count)]
-    endless = cycle(some)
+def updates_of(stage: Stage, stream: Iterator[Batch], count: int) -> list[list[Batch]]:
+    """The mini-batches of some first updates, over again where the stream of an epoch has too few."""
+    size = stage.batches_per_update(0)
+    endless = cycle(list(islice(stream, size * count)))
     return [list(islice(endless, size)) for _ in range(count)]
+
+
+def first_batches(stage: Stage, batches: Batches) -> Iterator[Batch]:
+    """The mini-batches of the first epoch."""
+    return (pair_of(batch, f"stage {stage.name!r}: a batch") for batch in batches.epoch(0))
 
 
 def _reordered(batches: list[Batch], stage: Stage) -> list[Batch]:

@@ -13,7 +13,7 @@ from ..registry import nearest
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS = get_args(Precision)
-AUTO = "auto"
+AUTO, STACKED = "auto", "stacked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,16 +26,20 @@ class Way:
         precision: of products in training: ``tf32`` rounds what convolutions and matrix products read to 10 bits of
             mantissa, ``bf16`` runs the network under autocast. Steps, clips, statistics, losses and
             the optimizer stay in float32, and so does all evaluation.
+        stacked: how many nets, at most, were trained as one by each call (seeds of one recipe); 1 for each by itself.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision; stacked nets in another way than eagerly.
     """
 
     graphs: bool = False
     compiled: bool = False
     precision: Precision = "float32"
+    stacked: int = 1
 
     def __post_init__(self) -> None:
+        if self.stacked < 1 or (self.stacked > 1 and self.engine != "eager"):
+            raise ValueError(f"{self.stacked} stacked nets by engine {self.engine}: expected 1 or more, by eager")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: {nearest(str(self.precision), PRECISIONS)}")
 
@@ -53,7 +57,8 @@ class Way:
         return next(name for name, axes in ENGINES.items() if axes == (self.graphs, self.compiled))
 
     def __str__(self) -> str:
-        return self.engine if self.precision == "float32" else f"{self.engine}, {self.precision}"
+        parts = [self.engine] + [self.precision] * (self.precision != "float32")
+        return ", ".join(parts + [f"{self.stacked} nets stacked"] * (self.stacked > 1))
 
     def check(self, device: torch.device | str) -> None:
         """Raise ValueError where a device cannot run a step so, with the next best."""
@@ -100,7 +105,8 @@ class Asked:
     """What a user wants of the engine.
 
     Attributes:
-        engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``.
+        engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``;
+            ``stacked``, of several nets only.
         precision: of products in training.
     """
 
@@ -110,12 +116,19 @@ class Asked:
     def way(self, device: torch.device | str) -> Way | None:
         """The way on a device; None where it is to be tried out.
 
-        Raises ValueError for an engine or a precision that is unknown, or that the device has not.
+        Raises ValueError for an engine or a precision that is unknown, or that the device or a single net has not.
         """
+        if self.engine == STACKED:
+            raise ValueError(f"engine {STACKED} trains several seeds as one: give --seeds, or take {EAGER.engine}")
         tried = self.engine == AUTO or (self.engine is None and torch.device(device).type == "cuda")
         way = Way.parse(EAGER.engine if tried else self.engine or EAGER.engine, self.precision)
         way.check(device)
         return None if tried else way
+
+    @property
+    def alone(self) -> Asked:
+        """What is wanted of nets that are trained one at a time."""
+        return replace(self, engine=EAGER.engine) if self.engine == STACKED else self
 
     def check_begun(self, way: Way) -> None:
         """Raise ValueError where a stage that goes on was begun in another way than is asked now."""

@@ -108,7 +108,8 @@ def test_the_precision_is_kept(monkeypatch):
 
 
 def test_few_batches_are_taken_over_again():
-    taken = choice._taken(work(accumulation=((0, 4),))[1], work()[-1])
+    stage, batches = work(accumulation=((0, 4),))[1], work()[-1]
+    taken = choice.updates_of(stage, choice.first_batches(stage, batches), choice.CHECKED + choice.TIMED)
     assert [len(update) for update in taken] == [4] * (choice.CHECKED + choice.TIMED)
 
 

@@ -16,6 +16,7 @@ from flatbit.engine.stacked import StackedNets
 from flatbit.engine.stacked_optimizer import load_states_, stacked_optimizer, state_of_net
 from flatbit.engine.stacked_training import Net, train_stacked
 from flatbit.engine.stage import optimizer_of, quantize_for_
+from flatbit.engine.way import EAGER
 from flatbit.quant.quantizers import METHODS
 from flatbit.train.losses.cost import CostPenalty
 from flatbit.train.losses.labels import CrossEntropy
@@ -315,7 +316,7 @@ def test_what_was_stacked_goes_on_one_at_a_time_and_back(settings, tmp_path):
     for index, (model, row) in enumerate(zip(models, rows, strict=True)):
         ordinary = optimizer_of(model, stage)
         ordinary.load_state_dict(state_of_net(optimizer, index))
-        save_checkpoint(tmp_path / str(index), model, ordinary, row.position, stage.name)
+        save_checkpoint(tmp_path / str(index), model, ordinary, row.position, stage.name, EAGER)
     positions = []
     for index, model in enumerate(models):
         with torch.no_grad():
