@@ -115,6 +115,8 @@ def _instead(stacked: Begun, first: Work, asked: Asked, say: Say) -> Asked | Non
     begun, forced = first.position.begun, asked.engine == STACKED
     if n == 1 or (begun and not (forced or first.way.stacked > 1)):
         return asked.alone
+    if begun:
+        asked.alone.check_begun(first.way)
     try:
         tried_stacked(works)
     except ValueError as error:

@@ -47,7 +47,7 @@ class Way:
     def parse(cls, engine: str, precision: Precision = "float32") -> Way:
         """The way that one of ``ENGINES`` names. Raises ValueError for any other name."""
         if engine not in ENGINES:
-            raise ValueError(f"engine {engine!r}: {nearest(engine, (AUTO, *ENGINES))}")
+            raise ValueError(f"engine {engine!r}: {nearest(engine, (AUTO, STACKED, *ENGINES))}")
         graphs, compiled = ENGINES[engine]
         return cls(graphs=graphs, compiled=compiled, precision=precision)
 
@@ -141,7 +141,9 @@ FREE = Asked()
 
 
 def compiled_too(engine: str | None) -> str:
-    """The engine that is compiled besides. Raises ValueError for ``auto``, which finds that out itself."""
+    """The engine that is compiled besides. Raises ValueError for ``auto``, which finds that out itself, and a stack."""
     if engine == AUTO:
         raise ValueError("--compile with --engine auto cannot act: auto finds out whether it pays: leave one out")
+    if engine == STACKED:
+        raise ValueError(f"--compile with --engine {STACKED} cannot act: a stack is trained eagerly: leave one out")
     return replace(Way.parse(engine or EAGER.engine), compiled=True).engine
