@@ -12,6 +12,7 @@ from flatbit.engine.loop import TrainingError
 from flatbit.engine.stacked_stage import descend_stacked, stack_of, tried_alone, tried_stacked
 from flatbit.engine.stage import optimizer_of, prepare
 from flatbit.engine.way import Way
+from flatbit.quant.table import quantizers_of
 from flatbit.train.optimizers import SGD, Adam
 from flatbit.train.sharpness import Sharpness
 
@@ -75,7 +76,7 @@ def test_a_checkpoint_of_a_stack_is_one_of_a_net(settings, tmp_path):
         assert len(states) == len([*model.parameters()])
         assert repr(states) == repr(work.optimizer.state_dict()["state"])
         assert metrics.top1 == work.position.history[0].test_top1
-        optimizer.close()
+        assert [quantizer.perturbation for _, quantizer in quantizers_of(work.model)] == [None] * 6
     assert repr(made[0].optimizer.state_dict()["state"]) != repr(made[1].optimizer.state_dict()["state"])
 
 
