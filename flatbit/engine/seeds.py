@@ -17,6 +17,8 @@ from .way import AUTO, STACKED, Asked, Precision, Way
 
 Begun = list[tuple[Execution, Work]]
 """Runs with what their next stage trains."""
+Alone = list[tuple[Execution, Asked]]
+"""Runs that are trained one at a time, and how."""
 
 
 def run_seeds(
@@ -76,14 +78,7 @@ def _advance(runs: list[Execution], stage: Stage, asked: Asked, say: Say) -> lis
     failed: list[Execution] = []
     alone = [(run, asked.alone) for run in runs]
     if stage.epochs and len(runs) > 1 and asked.engine in (None, AUTO, STACKED):
-        alone = []
-        for group in _in_step([(run, run.begin(stage)) for run in runs]):
-            stacked = _as_stacked(group, asked)
-            instead = _instead(stacked, group[0][1], asked, say)
-            if instead is None:
-                failed += _together(stacked)
-            else:
-                alone += [(run, instead) for run, _ in group]
+        failed, alone = _advance_stacked(runs, stage, asked, say)
     for run, own in alone:
         try:
             run.train(stage, own)
@@ -91,6 +86,20 @@ def _advance(runs: list[Execution], stage: Stage, asked: Asked, say: Say) -> lis
             run.say(str(error))
             failed.append(run)
     return failed
+
+
+def _advance_stacked(runs: list[Execution], stage: Stage, asked: Asked, say: Say) -> tuple[list[Execution], Alone]:
+    """Take those through one stage that can be stacked. Returns what failed, and who is left, with how to train it."""
+    failed: list[Execution] = []
+    alone: Alone = []
+    for group in _in_step([(run, run.begin(stage)) for run in runs]):
+        stacked = _as_stacked(group, asked)
+        instead = _instead(stacked, group[0][1], asked, say)
+        if instead is None:
+            failed += _together(stacked)
+        else:
+            alone += [(run, instead) for run, _ in group]
+    return failed, alone
 
 
 def _in_step(begun: Begun) -> list[Begun]:

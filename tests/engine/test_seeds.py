@@ -146,6 +146,19 @@ def test_stacked_seeds_are_the_runs_of_each_seed(stacked, tmp_path):
         assert set(ways(theirs).values()) == {EAGER}
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["stacked", None])
+def test_stacked_seeds_are_the_runs_of_each_seed_on_a_device(engine, tmp_path, monkeypatch):
+    """Graphs may be faster there than the stack: whichever is taken, the first epoch is that of the eager run."""
+    monkeypatch.setattr(seeds_module, "TRIED_FROM", 1)
+    made = plan(recipe(FLOAT, SAQ, model=f"{__name__}:own_net"), device="cuda")
+    for ours in run_seeds(made, SEEDS, tmp_path, engine=engine):
+        theirs = run(replace(made, seed=ours.record.seed), tmp_path / f"alone{ours.record.seed}", engine="eager")
+        for name, entry in ours.record.stages.items():
+            expected = theirs.record.stages[name].epochs[0].train_loss
+            assert entry.epochs[0].train_loss == pytest.approx(expected, rel=1e-2)
+
+
 def test_they_are_ordinary_folders_that_say_how_they_were_trained(stacked):
     for seed, done in zip(SEEDS, stacked, strict=True):
         assert done.folder.name == f"seed{seed}"
