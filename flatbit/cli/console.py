@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,8 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         help="How updates are run: eager, graphs (CUDA), compiled, compiled-graphs, or auto: try, check, take the "
-        "fastest. Default: auto on CUDA, else eager. What was taken stands in run.json; --resume keeps it.",
+        "fastest. Default: auto on CUDA, else eager. With --seeds also stacked, all seeds as one net; default: the "
+        "faster, tried. What was taken stands in run.json; --resume keeps it.",
     ),
 ]
 Compile = Annotated[
@@ -69,6 +71,14 @@ Resume = Annotated[
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Two updates per stage: does it run at all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        metavar="N|FIRST:END|A,B",
+        help="Several seeds, for mean and spread: 3 or 0:3 is 0, 1, 2; 0,3,4 is these.",
+    ),
+]
 DataName = Annotated[
     str | None, typer.Option("--data", help="A data set of `flatbit list data`, or package.module:function.")
 ]
@@ -153,6 +163,24 @@ def parse_names(pairs: list[str]) -> dict[str, str]:
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """``["weights=2", "grid=uniq"]`` by name: JSON where it is, else text. Raises ValueError."""
     return {name: _value(text) for name, text in _by_name(settings, option, "NAME=VALUE, such as weights=2").items()}
+
+
+def parse_seeds(text: str) -> Sequence[int]:
+    """``3`` and ``0:3`` are 0, 1, 2; ``0,3,4`` is these. Raises ValueError."""
+    first, colon, end = text.partition(":")
+    try:
+        if "," in text:
+            seeds: Sequence[int] = [int(part) for part in text.split(",")]
+        else:
+            seeds = range(int(first) if colon else 0, int(end if colon else text))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or ("," in text and len(set(seeds)) < len(seeds)):
+        raise ValueError(
+            f"--seeds {text}: expected at least 1, each once, from 0 on: a number as 3, a range FIRST:END as 0:3, or a "
+            "list as 0,3,4"
+        )
+    return seeds
 
 
 def _value(text: str) -> Any:

@@ -2,12 +2,14 @@
 
 planned = flatbit.engine.plan(recipe)  # resolved and checked; prints as a table
 done = flatbit.engine.run(planned, "runs/mine")
+runs = flatbit.engine.run_seeds(planned, range(5), "runs/seeds")
 """
 
 from .execution import run
 from .planning import Plan, plan
 from .recipe import Recipe, Stage
 from .record import Run, RunRecord, read_run
+from .seeds import run_seeds
 from .sources import Checkpoint
 
-__all__ = ["Checkpoint", "Plan", "Recipe", "Run", "RunRecord", "Stage", "plan", "read_run", "run"]
+__all__ = ["Checkpoint", "Plan", "Recipe", "Run", "RunRecord", "Stage", "plan", "read_run", "run", "run_seeds"]

@@ -88,13 +88,13 @@ def restore_checkpoint_(
         load_state_(model, content["model"])
         if average is not None:
             average.load_state_dict(content["average"])
-        _load_state_(optimizer, content["optimizer"])
+        load_optimizer_(optimizer, content["optimizer"])
     torch.set_rng_state(content["random"]["cpu"])
     if "cuda" in content["random"] and (device := device_of(model)).type == "cuda":
         torch.cuda.set_rng_state(content["random"]["cuda"], device)
 
 
-def _load_state_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load an optimizer's state; ``OWN`` stays as it is here."""
     own = [{key: group[key] for key in OWN if key in group} for group in optimizer.param_groups]
     groups = [saved | kept for saved, kept in zip(state["param_groups"], own, strict=True)]

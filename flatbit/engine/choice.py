@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
@@ -156,7 +156,7 @@ def _tried(
     eager: Way,
 ) -> list[Trial]:
     """Eager, and what else can run here and would pay."""
-    taken = _taken(stage, batches)
+    taken = updates_of(stage, first_batches(stage, batches), 1 + CHECKED + TIMED)
     with running(model, eager):
         Update(model, stage, terms, optimizer, eager)(taken[0], stage.lr or 0.0)
     trials = Trials(
@@ -181,12 +181,16 @@ def _pays(seconds: float, device: torch.device) -> bool:
     return COMPILED_SAVES[kind] * seconds > 2 * WARM_UP_S[kind]
 
 
-def _taken(stage: Stage, batches: Batches) -> list[list[Batch]]:
-    """Mini-batches of the first updates, over again where an epoch has too few."""
-    size, count = stage.batches_per_update(0), 1 + CHECKED + TIMED
-    some = [pair_of(batch, f"stage {stage.name!r}: a batch") for batch in islice(batches.epoch(0), size * count)]
-    endless = cycle(some)
+def updates_of(stage: Stage, stream: Iterator[Batch], count: int) -> list[list[Batch]]:
+    """The mini-batches of some first updates, over again where the stream of an epoch has too few."""
+    size = stage.batches_per_update(0)
+    endless = cycle(list(islice(stream, size * count)))
     return [list(islice(endless, size)) for _ in range(count)]
+
+
+def first_batches(stage: Stage, batches: Batches) -> Iterator[Batch]:
+    """The mini-batches of the first epoch."""
+    return (pair_of(batch, f"stage {stage.name!r}: a batch") for batch in batches.epoch(0))
 
 
 def _as(engine: str, eager: Way, device: torch.device) -> Way | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from .. import plain
-from ..metrics.evaluation import evaluate
+from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.scores import LABELS
 from ..reference import From
 from .fit import TEST_BATCH, build_model
@@ -39,7 +39,7 @@ from .record import (
     write_record,
 )
 from .sources import Checkpoint, Sources
-from .stage import descend, keep, measure, prepare
+from .stage import Work, descend, in_its_way, keep, measure, prepare
 from .way import Asked, Precision
 
 Say = Callable[[str], None]
@@ -74,55 +74,97 @@ def run(
         TrainingError: a stage diverged or collapsed; the folder keeps what was finished, the last sound
             checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
     """
-    out = Path(out)
     for note in plan.notes:
         say(note)
     asked = Asked(engine=engine, precision=precision, recompute=recompute)
     asked.way(plan.device)
-    _check_recompute(plan, recompute)
-    record = _opened(plan, precision, out, resume, say)
-    if plan.checkpoint is not None and record.checkpoint is None:
-        record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
-    sources = Sources(recipe=plan.recipe, data=plan.data, out=out, checkpoint=plan.checkpoint)
+    check_recompute(plan, recompute)
+    execution = Execution.open(plan, Path(out), precision=precision, resume=resume, say=say)
     for stage in plan.recipe.stages:
-        if stage.name in record.stages:
-            continue
+        if stage.name not in execution.record.stages:
+            execution.train(stage, asked)
+    return execution.close()
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Execution:
+    """A run in progress.
+
+    Attributes:
+        plan: what to do.
+        record: what it has reached, as its folder holds it.
+        sources: of its networks; they know the folder.
+        say: called with a line as stages finish.
+    """
+
+    plan: Plan
+    record: RunRecord
+    sources: Sources
+    say: Say
+
+    @classmethod
+    def open(cls, plan: Plan, out: Path, *, precision: Precision, resume: bool, say: Say) -> Execution:
+        """Begin a run in a folder, or go on with the one that is there. Raises ValueError as ``run`` says."""
+        record = _opened(plan, precision, out, resume, say)
+        if plan.checkpoint is not None and record.checkpoint is None:
+            record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
+        sources = Sources(recipe=plan.recipe, data=plan.data, out=out, checkpoint=plan.checkpoint)
+        return cls(plan=plan, record=record, sources=sources, say=say)
+
+    @property
+    def out(self) -> Path:
+        """The run's folder."""
+        return self.sources.out
+
+    def begin(self, stage: Stage) -> Work:
+        """What a stage trains, from its start or from the checkpoint."""
+
+        def teacher(source: From) -> nn.Module:
+            return self.sources.network(source).to(self.plan.device)
+
+        torch.manual_seed(self.plan.seed)
+        model = self.sources.begin(stage).to(self.plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        losses = tuple(term.bound(teacher) for term in stage.losses)
+        return prepare(model, stage, self.plan.data, self.out, seed=self.plan.seed, losses=losses, note=self.say)
+
+    def train(self, stage: Stage, asked: Asked) -> None:
+        """Take one stage from its start to its files. Raises TrainingError, which the record then holds."""
+        work = in_its_way(self.begin(stage), asked)
         try:
-            entry = _trained(plan, sources, stage, asked, say)
+            last = descend(work)
         except TrainingError as error:
-            failure = Failure(stage=stage.name, message=str(error), findings=error.findings)
-            write_record(out, replace(record, failure=failure))
-            raise TrainingError(f"{error}. `flatbit doctor {out}` explains", error.findings) from error
-        record = write_record(out, record.with_stage(stage.name, entry))
-        shutil.rmtree(out / "checkpoint", ignore_errors=True)
-        _say_stage(stage, entry, plan.data.num_classes, say)
-    if plan.data.left_out:
-        record = write_record(out, replace(record, left_out=dict(plan.data.left_out)))
-        _say_left_out(plan, say)
-    done = Run(folder=out, record=record)
-    shutil.copyfile(done.stage_file(plan.recipe.stages[-1].name), out / "model.safetensors")
-    return done
+            raise self.fail(stage, error) from error
+        self.finish(work, last)
+
+    def finish(self, work: Work, last: Metrics | None) -> None:
+        """Measure a trained stage and leave its files; ``last`` is what its last epoch scored, if known."""
+        stage = work.stage
+        entry = measure(work, last)
+        keep(work)
+        self.record = write_record(self.out, self.record.with_stage(stage.name, entry))
+        shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
+        _say_stage(stage, entry, self.plan.data.num_classes, self.say)
+
+    def fail(self, stage: Stage, error: TrainingError) -> TrainingError:
+        """Record why a stage could not go on; the error to raise of it."""
+        failure = Failure(stage=stage.name, message=str(error), findings=error.findings)
+        self.record = write_record(self.out, replace(self.record, failure=failure))
+        return TrainingError(f"{error}. `flatbit doctor {self.out}` explains", error.findings)
+
+    def close(self) -> Run:
+        """The run, all of whose stages are done: the last one's model is its own."""
+        if self.plan.data.left_out:
+            self.record = write_record(self.out, replace(self.record, left_out=dict(self.plan.data.left_out)))
+            _say_left_out(self.plan, self.say)
+        done = Run(folder=self.out, record=self.record)
+        shutil.copyfile(done.stage_file(self.plan.recipe.stages[-1].name), self.out / "model.safetensors")
+        return done
 
 
-def _check_recompute(plan: Plan, recompute: bool) -> None:
+def check_recompute(plan: Plan, recompute: bool) -> None:
     """Raise ValueError where there is nothing that could be computed again."""
     if recompute and all(stage.policy is None for stage in plan.recipe.stages):
         raise ValueError(f"recompute cannot act: no stage of {plan.recipe.name} is quantized: leave it out")
-
-
-def _trained(plan: Plan, sources: Sources, stage: Stage, asked: Asked, say: Say) -> StageRecord:
-    """Take one stage from its start to its files; its entry of the record."""
-
-    def teacher(source: From) -> nn.Module:
-        return sources.network(source).to(plan.device)
-
-    torch.manual_seed(plan.seed)
-    model = sources.begin(stage).to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    losses = tuple(term.bound(teacher) for term in stage.losses)
-    work = prepare(model, stage, plan.data, sources.out, seed=plan.seed, losses=losses, asked=asked, note=say)
-    entry = measure(work, descend(work))
-    keep(work)
-    return entry
 
 
 def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say) -> RunRecord:

@@ -61,6 +61,36 @@ class Position:
     seconds: float = 0.0
     history: tuple[EpochRecord, ...] = ()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was an update yet."""
+        return self.epoch > 0 or self.step > 0
+
+    def add(self, sums: Sequence[float]) -> None:
+        """Add sums over samples that are counted already: of the loss, of right answers, of each term."""
+        loss, hits, *terms = sums
+        self.loss, self.hits = self.loss + loss, self.hits + hits
+        before = self.terms or (0.0,) * len(terms)
+        self.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
+        if self.first_loss is None and self.samples and math.isfinite(self.loss):
+            self.first_loss = self.loss / self.samples
+
+    def close_epoch(self, lr: float, terms: Sequence[LossTerm]) -> EpochRecord:
+        """The record of the finished epoch, whose last rate was ``lr``; the position moves to the next."""
+        n = max(self.samples, 1)
+        epoch = EpochRecord(
+            epoch=self.epoch + 1,
+            lr=float(lr),  # a tensor, or a schedule's NumPy number
+            train_loss=self.loss / n,
+            train_top1=100 * self.hits / n,
+            losses={term.name: value / n for term, value in zip(terms, self.terms, strict=False)},
+            images_per_s=n / max(self.seconds, 1e-9),
+            seconds=self.seconds,
+        )
+        self.epoch, self.step, self.terms = self.epoch + 1, 0, ()
+        self.loss, self.hits, self.samples, self.seconds = 0.0, 0.0, 0, 0.0
+        return epoch
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
         return plain.to_plain(self)
@@ -131,7 +161,7 @@ def train(
                 if time.monotonic() - saved > hooks.save_every_s and not suspects(model):  # else the next loss stops it
                     hooks.save(position)
                     saved = time.monotonic()
-            epoch = hooks.after_epoch(_close_epoch(position, update))
+            epoch = hooks.after_epoch(position.close_epoch(optimizer.param_groups[0]["lr"], update.terms))
             position.history = (*position.history, epoch)
             hooks.save(position)
     return position
@@ -168,15 +198,10 @@ def _updates(update: Update, batches: Batches, position: Position, steps: int) -
 
 def _settle(model: nn.Module, stage: Stage, position: Position, sums: list[float], x: Tensor) -> None:
     """Bring the position up to date. Raises TrainingError, with what inputs x show, where the loss is not finite."""
-    loss, hits, *terms = sums
-    position.loss, position.hits = position.loss + loss, position.hits + hits
-    before = position.terms or (0.0,) * len(terms)
-    position.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
+    position.add(sums)
     if not math.isfinite(position.loss):
         where = f"in epoch {position.epoch + 1}, step {position.step}"
         raise failure(model, stage, x, f"the loss is not finite {where}")
-    if position.first_loss is None and position.samples:
-        position.first_loss = position.loss / position.samples
 
 
 def failure(model: nn.Module, stage: Stage, x: Tensor, what: str) -> TrainingError:
@@ -198,20 +223,3 @@ def _show(progress: Progress, task: TaskID, position: Position, steps: int) -> N
         top1=f"top1 {100 * position.hits / n:.1f}",
         rate=f"{n / max(position.seconds, 1e-9):,.0f} img/s",
     )
-
-
-def _close_epoch(position: Position, update: Update) -> EpochRecord:
-    """The record of the finished epoch; the position moves to the next."""
-    n = max(position.samples, 1)
-    epoch = EpochRecord(
-        epoch=position.epoch + 1,
-        lr=float(update.optimizer.param_groups[0]["lr"]),  # a tensor, or a schedule's NumPy number
-        train_loss=position.loss / n,
-        train_top1=100 * position.hits / n,
-        losses={term.name: value / n for term, value in zip(update.terms, position.terms, strict=False)},
-        images_per_s=n / max(position.seconds, 1e-9),
-        seconds=position.seconds,
-    )
-    position.epoch, position.step, position.terms = position.epoch + 1, 0, ()
-    position.loss, position.hits, position.samples, position.seconds = 0.0, 0.0, 0, 0.0
-    return epoch

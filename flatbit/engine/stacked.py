@@ -7,7 +7,9 @@ arithmetic. Here each call acts on all nets: ``torch.vmap`` over a forward with 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import chain
 from types import MappingProxyType
@@ -85,7 +87,8 @@ class StackedNets:
         axis = None if shared else 0
         call = torch.vmap(one, in_dims=(0, 0, 0, axis, axis), randomness="different")
         try:
-            return call(self.parameters, self.buffers, list(leaves.values()), x, y)
+            with _quiet():
+                return call(self.parameters, self.buffers, list(leaves.values()), x, y)
         except RuntimeError as error:
             if not any(word in str(error) for word in ("vmap", "atching rule")):
                 raise
@@ -167,6 +170,16 @@ def described(model: nn.Module, terms: tuple[LossTerm, ...]) -> dict[str, str]:
         kind = "trained" if tensor.requires_grad else "fixed"
         found[f"tensor {name}"] = f"{kind} {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
     return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning that it loops over the nets in one operation, as it does where it pools to one pixel."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "There is a performance drop because we have not yet implemented the batching"
+        )
+        yield
 
 
 def _stacked(held: list[dict[str, Tensor]], shape: nn.Module) -> dict[str, Tensor]:

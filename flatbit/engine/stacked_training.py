@@ -19,13 +19,15 @@ from torch import Tensor
 
 from ..data.batches import Batch, Batches
 from ..data.pairs import pair_of
+from ..device import device_of
 from ..progress import bar
 from ..quant.quantizer import Quantizer
 from ..train.batchnorm import freeze_batchnorm_
+from ..train.optimizers import set_rate_
 from .checks import check_steps
+from .choice import updates_of
 from .loop import CHECK_EVERY, Hooks, Position, TrainingError, failure
 from .recipe import Stage
-from .record import EpochRecord
 from .stacked import NO_LEAVES, StackedNets
 from .stacked_optimizer import stacked_optimizer
 from .stacked_sharpness import StackedSharpness
@@ -76,6 +78,24 @@ def train_stacked(
     _Training(stack, stage, nets, optimizer).run()
 
 
+def seconds_of_updates(stack: StackedNets, stage: Stage, nets: Sequence[Net], count: int) -> list[float]:
+    """What each of a few first updates takes. The stack moves; its models, the positions and random numbers do not.
+
+    Raises ValueError as ``train_stacked`` does.
+    """
+    training, found = _Training(stack, stage, nets, None), []
+    devices = [device] if (device := device_of(stack.models[0])).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        stack.train()
+        for batches in updates_of(stage, training._stream(0, 0), count):
+            begun = time.perf_counter()
+            training._update(batches)
+            assert training.sums is not None
+            training.sums.tolist()  # waits for the device
+            found.append(time.perf_counter() - begun)
+    return found
+
+
 class _Training:
     """A stage of stacked nets in progress; ``sums`` are those of loss, right answers and terms since the last look."""
 
@@ -118,19 +138,19 @@ class _Training:
         steps, since_look = self.steps - self.steps % size, 0
         self.started = time.monotonic()
         stream = self._stream(epoch, step)
-        while step < steps:
-            update = list(islice(stream, size))
-            if len(update) < size:
-                break  # an epoch may end early, where batches could not be read
-            set_rate_(self.optimizer, stage.lr_at(epoch + step / self.steps))
+        update = list(islice(stream, size))
+        while step < steps and len(update) == size:  # an epoch may end early, where batches could not be read
+            set_rate_(self.optimizer, stage.lr_at(epoch + step / steps))
             self._update(update)
+            x = update[-1][0]
             step, since_look = step + size, since_look + 1
             for net in self.nets:
                 net.position.step = step
                 net.position.samples += sum(y.shape[0 if self.shared else 1] for _, y in update)
-            if since_look >= CHECK_EVERY or step >= steps or self.nets[0].position.first_loss is None:
+            update = list(islice(stream, size)) if step < steps else []
+            if since_look >= CHECK_EVERY or len(update) < size or self.nets[0].position.first_loss is None:
                 since_look = 0
-                self._look(update[-1][0])
+                self._look(x)
                 yield step
             if not self.alive:
                 return
@@ -168,18 +188,14 @@ class _Training:
         """Bring the positions of all nets up to date; stop those whose loss is not finite."""
         assert self.sums is not None
         seconds = (time.monotonic() - self.started) / max(len(self.alive), 1)
-        for index, (loss, hits, *terms) in enumerate(self.sums.tolist()):
+        for index, sums in enumerate(self.sums.tolist()):
             net, position = self.nets[index], self.nets[index].position
             if net.error is not None:
                 continue
-            position.loss, position.hits = position.loss + loss, position.hits + hits
-            before = position.terms or (0.0,) * len(terms)
-            position.terms = tuple(a + b for a, b in zip(before, terms, strict=True))
+            position.add(sums)
             position.seconds += seconds
             if not math.isfinite(position.loss):
                 self._stop(index, x if self.shared else x[index])
-            elif position.first_loss is None:
-                position.first_loss = position.loss / position.samples
         self.sums, self.started = None, time.monotonic()
 
     def _stop(self, index: int, x: Tensor) -> None:
@@ -191,34 +207,19 @@ class _Training:
         self.nets[index].error = failure(broken, self.stage, x, what)
 
     def _close_epoch(self) -> None:
-        """Write the nets into their models, and their epochs into their positions."""
-        alive = self.alive
-        self.stack.unstack_(alive)
-        for net in (self.nets[index] for index in alive):
-            record = self._record(net.position)
+        """Write the nets into their models, and their epochs into their positions; all are saved one after another."""
+        self.stack.unstack_(self.alive)
+        for net in (self.nets[index] for index in self.alive):
+            lr = self.optimizer.param_groups[0]["lr"]
+            record = net.position.close_epoch(lr, self.stack.shape.terms)  # type: ignore[arg-type]
             try:
                 record = net.hooks.after_epoch(record)
             except TrainingError as error:
                 net.error = error
                 continue
             net.position.history = (*net.position.history, record)
+        for net in (self.nets[index] for index in self.alive):
             net.hooks.save(net.position)
-
-    def _record(self, position: Position) -> EpochRecord:
-        """The record of the finished epoch; the position moves to the next."""
-        n, names = max(position.samples, 1), [term.name for term in self.stack.shape.terms]
-        record = EpochRecord(
-            epoch=position.epoch + 1,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
-            train_loss=position.loss / n,
-            train_top1=100 * position.hits / n,
-            losses={name: value / n for name, value in zip(names, position.terms, strict=False)},
-            images_per_s=n / max(position.seconds, 1e-9),
-            seconds=position.seconds,
-        )
-        position.epoch, position.step, position.terms = position.epoch + 1, 0, ()
-        position.loss, position.hits, position.samples, position.seconds = 0.0, 0.0, 0, 0.0
-        return record
 
     def _show(self, progress: Progress, task: TaskID, done: int) -> None:
         positions = [self.nets[index].position for index in self.alive] or [net.position for net in self.nets]
@@ -230,12 +231,3 @@ class _Training:
             top1=f"top1 {100 * sum(p.hits for p in positions) / n / count:.1f}",
             rate=f"{n / max(positions[0].seconds, 1e-9):,.0f} img/s",
         )
-
-
-def set_rate_(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group; one that is a tensor is written in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr

@@ -70,6 +70,12 @@ class Work:
     out: Path
     note: Callable[[str], None]
 
+    @property
+    def num_updates(self) -> int:
+        """Of the whole stage."""
+        steps = len(self.batches)
+        return self.stage.updates(min(steps, self.stage.max_steps or steps))
+
 
 def prepare(
     model: nn.Module,
@@ -79,7 +85,6 @@ def prepare(
     *,
     seed: int,
     losses: tuple[LossTerm, ...] | None = None,
-    asked: Asked = FREE,
     note: Callable[[str], None] = lambda line: None,
 ) -> Work:
     """Quantize and calibrate a stage's model, in place; go on from the run's checkpoint where it is of this stage.
@@ -88,11 +93,10 @@ def prepare(
         model: what the stage starts from, on its device.
         losses: the stage's terms with the networks that they ask; None where they ask none.
         out: the run's folder.
-        asked: how updates are to be run.
         note: called with a line where something took its time that is no training.
 
-    Raises:
-        ValueError: an engine or precision that the device has not, or others than the stage was begun with.
+    Returns:
+        What is to be trained: eagerly, or in the way that it was begun in.
     """
     device = device_of(model)
     batches = data.train_batches(stage.batch_size, seed=seed, device=device)
@@ -112,22 +116,28 @@ def prepare(
     )
     kept = load_checkpoint(out / "checkpoint")
     if kept is None or kept["stage"] != stage.name:
-        return replace(work, way=_way(work, asked) if stage.epochs else EAGER)
+        return work
     restore_checkpoint_(kept, model, work.optimizer, work.average)
-    begun = plain.from_plain(Way, kept["way"])
-    way = asked.way_on(begun, device)
-    if way != begun:
-        note(f"{stage.name}: begun with engine {begun}, which {device.type} has not: it goes on with {way}")
-    return replace(work, position=Position.from_dict(kept["position"]), way=way)
+    return replace(work, position=Position.from_dict(kept["position"]), way=plain.from_plain(Way, kept["way"]))
 
 
-def _way(work: Work, asked: Asked) -> Way:
-    """How to run the updates of a stage that begins. Raises ValueError for what its device has not."""
+def in_its_way(work: Work, asked: Asked = FREE) -> Work:
+    """A stage with the way that its updates are run in: chosen where it begins, kept where it goes on.
+
+    Raises ValueError for an engine or precision that the device has not, or others than the stage was begun with.
+    """
+    if work.position.begun:
+        device = device_of(work.model)
+        way = asked.way_on(work.way, device)
+        if way != work.way:
+            begun = f"begun with engine {work.way}, which {device.type} has not"
+            work.note(f"{work.stage.name}: {begun}: it goes on with {way}")
+        return replace(work, way=way)
+    if not work.stage.epochs:
+        return work
     way = asked.way(device_of(work.model))
-    if way is not None:
-        return way
     parts = (work.model, work.stage, work.losses, work.optimizer)
-    return choose_way(*parts, work.batches, eager=asked.simplest, note=work.note)
+    return replace(work, way=way or choose_way(*parts, work.batches, eager=asked.simplest, note=work.note))
 
 
 def quantize_for_(model: nn.Module, stage: Stage, batches: Batches) -> None:
@@ -163,15 +173,24 @@ def descend(work: Work) -> Metrics | None:
     Returns what the last epoch scored, where this process trained it. Raises TrainingError.
     """
     seen: dict[int, Metrics] = {}
+    parts = (work.model, work.stage, work.batches, work.optimizer)
+    train(*parts, losses=work.losses, position=work.position, hooks=hooks_of(work, seen), way=work.way)
+    return after_last(work, seen)
+
+
+def hooks_of(work: Work, seen: dict[int, Metrics]) -> Hooks:
+    """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), and checkpoints."""
 
     def save_now(position: Position) -> None:
         save_checkpoint(
             work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.way, work.average
         )
 
-    hooks = Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now, note=work.note)
-    parts = (work.model, work.stage, work.batches, work.optimizer)
-    train(*parts, losses=work.losses, position=work.position, hooks=hooks, way=work.way)
+    return Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now, note=work.note)
+
+
+def after_last(work: Work, seen: dict[int, Metrics]) -> Metrics | None:
+    """Take off what a stage's optimizer left in the net. Returns what the last epoch scored, if seen."""
     if isinstance(work.optimizer, SharpnessAware):
         work.optimizer.close()
     return seen.get(work.stage.epochs)

@@ -12,7 +12,7 @@ from ..registry import nearest
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS = get_args(Precision)
-AUTO = "auto"
+AUTO, STACKED = "auto", "stacked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +27,22 @@ class Way:
             the optimizer stay in float32, and so does all evaluation.
         recompute: quantized tensors are computed again in the backward pass (``recomputed_outputs``): less memory, the
             same numbers.
+        stacked: how many nets, at most, were trained as one by each call (seeds of one recipe); 1 for each by itself.
 
     Raises:
-        ValueError: an unknown precision; ``recompute`` where a compiler decides what is computed again.
+        ValueError: an unknown precision; ``recompute`` where a compiler decides what is computed again; stacked nets in
+            another way than eagerly.
     """
 
     graphs: bool = False
     compiled: bool = False
     precision: Precision = "float32"
     recompute: bool = False
+    stacked: int = 1
 
     def __post_init__(self) -> None:
+        if self.stacked < 1 or (self.stacked > 1 and self.engine != "eager"):
+            raise ValueError(f"{self.stacked} stacked nets by engine {self.engine}: expected 1 or more, by eager")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: {nearest(str(self.precision), PRECISIONS)}")
         if self.recompute and self.compiled:
@@ -49,7 +54,7 @@ class Way:
     def parse(cls, engine: str, precision: Precision = "float32") -> Way:
         """The way that one of ``ENGINES`` names. Raises ValueError for any other name."""
         if engine not in ENGINES:
-            raise ValueError(f"engine {engine!r}: {nearest(engine, (AUTO, *ENGINES))}")
+            raise ValueError(f"engine {engine!r}: {nearest(engine, (AUTO, STACKED, *ENGINES))}")
         graphs, compiled = ENGINES[engine]
         return cls(graphs=graphs, compiled=compiled, precision=precision)
 
@@ -60,7 +65,7 @@ class Way:
 
     def __str__(self) -> str:
         said = [self.engine, self.precision * (self.precision != "float32"), "recompute" * self.recompute]
-        return ", ".join(filter(None, said))
+        return ", ".join(filter(None, [*said, f"{self.stacked} nets stacked" * (self.stacked > 1)]))
 
     def check(self, device: torch.device | str) -> None:
         """Raise ValueError where a device cannot run a step so, with the next best."""
@@ -94,7 +99,8 @@ class Asked:
     """What a user wants of the engine.
 
     Attributes:
-        engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``.
+        engine: one of ``ENGINES``; ``auto`` tries those that the device has; None: ``auto`` on CUDA, else ``eager``;
+            ``stacked``, of several nets only.
         precision: of products in training.
         recompute: whether quantized tensors are computed again in the backward pass.
     """
@@ -106,8 +112,10 @@ class Asked:
     def way(self, device: torch.device | str) -> Way | None:
         """The way on a device; None where it is to be tried out.
 
-        Raises ValueError for an engine or a precision that is unknown, or that the device has not.
+        Raises ValueError for an engine or a precision that is unknown, or that the device or a single net has not.
         """
+        if self.engine == STACKED:
+            raise ValueError(f"engine {STACKED} trains several seeds as one: give --seeds, or take {EAGER.engine}")
         tried = self.engine == AUTO or (self.engine is None and torch.device(device).type == "cuda")
         way = Way.parse(EAGER.engine if tried else self.engine or EAGER.engine, self.precision)
         way = replace(way, recompute=self.recompute)
@@ -118,6 +126,11 @@ class Asked:
     def simplest(self) -> Way:
         """Eager, with all else as asked: what other ways are compared with."""
         return Way(precision=self.precision, recompute=self.recompute)
+
+    @property
+    def alone(self) -> Asked:
+        """What is wanted of nets that are trained one at a time."""
+        return replace(self, engine=EAGER.engine) if self.engine == STACKED else self
 
     def way_on(self, way: Way, device: torch.device) -> Way:
         """How a stage goes on that was begun in a way: as it was; as is asked now where this device cannot do that.
@@ -139,7 +152,9 @@ FREE = Asked()
 
 
 def compiled_too(engine: str | None) -> str:
-    """The engine that is compiled besides. Raises ValueError for ``auto``, which finds that out itself."""
+    """The engine that is compiled besides. Raises ValueError for ``auto``, which finds that out itself, and a stack."""
     if engine == AUTO:
         raise ValueError("--compile with --engine auto cannot act: auto finds out whether it pays: leave one out")
+    if engine == STACKED:
+        raise ValueError(f"--compile with --engine {STACKED} cannot act: a stack is trained eagerly: leave one out")
     return replace(Way.parse(engine or EAGER.engine), compiled=True).engine

@@ -27,10 +27,9 @@ MAX_BITS = 8
 class Quantizer(nn.Module, ABC):
     """Maps x to x^q on a grid, ``step * (code + offset)``; abstract.
 
-    ``bits`` is a buffer, so a change of bit-width compiles nothing anew and a checkpoint describes
-    itself. ``forward`` never sets state: ``observe_`` does, called by ``calibrate_``; state that was
-    never set is NaN and ``forward`` raises. Whether it is set is read from the tensors, so that it may
-    arrive by any way: loading, averaging, broadcasting, copying.
+    ``bits`` is a buffer, so a change of bit-width compiles nothing anew and a checkpoint describes itself. ``forward``
+    never sets state: ``observe_`` does, called by ``calibrate_``; state that was never set is NaN and ``forward`` raises.
+    Whether it is set is read from the tensors: it may arrive by any way, as loading, averaging, broadcasting, copying.
 
     Attributes:
         bits: scalar buffer; a whole number in floating point, which averages of equal widths leave as it is.
@@ -208,7 +207,8 @@ class Quantizer(nn.Module, ABC):
 
     def whole_bits(self) -> Any:
         """The width as a whole number, or as a tensor of whole numbers (``Facts``)."""
-        return round(bits) if isinstance(bits := self.facts.read("bits", self.bits), float) else bits.round().long()
+        bits = self.facts.read("bits", self.bits)
+        return bits.round().long() if isinstance(bits, Tensor) else round(bits)
 
     def scaled_state(self) -> tuple[str, ...]:
         """The state that ``assign_`` scales: the learned range, or a fixed step."""

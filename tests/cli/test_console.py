@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from flatbit.cli.console import data_arguments, parse_names, parse_settings, say, show, usable
+from flatbit.cli.console import data_arguments, parse_names, parse_seeds, parse_settings, say, show, usable
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,19 @@ def test_settings_are_json_or_text(text, value):
     parsed = parse_settings([f"name={text}"])
     assert parsed == {"name": value}
     assert type(parsed["name"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [0, 1, 2]), ("0:3", [0, 1, 2]), ("2:4", [2, 3]), ("0,3,4", [0, 3, 4]), ("4,1", [4, 1])]
+)
+def test_seeds_are_a_number_a_range_or_a_list(text, seeds):
+    assert list(parse_seeds(text)) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "3:3", "4:1", "1,1", "-1:2", "0,-1", "one", "1.5"])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match=f"--seeds {text}: expected at least 1, each once"):
+        parse_seeds(text)
 
 
 def test_settings_gather_in_order():

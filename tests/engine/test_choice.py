@@ -126,5 +126,6 @@ def test_what_all_ways_share_is_kept():
 
 
 def test_few_batches_are_taken_over_again():
-    taken = choice._taken(work(accumulation=((0, 4),))[1], work()[-1])
-    assert [len(update) for update in taken] == [4] * (1 + choice.CHECKED + choice.TIMED)
+    stage, batches = work(accumulation=((0, 4),))[1], work()[-1]
+    taken = choice.updates_of(stage, choice.first_batches(stage, batches), 9)
+    assert [len(update) for update in taken] == [4] * 9

@@ -213,6 +213,13 @@ def test_mlp_on_features_and_batches_of_images_alike():
     assert_same(models, references)
 
 
+def test_channels_last_and_a_pool_to_one_pixel_come_without_a_warning():
+    """Warnings are errors here; torch has one for what it does net by net."""
+    build = lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # noqa: E731
+    models = [model.to(memory_format=torch.channels_last) for model in nets(UNIQ, build=build)]
+    assert_equal_training(models, STAGE)
+
+
 def test_dropout_draws_for_each_net():
     build = lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(72, 3))  # noqa: E731
     torch.manual_seed(0)

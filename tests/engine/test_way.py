@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flatbit import plain
-from flatbit.engine.way import AUTO, EAGER, ENGINES, PRECISIONS, Asked, Way, compiled_too
+from flatbit.engine.way import AUTO, EAGER, ENGINES, PRECISIONS, STACKED, Asked, Way, compiled_too
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -91,6 +91,32 @@ def test_a_stage_goes_on_as_it_began(asked):
         asked.way_on(replace(began, precision="bf16"), CUDA)
 
 
+def test_stacked_nets_are_trained_eagerly_and_say_how_many_they_are():
+    way = Way(stacked=3, precision="tf32")
+    assert (way.engine, str(way), str(Way(stacked=2))) == (
+        "eager",
+        "eager, tf32, 3 nets stacked",
+        "eager, 2 nets stacked",
+    )
+    assert plain.from_plain(Way, plain.to_plain(way)) == way
+    assert plain.from_plain(Way, {"graphs": False, "compiled": False, "precision": "float32"}) == EAGER
+    for broken in ({"stacked": 2, "graphs": True}, {"stacked": 2, "compiled": True}, {"stacked": 0}):
+        with pytest.raises(ValueError, match="expected 1 or more, by eager"):
+            Way(**broken)
+
+
+def test_a_stack_is_for_several_nets_and_goes_on_one_at_a_time():
+    asked = Asked(engine=STACKED)
+    with pytest.raises(ValueError, match="engine stacked trains several seeds as one: give --seeds, or take eager"):
+        asked.way("cpu")
+    assert asked.alone == Asked(engine="eager")
+    assert Asked(engine=AUTO).alone == Asked(engine=AUTO)
+    for engine in (None, AUTO, "eager"):
+        Asked(engine=engine).check_begun(Way(stacked=3))
+    with pytest.raises(ValueError, match="begun with engine eager, 3 nets stacked"):
+        Asked(engine="graphs").check_begun(Way(stacked=3))
+
+
 def test_another_engine_is_refused_where_a_stage_goes_on():
     with pytest.raises(ValueError, match="begun with engine graphs"):
         Asked(engine="eager").way_on(Way(graphs=True), CUDA)
@@ -110,6 +136,8 @@ def test_compile_is_an_axis_of_its_own():
     assert compiled_too("graphs") == "compiled-graphs"
     with pytest.raises(ValueError, match="--compile with --engine auto cannot act"):
         compiled_too(AUTO)
+    with pytest.raises(ValueError, match="--compile with --engine stacked cannot act"):
+        compiled_too(STACKED)
 
 
 def test_only_bf16_runs_the_network_under_autocast():

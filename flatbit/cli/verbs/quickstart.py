@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ...engine import plan, run
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
 from ..choice import recipe_of
-from ..console import Json, Out, Resume, Smoke, say, show
+from ..console import Json, Out, Resume, Seeds, Smoke, parse_seeds, say, show
 
 
 def first_steps(
     out: Out = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds, for mean and spread.")] = 3,
+    seeds: Seeds = "3",
     resume: Resume = False,
     smoke: Smoke = False,
     json: Json = False,
@@ -29,12 +26,11 @@ def first_steps(
 
     `flatbit quickstart --seeds 3`
     """
-    if seeds < 1:
-        raise ValueError(f"--seeds {seeds}: expected at least 1")
+    chosen = parse_seeds(seeds or "")
     out = out or Path("runs/quickstart")
     recipe = recipe_of("quickstart", {})
     runs = []
-    for seed in range(seeds):
+    for seed in chosen:
         say(f"seed {seed}")
         runs.append(run(plan(recipe, seed=seed, smoke=smoke), out / f"seed{seed}", resume=resume, say=say))
     rows = summarize(runs)

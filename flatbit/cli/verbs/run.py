@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ...engine import plan
 from ...engine import run as execute
-from ...engine.planning import in_words
-from ...engine.record import RECORD
+from ...engine.loop import TrainingError
+from ...engine.planning import Plan, in_words
+from ...engine.record import RECORD, Run
+from ...engine.seeds import run_seeds
 from ...engine.way import Asked, compiled_too
 from ...recipes import Network
 from ...report.page import write_page
@@ -36,9 +39,11 @@ from ..console import (
     Rename,
     Resume,
     Seed,
+    Seeds,
     SkipBad,
     Smoke,
     data_arguments,
+    parse_seeds,
     parse_settings,
     say,
     show,
@@ -47,6 +52,7 @@ from ..network import given_checkpoint
 
 
 def run_recipe(
+    context: typer.Context,
     recipe: RecipeName,
     set: Settings = [],  # noqa: B006
     model: ModelName = None,
@@ -60,6 +66,7 @@ def run_recipe(
     rename: Rename = [],  # noqa: B006
     as_built: AsBuilt = [],  # noqa: B006
     seed: Seed = 0,
+    seeds: Seeds = None,
     device: Device = "cpu",
     engine: EngineName = None,
     compile: Compile = False,
@@ -83,37 +90,83 @@ def run_recipe(
 ) -> None:
     """Run a recipe and leave one folder, runs/RECIPE/seedN: run.json, model.safetensors, report.html.
 
+    Several seeds are a folder each in runs/RECIPE, one table of mean and spread, and one report.
+
     `flatbit run uniq-preresnet8-digits --set weights=1 --set activations=1 --seed 2`
+
+    `flatbit run hol-fcdnn-spirals --seeds 0:5`
 
     `flatbit run saq-preresnet20-cifar100 --data-dir DIR --set sharpness.method=sam --set sharpness.rho=0.1 --dry-run`
     """
     if dry_run and (resume or out is not None):
         raise ValueError(f"{'--resume' if resume else '--out'} with --dry-run cannot act: nothing is run: leave it out")
+    several = None if seeds is None else _seeds(seeds, context)
     chosen = compiled_too(engine) if compile else engine
     asked = Asked(engine=chosen, precision=precision, recompute=recompute)  # type: ignore[arg-type]
-    asked.way(device)
+    (asked.alone if several else asked).way(device)
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
     given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
-    out = out or Path("runs") / made.name / f"seed{seed}"
-    begun = not dry_run and (out / RECORD).is_file()  # or refused
+    out = out or Path("runs") / made.name / ("" if several else f"seed{seed}")
+    folders = [out / f"seed{each}" for each in several or ()] or [out]
+    begun = not dry_run and any((folder / RECORD).is_file() for folder in folders)  # or refused
     planned = plan(
-        made, seed=seed, device=device, data_dir=data_dir, checkpoint=given, smoke=smoke,
+        made, seed=several[0] if several else seed, device=device, data_dir=data_dir, checkpoint=given, smoke=smoke,
         timing=not (smoke or begun) if timing is None else timing,
     )  # fmt: skip
     if dry_run:
-        show(planned.table(), planned.as_dict(), json)
-        for note in planned.notes:
-            say(note)
+        _show_plan(planned, several, json)
         return
     if planned.seconds is not None:
-        say(f"{made.name}: about {in_words(planned.seconds)}")
-    done = execute(planned, out, resume=resume, engine=chosen, precision=asked.precision, recompute=recompute, say=say)
-    rows = summarize([done])
-    show(table_of(rows, f"{made.name}, seed {seed}"), as_json(rows), json)
-    page = write_page([done], out / "report.html", data_root=data_dir)
-    say(f"run: {out}  report: {page}")
+        each = f" a seed, {len(several)} seeds" if several else ""
+        say(f"{made.name}: about {in_words(planned.seconds)}{each}")
+    how: dict[str, Any] = {"engine": chosen, "precision": precision, "recompute": recompute, "resume": resume}
+    runs = run_seeds(planned, several, out, **how, say=say) if several else [execute(planned, out, **how, say=say)]
+    done = [each for each in runs if each.record.failure is None]
+    if done:
+        rows = summarize(done)
+        show(table_of(rows, f"{made.name}, {_in_words([each.record.seed for each in done])}"), as_json(rows), json)
+        page = write_page(done, out / "report.html", data_root=data_dir)
+        say(f"run: {out}  report: {page}")
+    _raise_failures(runs)
+
+
+def _seeds(text: str, context: typer.Context) -> Sequence[int]:
+    """The seeds of ``--seeds``. Raises ValueError, where ``--seed`` is given too."""
+    source = context.get_parameter_source("seed")
+    if source is not None and source.name == "COMMANDLINE":
+        raise ValueError("--seed with --seeds cannot act: leave one out")
+    return parse_seeds(text)
+
+
+def _show_plan(planned: Plan, several: Sequence[int] | None, json: bool) -> None:
+    found = planned.as_dict()
+    if several:
+        del found["seed"]
+        found["seeds"] = list(several)
+    show(planned.table(), found, json)
+    for note in planned.notes:
+        say(note)
+    if several:
+        say(f"this {len(several)} times, {_in_words(several)}: what it takes one after another; less where stacked")
+
+
+def _in_words(seeds: Sequence[int]) -> str:
+    """``seed 2``, ``seeds 0 to 4``, ``seeds 0, 3, 4``."""
+    if len(seeds) > 2 and list(seeds) == [*range(seeds[0], seeds[0] + len(seeds))]:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _raise_failures(runs: Sequence[Run]) -> None:
+    """Raise TrainingError where a seed's run failed."""
+    failed = [each for each in runs if each.record.failure is not None]
+    if failed:
+        seeds = _in_words([each.record.seed for each in failed])
+        raise TrainingError(
+            f"{seeds} of {len(runs)} failed, as is said above; `flatbit doctor {failed[0].folder}` explains"
+        )
 
 
 COMMANDS.add("run", run_recipe)

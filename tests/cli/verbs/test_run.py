@@ -1,10 +1,12 @@
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 
 import flatbit as fb
 from flatbit.engine.record import read_run
+from flatbit.engine.way import EAGER, Way
 from flatbit.recipes import RECIPES
 
 SMALL = ("uniq-preresnet8-digits", "--model-arg", "first_width=2", "--smoke")
@@ -87,6 +89,124 @@ def test_an_unfinished_run_of_the_first_format_is_refused_in_one_line(refuses, o
         "start the run anew with another --out"
     )
     assert json.loads((folder / "run.json").read_text()) == OLD
+
+
+# --seeds
+
+
+SEEDS = (*SMALL, "--seeds")
+ONE_FAILS = """
+import torch
+from torch import nn
+from flatbit.engine.recipe import Recipe, Stage
+
+def net():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    if torch.initial_seed() == 1:
+        nn.init.constant_(model[1].bias, float("nan"))
+    return model
+
+def recipe():
+    stages = (Stage(name="float", epochs=1, lr=0.1),)
+    return Recipe(name="mine", model=f"{__name__}:net", data="digits", stages=stages)
+"""
+
+
+@pytest.fixture(scope="module")
+def several(flatbit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds") / "runs"
+    return folder, flatbit("run", *SEEDS, "0:3", "--out", folder, "--json")
+
+
+def test_several_seeds_are_runs_of_their_own_and_one_table(several):
+    folder, result = several
+    rows = json.loads(result.out)
+    assert result.status == 0
+    assert {path.name for path in folder.iterdir()} == {"seed0", "seed1", "seed2", "report.html"}
+    records = [read_run(folder / f"seed{seed}").record for seed in range(3)]
+    assert [record.seed for record in records] == [0, 1, 2]
+    for row, name in zip(rows, ("float", "uniq-w2a2"), strict=True):
+        scores = [record.stages[name].score for record in records]
+        assert (row["stage"], row["num_seeds"]) == (name, 3)
+        assert (row["score"], row["spread"]) == (statistics.mean(scores), statistics.stdev(scores))
+        assert {record.stages[name].way for record in records} == {Way(stacked=3)}
+
+
+def test_what_each_seed_does_is_on_standard_error(several):
+    folder, result = several
+    lines = result.err.splitlines()
+    assert [line for line in lines if not line.startswith("seed ")] == [
+        "float: 3 seeds stacked", "uniq-w2a2: 3 seeds stacked", f"run: {folder}  report: {folder / 'report.html'}",
+    ]  # fmt: skip
+    assert sum(line.startswith("seed 2: ") for line in lines) == 2
+
+
+def test_several_seeds_go_on_only_if_asked_and_more_may_join(flatbit, refuses, several, no_page):
+    folder, first = several
+    assert "seed0 holds a run already" in refuses("run", *SEEDS, "0:3", "--out", folder)
+    result = flatbit("run", *SEEDS, "3", "--out", folder, "--resume", "--json")
+    assert (result.status, result.out, len(result.err.splitlines())) == (0, first.out, 1)
+    result = flatbit("run", *SEEDS, "2,4", "--out", folder, "--resume")
+    assert "seeds 2, 4" in result.out
+    assert (folder / "seed4" / "model.safetensors").is_file()
+
+
+def test_a_seed_of_several_is_where_it_would_be_alone(flatbit, refuses, own, no_page):
+    assert flatbit("run", *SEEDS, "0:2", "--engine", "eager").status == 0
+    folder = Path("runs/uniq-preresnet8-digits/seed1")
+    assert read_run(folder).record.stages["float"].way == EAGER
+    assert f"{folder} holds a run already" in refuses("run", *SMALL, "--seed", 1)
+
+
+def test_the_table_is_of_the_seeds_that_came_through(flatbit, own, no_page):
+    result = flatbit("run", f"{own(ONE_FAILS)}.py", "--seeds", "0,1,4", "--no-timing")
+    assert result.status == 1
+    assert "mine, seeds 0, 4" in result.out
+    assert "over 2 seeds" in " ".join(result.out.split())
+    assert "seed 1: stage 'float': the loss is not finite" in result.err
+    failed = Path("runs/mine/seed1")
+    assert result.err.splitlines()[-1] == (
+        f"flatbit: seed 1 of 3 failed, as is said above; `flatbit doctor {failed}` explains"
+    )
+    assert read_run(failed).record.failure is not None
+
+
+def test_where_no_seed_comes_through_there_is_no_table(flatbit, own):
+    result = flatbit("run", f"{own(RECIPE)}.py", "--set", "lr=1e38", "--no-timing", "--seeds", "0:2")
+    assert (result.status, result.out) == (1, "")
+    assert "seeds 0, 1 of 2 failed" in result.err
+
+
+def test_a_dry_run_of_several_names_them(flatbit, own):
+    result = flatbit("run", *SEEDS, "1:4", "--dry-run", "--json")
+    planned = json.loads(result.out)
+    assert (planned["seeds"], "seed" in planned) == ([1, 2, 3], False)
+    assert result.err == "this 3 times, seeds 1 to 3: what it takes one after another; less where stacked\n"
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("how", [("--seeds", "0:2", "--seed", "0"), ("--seed", "3", "--seeds", "3")])
+def test_one_seed_and_several_is_an_error(refuses, own, how):
+    assert refuses("run", *SMALL, *how) == "flatbit: --seed with --seeds cannot act: leave one out"
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "3:1", "2:2", "1,1", "0,-1", "a", "0:b", "1,", ":3", "1:2:3"])
+def test_seeds_that_are_none_are_one_line(refuses, own, text):
+    assert f"--seeds {text}: expected at least 1, each once, from 0 on: a number as 3, " in refuses(
+        "run", *SMALL, "--seeds", text
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (("--engine", "stacked"), "engine stacked trains several seeds as one: give --seeds, or take eager"),
+        (("--engine", "stacked", "--compile", "--seeds", "2"), "--compile with --engine stacked cannot act"),
+        (("--engine", "stack", "--seeds", "2"), "engine 'stack': did you mean stacked"),
+    ],
+)
+def test_the_stack_is_for_several_seeds(refuses, own, how, says):
+    assert says in refuses("run", *SMALL, *how)
 
 
 # --set, --model, --data, --checkpoint
