@@ -175,7 +175,7 @@ def _updates(update: Update, batches: Batches, position: Position, steps: int) -
         freeze_batchnorm_(model)
     size = stage.batches_per_update(position.epoch)
     steps -= steps % size  # an update takes all its mini-batches
-    every = 1 if update.device.type == "cpu" else CHECK_EVERY
+    every = looks_every(update.device)
     started = time.monotonic()
     where, stream = f"stage {stage.name!r}: a batch", batches.epoch(position.epoch, position.step)
     pairs = (pair_of(batch, where) for batch in stream)
@@ -194,6 +194,11 @@ def _updates(update: Update, batches: Batches, position: Position, steps: int) -
             started = time.monotonic()
             _settle(model, stage, position, sums, x)
             yield
+
+
+def looks_every(device: torch.device) -> int:
+    """Updates between looks at the sums: a look waits for the device, but on the CPU."""
+    return 1 if device.type == "cpu" else CHECK_EVERY
 
 
 def _settle(model: nn.Module, stage: Stage, position: Position, sums: list[float], x: Tensor) -> None:

@@ -28,7 +28,7 @@ class Quantizer(nn.Module, ABC):
     """Maps x to x^q on a grid, ``step * (code + offset)``; abstract.
 
     ``bits`` is a buffer, so a change of bit-width compiles nothing anew and a checkpoint describes itself. ``forward``
-    never sets state: ``observe_`` does, called by ``calibrate_``; state that was never set is NaN and ``forward`` raises.
+    never sets state: ``observe_`` does, called by ``calibrate_``; what was never set is NaN and ``forward`` raises.
     Whether it is set is read from the tensors: it may arrive by any way, as loading, averaging, broadcasting, copying.
 
     Attributes:

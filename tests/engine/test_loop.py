@@ -509,6 +509,24 @@ def test_on_a_device_a_loss_that_is_not_finite_stops_at_the_next_look(blobs, dev
     assert len(calls) <= CHECK_EVERY
 
 
+@pytest.mark.parametrize("every", [1, 4, 20])
+def test_an_epoch_that_ends_early_counts_to_its_end(blobs, monkeypatch, every):
+    """Where looks are few, as on a device, the sums since the last one are of this epoch."""
+
+    class Early(Fixed):
+        def __len__(self):
+            return 12
+
+    monkeypatch.setattr(loop, "looks_every", lambda device: every)
+    given = list(batches_of(blobs, 6).epoch(0))[:10]
+    whole, cut = mlp(), mlp()
+    expected = train(whole, stage(), Fixed(given), sgd(whole)).history
+    found = train(cut, stage(), Early(given), sgd(cut)).history
+    assert same_weights(cut, whole)
+    assert [epoch.train_loss for epoch in found] == pytest.approx([epoch.train_loss for epoch in expected], rel=1e-6)
+    assert [epoch.train_top1 for epoch in found] == [epoch.train_top1 for epoch in expected]
+
+
 def test_labels_of_any_whole_number_and_of_shape_n_1_train_alike(blobs):
     expected, found = mlp(), mlp()
     given = list(batches_of(blobs, 32).epoch(0))

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.orthogonality import Lipschitz
 from flatbit.train.losses.teacher import Distillation
 from flatbit.train.optimizers import SGD, Adam
-from flatbit.train.schedules import Cosine, Schedule
+from flatbit.train.schedules import Cosine, Linear, Schedule
 from flatbit.train.sharpness import Sharpness
 
 from .cases import Called
@@ -174,12 +175,21 @@ def test_lipschitz_distillation_and_labels_are_each_nets_own():
 
 def test_accumulation_frozen_batch_norms_and_fixed_steps():
     stage = replace(
-        STAGE, epochs=3, accumulation=((1, 2),), freeze_batchnorm=2, policy=UNIQ, fixed_weight_steps=True, max_steps=7
-    )
+        STAGE, epochs=3, accumulation=((1, 2),), freeze_batchnorm=2, policy=UNIQ, fixed_weight_steps=True, max_steps=7,
+        schedule=Linear(1.0, 0.1),
+    )  # fmt: skip
     models = nets()
     for seed, model in enumerate(models):
         quantize_for_(model, stage, Points(seed))
     assert_equal_training(models, stage)
+
+
+def test_an_epoch_that_ends_early_counts_to_its_end():
+    class Early(Points):
+        def epoch(self, epoch, start=0):
+            return islice(super().epoch(epoch, start), max(len(self) - 2 - start, 0))
+
+    assert_equal_training(nets(UNIQ), STAGE, [Early(seed) for seed in range(3)])
 
 
 def test_candidates_and_steps_per_channel():

@@ -112,9 +112,9 @@ def test_a_stack_is_for_several_nets_and_goes_on_one_at_a_time():
     assert asked.alone == Asked(engine="eager")
     assert Asked(engine=AUTO).alone == Asked(engine=AUTO)
     for engine in (None, AUTO, "eager"):
-        Asked(engine=engine).check_begun(Way(stacked=3))
+        assert Asked(engine=engine).way_on(Way(stacked=3), CPU) == Way(stacked=3)
     with pytest.raises(ValueError, match="begun with engine eager, 3 nets stacked"):
-        Asked(engine="graphs").check_begun(Way(stacked=3))
+        Asked(engine="graphs").way_on(Way(stacked=3), CUDA)
 
 
 def test_another_engine_is_refused_where_a_stage_goes_on():
