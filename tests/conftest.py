@@ -10,6 +10,7 @@ from flatbit.quant.presets import policy
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("compiles") is not None)  # what has a limit does the most first
     if torch.cuda.is_available():
         return
     for item in items:

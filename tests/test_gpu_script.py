@@ -10,11 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.packing import CHECKPOINTS, END_BYTES, LOGS, RECORDS, Item, pack, plan_packing
 from benchmarks.gpu.parts import Part, count_tests
 from benchmarks.gpu.processes import run_limited
 from benchmarks.gpu.session import PACK_RESERVE_S, Session
@@ -62,8 +59,8 @@ def stand_in(tmp_path, machine, hangs=False):
     return path
 
 
-def started(tmp_path, interpreter, *words):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--python", str(interpreter)]
+def started(tmp_path, interpreter, *words, by=("-m", "benchmarks.gpu")):
+    command = [sys.executable, *by, "--python", str(interpreter)]
     places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     return subprocess.Popen([*command, *places, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -117,6 +114,25 @@ def test_killed_in_the_middle_it_packs_what_there_is_and_leaves_nothing_running(
     assert json.loads(record.read_text()) == {"rows": [1, 2]}
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / "python") not in running
+
+
+def test_a_signal_while_it_packs_costs_nothing(tmp_path):
+    slow = (
+        "import sys, time; from benchmarks.gpu import __main__, session; pack = session.pack\n"
+        "def slowly(*given, **named): print('packing', flush=True); time.sleep(1); return pack(*given, **named)\n"
+        "session.pack = slowly; sys.exit(__main__.main())"
+    )
+    interpreter = stand_in(tmp_path, MACHINE | {"cuda": True})
+    process = started(tmp_path, interpreter, by=("-c", slow))
+    assert process.stdout is not None
+    while b"packing" not in (line := process.stdout.readline()):
+        assert line
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    status, told = ended(process)
+    assert status == 0, told
+    assert story(tmp_path)["packed"].keys() == {"part-1.zip"}
+    assert (tmp_path / "out/part-1.zip").is_file()
 
 
 def test_without_a_device_it_says_so_and_ends_well(tmp_path):
@@ -193,6 +209,13 @@ def test_a_check_that_did_not_end_is_no_check(tmp_path, monkeypatch):
     assert made.run() == 1
 
 
+def test_a_test_that_failed_is_a_failure_also_where_the_limit_cut_the_rest(tmp_path, monkeypatch):
+    code = "import time; print('tests/a.py::test_c FAILED [ 66%]', flush=True); time.sleep(600)"
+    made = session(tmp_path, monkeypatch, [part("tests", code, seconds=1.0, read=count_tests)])
+    assert made.run() == 1
+    assert ends(made) == ["time limit"]
+
+
 def test_what_lies_in_out_counts_as_files_too(tmp_path, monkeypatch):
     write = (
         "from pathlib import Path; import os; [Path({!r}, f'{{i}}.pt').write_bytes(os.urandom(9000)) for i in range(9)]"
@@ -242,88 +265,6 @@ def test_an_interrupted_process_may_write_down_what_it_holds(tmp_path):
     outcome = run_limited([sys.executable, "-c", code], tmp_path / "log", seconds=2.0, cwd=tmp_path)
     assert outcome.ended == "time limit"
     assert (tmp_path / "log").read_text() == "kept\n"
-
-
-# Packing
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3), st.floats(-9, 9)), max_size=40),
-    st.integers(0, 5),
-    st.integers(1, 4000),
-)
-def test_any_files_fit_the_limits_and_what_does_not_is_told(sizes, files, file_bytes):
-    items = [Item(name=f"é{i}", size=s, kind=kind, age=age) for i, (s, kind, age) in enumerate(sizes)]
-    packing = plan_packing(items, files=files, file_bytes=file_bytes)
-    by_name = {item.name: item for item in items}
-    packed = [name for names in packing.archives for name in names]
-    assert sorted([*packed, *packing.left_out]) == sorted(by_name)
-    assert len(packing.archives) <= files
-    for names in packing.archives:
-        assert names
-        assert sum(by_name[name].cost for name in names) + END_BYTES <= file_bytes
-
-
-@given(st.lists(st.integers(0, 900), max_size=20), st.lists(st.integers(0, 900), max_size=20), st.integers(1, 3))
-def test_records_go_first(records, others, files):
-    """No checkpoint takes the place of a record: the records are packed as if there were nothing else."""
-    made = [Item(name=f"r{i}", size=size, kind=RECORDS) for i, size in enumerate(records)]
-    rest = [Item(name=f"c{i}", size=size, kind=CHECKPOINTS) for i, size in enumerate(others)]
-    alone, both = (plan_packing(items, files=files, file_bytes=1500) for items in (made, [*rest, *made]))
-    assert {name for name in both.left_out if name[0] == "r"} == {*alone.left_out}
-
-
-def test_of_one_kind_the_newest_go_first():
-    items = [
-        Item(name=name, size=900, kind=LOGS, age=age) for name, age in (("old", 3.0), ("new", 1.0), ("between", 2.0))
-    ]
-    packing = plan_packing(items, files=1, file_bytes=2200)
-    assert packing.archives == (("new", "between"),)
-    assert packing.left_out == {"old": "900 bytes: no room in 1 files"}
-
-
-def test_archives_are_as_large_as_planned_and_hold_what_was_written(tmp_path):
-    work, out = tmp_path / "work", tmp_path / "out"
-    (work / "a/b").mkdir(parents=True)
-    out.mkdir()
-    contents = {f"a/b/{i}.safetensors": os.urandom(20_000 + i) for i in range(7)} | {"run.json": b"[1]" * 50_000}
-    for name, content in contents.items():
-        (work / name).write_bytes(content)
-    (work / "a/.half.pt.7.partial").write_bytes(b"half")
-    packing = pack(work, out, files=3, file_bytes=50_000)
-    assert len(packing.left_out) == 1
-    assert "run.json" in packing.archives[0]
-    found = {}
-    for path in out.iterdir():
-        assert path.stat().st_size <= 50_000
-        with zipfile.ZipFile(path) as archive:
-            found |= {name: archive.read(name) for name in archive.namelist()}
-    assert found == {name: content for name, content in contents.items() if name not in packing.left_out}
-
-
-def test_headers_count_where_members_are_many_and_small(tmp_path):
-    work, out = tmp_path / "work", tmp_path / "out"
-    work.mkdir()
-    out.mkdir()
-    for i in range(60):
-        (work / f"a-rather-long-name-of-a-small-file-é-{i}.json").write_text("{}")
-    packing = pack(work, out, files=3, file_bytes=3000)
-    assert packing.left_out
-    assert [path.stat().st_size <= 3000 for path in out.iterdir()] == [True] * 3
-
-
-def test_packing_again_leaves_no_archive_of_before(tmp_path):
-    work, out = tmp_path / "work", tmp_path / "out"
-    work.mkdir()
-    out.mkdir()
-    for i in range(3):
-        (work / f"{i}.pt").write_bytes(os.urandom(900))
-    assert len(pack(work, out, files=3, file_bytes=1200).archives) == 3
-    for i in range(2):
-        (work / f"{i}.pt").unlink()
-    pack(work, out, files=3, file_bytes=1200)
-    assert [path.name for path in out.iterdir()] == ["part-1.zip"]
-    assert {path.name for path in tmp_path.iterdir()} == {"work", "out"}
 
 
 def test_pytests_lines_are_counted_also_where_it_was_killed(tmp_path):

@@ -118,7 +118,7 @@ def test_what_no_record_tells_stands_among_the_unmeasured_with_its_command(tmp_p
     record(tmp_path, "2026-11-01-engine-h100.json", [row], environment={"gpu": "NVIDIA H100"})
     text = page(read(tmp_path))
     assert "| GPU: an epoch of W2A2 by SGD | 0.600 s | 0.500 s |" in text
-    assert "| GPU: SQWA's 425 epochs | 5.00 min | 3.54 min |" in text
+    assert "| GPU: SQWA's 425 epochs, training only | 5.00 min | 3.54 min |" in text
     assert "GPU: an epoch of W2A2 by SGD" not in text.partition("## What is not measured")[2]
     assert "uniq, SGD | graphs, tf32 |" in text
 
@@ -186,7 +186,23 @@ def test_rows_of_a_record_with_several_cases_tell_of_their_case(tmp_path):
     text = page(read(tmp_path))
     assert "| spirals, W2A2, batch 500 | 16 | stacked | 1,235 | 2.50 (2.00 to 3.00) |" in text
     assert "2026-11-01: X, 2 of 2 cores; torch 2.11.0, Python 3.12.1; batch 128, rounds 9" in text
-    assert stacked_time(read(tmp_path)) == 0.4
+    assert stacked_time(500)(read(tmp_path)) == 0.4
+    assert stacked_time(64)(read(tmp_path)) is None
+
+
+def test_of_stacked_nets_each_batch_size_is_a_goal_and_the_newest_record_counts(tmp_path):
+    from page import goals
+
+    def stack(name, **gains):
+        facts = {"data": "spirals", "bits": "W2A2", "nets": 16, "way": "stacked"}
+        record(tmp_path, name, [facts | {"batch": int(batch[1:]), "gain": gain} for batch, gain in gains.items()])
+
+    stack("2026-11-01-stack-cpu.json", b64=8.0, b500=4.0)
+    stack("2026-11-02-stack-cpu-quiet.json", b64=2.5, b500=1.25)
+    stack("2026-11-03-stack-h100.json", b64=9.0, b500=9.0)
+    text = goals(read(tmp_path))
+    assert "| CPU: 16 spiral nets at W2A2 stacked, batch 64, time over one at a time | 0.500 x | 0.400 x |" in text
+    assert "batch 500, time over one at a time | 0.500 x | 0.800 x (missed) |" in text
 
 
 @pytest.mark.parametrize(

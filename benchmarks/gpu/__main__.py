@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,15 +18,10 @@ from typing import Any
 from .budget import Budget
 from .session import Session
 from .settings import Limits, Settings
+from .signals import stoppable
 
 LEAST_FILES = 3  # the story, the engine's record, an archive
-STOPPED = 130
 PROBE_S = 180
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class StoppedError(Exception):
-    """By SIGTERM, SIGINT or SIGHUP."""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -41,15 +35,10 @@ def main(words: list[str] | None = None) -> int:
     if why := unusable(settings):
         print(f"scripts/gpu: {why}", file=sys.stderr)
         return 2
-    for number in SIGNALS:
-        signal.signal(number, stop)
     if options.rehearse:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # other work may run beside a rehearsal
     session = Session(settings, found, say=lambda line: print(f"{settings.budget.passed():5.0f} s  {line}", flush=True))
-    try:
-        status = session.run()
-    except StoppedError:
-        status = STOPPED
+    status = session.run(stoppable())
     print(f"{settings.budget.passed():5.0f} s  written to {settings.out}: {', '.join(sorted(written(settings)))}")
     return status
 
@@ -65,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-file-mib", type=float, default=16, help="of each")
     made.add_argument("--python", default=sys.executable, help="whose packages are used; nothing is installed then")
     made.add_argument("--rehearse", action="store_true", help="the CPU stands in for the device, all is small")
-    for name, usual in (("check", 20), ("tests", 60), ("engine", 60)):
+    for name, usual in (("check", 20), ("tests", 60)):
         made.add_argument(f"--{name}-seconds", type=float, default=usual, metavar="S", help=f"of its part ({usual})")
+    made.add_argument("--engine-seconds", type=float, metavar="S", help="of its part (60; without a ledger, the rest)")
     made.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
     return made
 
@@ -110,13 +100,6 @@ def probe(settings: Settings) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"scripts/gpu: {settings.python} cannot run flatbit:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def stop(*_: object) -> None:
-    """End the session: once; what follows is not to be disturbed."""
-    for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise StoppedError
 
 
 def written(settings: Settings) -> list[str]:

@@ -241,7 +241,7 @@ class Benchmark:
             "ms_of_rounds": [1000 * seconds for seconds in times[name]],
             "images_per_s": self.setting.batch / step,
             "epoch_s": epoch,
-            "sqwa_425_epochs_s": SQWA_EPOCHS * epoch,
+            "sqwa_425_epochs_training_only_s": SQWA_EPOCHS * epoch,
             "ratio_to_float": middle,
             "ratio_quartiles": quartiles,
             "peak_mib": arm.peak_mib,

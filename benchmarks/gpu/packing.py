@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ KINDS = {
     ".json": RECORDS, ".jsonl": RECORDS, ".csv": RECORDS, ".txt": LOGS, ".log": LOGS,
     ".safetensors": CHECKPOINTS, ".pt": CHECKPOINTS,
 }  # fmt: skip
+DEFLATED = (RECORDS, LOGS)
+"""Text; the rest is stored as it is."""
 UNFINISHED = ".partial"  # what a file that is not whole yet ends in
 
 
@@ -28,7 +31,7 @@ class Item:
 
     Attributes:
         name: its path within the session's folder.
-        size: bytes that it takes in an archive, without headers.
+        size: bytes.
         kind: records before logs, checkpoints and the rest.
         age: seconds; of one kind the newest are packed first.
     """
@@ -40,8 +43,9 @@ class Item:
 
     @property
     def cost(self) -> int:
-        """Bytes by which it makes an archive longer."""
-        return self.size + ENTRY_BYTES + 2 * len(self.name.encode())
+        """Bytes by which it makes an archive longer at most: deflating may add a little to what it cannot shorten."""
+        added = self.size // 1024 + 64 if self.kind in DEFLATED else 0
+        return self.size + added + ENTRY_BYTES + 2 * len(self.name.encode())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,27 +85,35 @@ def plan_packing(items: Iterable[Item], *, files: int, file_bytes: int) -> Packi
     return Packing(archives=tuple(map(tuple, archives)), left_out=left_out)
 
 
-def pack(folder: Path, out: Path, *, files: int, file_bytes: int) -> Packing:
+def pack(folder: Path, out: Path, *, files: int, file_bytes: int, seconds: float) -> Packing:
     """Pack what lies in ``folder`` into ``out/part-1.zip`` ..., in place of those of an earlier call.
 
-    Each archive is whole at any time. A file that vanishes while it is read is left out.
+    Each archive is whole at any time. A file that vanishes meanwhile is left out; of one that grows, what it held when
+    it was found is packed.
 
     Args:
         folder: with subfolders.
         out: another folder.
         files: archives at most.
-        file_bytes: of one, at most.
+        file_bytes: of one, at most. No file is read that has more.
+        seconds: after them no further file is begun.
     """
-    contents, items = _read(folder)
-    packing = plan_packing(items, files=files, file_bytes=file_bytes)
+    end = time.monotonic() + seconds
+    items = {item.name: item for item in _found(folder)}
+    plan = plan_packing(items.values(), files=files, file_bytes=file_bytes)
+    left_out = dict(plan.left_out)
+    archives: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        for number, names in enumerate(packing.archives, 1):
-            path = Path(made) / archive_name(number)
-            _write(path, names, contents)
-            shutil.move(path, out / path.name)
-    for number in range(len(packing.archives) + 1, files + 1):
+        for names in plan.archives:
+            path = Path(made) / archive_name(len(archives) + 1)
+            missing = _write(path, folder, [items[name] for name in names], end)
+            left_out |= missing
+            if written := tuple(name for name in names if name not in missing):
+                shutil.move(path, out / path.name)
+                archives.append(written)
+    for number in range(len(archives) + 1, files + 1):
         (out / archive_name(number)).unlink(missing_ok=True)
-    return packing
+    return Packing(archives=tuple(archives), left_out=left_out)
 
 
 def archive_name(number: int) -> str:
@@ -109,30 +121,32 @@ def archive_name(number: int) -> str:
     return f"part-{number}.zip"
 
 
-def _read(folder: Path) -> tuple[dict[str, bytes], list[Item]]:
-    contents: dict[str, bytes] = {}
+def _found(folder: Path) -> list[Item]:
     items: list[Item] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix == UNFINISHED or not path.is_file():
             continue
-        try:
-            content, changed = path.read_bytes(), path.stat().st_mtime
-        except OSError:
-            continue
-        name = path.relative_to(folder).as_posix()
-        contents[name] = content
-        kind = KINDS.get(path.suffix, OTHERS)
-        items.append(Item(name=name, size=_size(content), kind=kind, age=-changed))
-    return contents, items
+        with suppress(OSError):
+            found = path.stat()
+            name, kind = path.relative_to(folder).as_posix(), KINDS.get(path.suffix, OTHERS)
+            items.append(Item(name=name, size=found.st_size, kind=kind, age=-found.st_mtime))
+    return items
 
 
-def _size(content: bytes) -> int:
-    """Bytes in the archive: deflated as ``zipfile`` does it."""
-    deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
-    return len(deflate.compress(content)) + len(deflate.flush())
-
-
-def _write(path: Path, names: Sequence[str], contents: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
-            archive.writestr(name, contents[name])
+def _write(path: Path, folder: Path, items: Iterable[Item], end: float) -> dict[str, str]:
+    """An archive of the items. Returns those that it is without, and why."""
+    missing: dict[str, str] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for item in items:
+            if time.monotonic() > end:
+                missing[item.name] = "no time was left to pack it"
+                continue
+            try:
+                with (folder / item.name).open("rb") as file:
+                    content = file.read(item.size)
+            except OSError as error:
+                missing[item.name] = f"could not be read: {error.strerror}"
+                continue
+            way = zipfile.ZIP_DEFLATED if item.kind in DEFLATED else zipfile.ZIP_STORED
+            archive.writestr(item.name, content, way)
+    return missing

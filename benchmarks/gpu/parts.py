@@ -16,6 +16,8 @@ from .settings import Settings
 NO_TESTS = 5  # pytest's status where it selects none
 IMPORTS_S = 10.0
 """What a part may take beyond its limit to import what it needs."""
+ENGINE_S = 60.0
+"""Of the engine's part, where a queue follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,7 @@ def check(settings: Settings, device: str) -> Part:
 
 
 def tests(settings: Settings) -> Part:
-    """The tests that need a device. Without one they skip themselves."""
+    """The tests that need a device, those that compile last. Without a device they skip themselves."""
     files = [
         path.relative_to(settings.root).as_posix()
         for path in sorted((settings.root / "tests").rglob("test_*.py"))
@@ -109,7 +111,8 @@ def count_tests(log: Path) -> dict[str, Any]:
 def engine(settings: Settings, device: str, found: dict[str, Any], date: str) -> Part:
     """The ways to run a step, side by side."""
     record = settings.out / record_name(date, "engine", device_label(device, found["gpu"]))
-    limit = settings.limits.engine
+    usual = ENGINE_S if found["ledger"] else float("inf")
+    limit = usual if settings.limits.engine is None else settings.limits.engine
 
     def read(_: Path) -> dict[str, Any]:
         rows = json.loads(record.read_text())["rows"] if record.is_file() else []
@@ -120,7 +123,7 @@ def engine(settings: Settings, device: str, found: dict[str, Any], date: str) ->
     return Part(
         name="engine",
         seconds=limit + IMPORTS_S,
-        command=lambda seconds: [*module, "--seconds", f"{min(limit, seconds):.0f}"],
+        command=lambda seconds: [*module, "--seconds", f"{max(1.0, seconds - IMPORTS_S):.0f}"],
         read=read,
     )
 

@@ -6,16 +6,21 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .packing import MIB, archive_name, pack
 from .parts import Part, parts_of
 from .processes import run_limited
 from .settings import Settings
+from .signals import StoppedError
 
 STORY = "session.json"
+STOPPED = 130
 PACK_RESERVE_S = 30.0
 """Kept at the end for packing."""
+PACK_S, PACK_MEANWHILE_S = 20.0, 3.0
+"""What packing may take: at the end, and while a part runs."""
 PACK_EVERY_S = 60.0
 LEAST_S = 2.0
 """A part with less time than this is not begun."""
@@ -41,15 +46,21 @@ class Session:
         }
         self._packed = time.monotonic()
 
-    def run(self) -> int:
-        """All parts, then the packing. 0 where every part that ran is well, else 1."""
+    def run(self, stoppable: AbstractContextManager[None] | None = None) -> int:
+        """All parts inside ``stoppable``, then the packing outside.
+
+        Returns 0 where every part that ran is well, 130 where ``stoppable`` raised StoppedError, else 1.
+        """
+        stopped = False
         try:
-            for part in parts_of(self.settings, self.story["machine"], self.story["date"]):
-                self._run(part)
+            with stoppable or nullcontext():
+                for part in parts_of(self.settings, self.story["machine"], self.story["date"]):
+                    self._run(part)
+        except StoppedError:
+            stopped = True
         finally:
-            self.pack()
-            self._write()
-        return int(any(bad(entry) for entry in self.story["parts"]))
+            self.pack(PACK_S)
+        return STOPPED if stopped else int(any(bad(entry) for entry in self.story["parts"]))
 
     def _run(self, part: Part) -> None:
         """One part, if there is time for it."""
@@ -80,15 +91,20 @@ class Session:
 
     def _pack_at_times(self) -> None:
         if time.monotonic() - self._packed > PACK_EVERY_S:
-            self.pack()
+            self.pack(PACK_MEANWHILE_S)
 
-    def pack(self) -> None:
-        """Pack what is there so far; what is in ``out`` besides counts as files too."""
+    def pack(self, seconds: float) -> None:
+        """Pack what is there so far; what is in ``out`` besides counts as files too.
+
+        Args:
+            seconds: after them no further file is packed.
+        """
         settings = self.settings
         archives = [archive_name(number) for number in range(1, settings.max_files + 1)]
         others = {path.name for path in settings.out.iterdir()} - {*archives} | {STORY}
         file_bytes = int(settings.max_file_mib * MIB)
-        packing = pack(settings.work, settings.out, files=settings.max_files - len(others), file_bytes=file_bytes)
+        files = settings.max_files - len(others)
+        packing = pack(settings.work, settings.out, files=files, file_bytes=file_bytes, seconds=seconds)
         names = {archive_name(number): list(held) for number, held in enumerate(packing.archives, 1)}
         self.story |= {"packed": names, "left_out": packing.left_out}
         self._packed = time.monotonic()
@@ -102,8 +118,13 @@ class Session:
 
 
 def bad(entry: dict[str, Any]) -> bool:
-    """Whether an entry tells of a failure: the check must hold as a whole, of the others a limit may cut the end."""
-    return entry["ended"] in ("failed", "stopped") or (entry["part"] == "check" and entry["ended"] != "done")
+    """Whether an entry tells of a failure: the check must hold as a whole, of the others a limit may cut the end.
+
+    Of the tests none that ran may have failed, however their part ended.
+    """
+    if entry.get("bad") or entry["ended"] in ("failed", "stopped"):
+        return True
+    return entry["part"] == "check" and entry["ended"] != "done"
 
 
 def told(entry: dict[str, Any]) -> str:

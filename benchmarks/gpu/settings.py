@@ -10,11 +10,11 @@ from .budget import Budget
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds that the parts may take."""
+    """Seconds that the parts may take; ``engine`` None: 60, or without a ledger, which would take it, the rest."""
 
     check: float = 20.0
     tests: float = 60.0
-    engine: float = 60.0
+    engine: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ SAQ = replace(QUANTIZED, name="saq", sharpness=Sharpness(method="saq", rho=0.05)
 MADE = recipe(FLOAT, QUANTIZED, SAQ)
 ON_A_CPU = ("eager", "graphs", "compiled")
 """A tape cannot record compiled code, which steps aside for it."""
+ON_A_DEVICE = [pytest.param(name, marks=[pytest.mark.compiles] * ("compiled" in name)) for name in ENGINES]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_killed_and_resumed_equals_uninterrupted_in_every_way(engine, saves, dev
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_A_DEVICE)
 def test_killed_and_resumed_on_a_device_equals_uninterrupted(engine, monkeypatch, tmp_path):
     _check_resume(engine, 8, monkeypatch, tmp_path, device="cuda")
 

@@ -196,7 +196,6 @@ def test_compiled_updates_are_the_eager_ones(kind, quick_compilation):
     assert same == pytest.approx(tally, rel=COMPILED)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch's compiler itself
 def test_the_compilers_own_code_updates_as_eager():
     eager, before, tally = trained(EAGER, "saq", torch.float64)
     compiled, _, same = trained(Way(compiled=True), "saq", torch.float64)
@@ -265,7 +264,9 @@ def test_parts_share_the_loss():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", [Way(graphs=True), Way(graphs=True, compiled=True)], ids=str)
+@pytest.mark.parametrize(
+    "way", [Way(graphs=True), pytest.param(Way(graphs=True, compiled=True), marks=pytest.mark.compiles)], ids=str
+)
 def test_graphs_on_a_device_move_as_eager(way, kind):
     eager, before, _ = trained(EAGER, kind, torch.float64, device="cuda")
     replayed, _, _ = trained(way, kind, torch.float64, device="cuda")

@@ -325,7 +325,6 @@ def test_as_on_a_device_what_is_wrong_is_said_at_a_settlement(at, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("pixels", [False, True])
 def test_on_a_device_it_scores_the_same_and_no_batch_waits(device, pixels):
     x, y = scores(40)
