@@ -14,8 +14,6 @@ from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation
 from flatbit.quant.quantizers.uniq import UniqActivation, UniqWeight
 from flatbit.quant.site import Site
 
-from ..no_waits import as_on_a_device, no_waits
-
 SITE = Site(layer="stem", role="weight", step_shape=(4, 1))
 
 
@@ -359,26 +357,3 @@ def test_widths_that_are_learned_are_those_stated_until_they_are_learned():
     quantizer = DqWeight(4, SITE).to("meta")
     quantizer.bits = torch.tensor(4.0)
     assert quantizer.bit_width() == 4
-
-
-def test_a_fact_is_read_once_until_its_buffer_changes():
-    quantizer = UniqActivation(2, Site(role="input", layer="fc"))
-    assert quantizer.whole_bits() == 2
-    with as_on_a_device():
-        assert quantizer.whole_bits() == 2
-    with no_waits():
-        assert quantizer.whole_bits() == 2
-    with as_on_a_device():
-        quantizer.bits.fill_(4)
-        assert quantizer.whole_bits() == 4
-        quantizer.bits = torch.tensor(3.0)
-        assert quantizer.whole_bits() == 3
-    other = copy.deepcopy(quantizer)
-    other.bits.fill_(5)
-    assert (quantizer.whole_bits(), other.whole_bits()) == (3, 5)
-    assert quantizer.is_signed() is False
-    quantizer.signed.fill_(1)
-    assert quantizer.is_signed() is True
-    with torch.inference_mode(), as_on_a_device():
-        quantizer.bits = torch.tensor(6.0)
-        assert quantizer.whole_bits() == 6
