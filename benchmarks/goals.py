@@ -84,9 +84,9 @@ def stacked_time(batch: int) -> Callable[[Records], float | None]:
 
 
 def saved_ratio(records: Records) -> float | None:
-    """Bytes kept for the backward pass of ResNet-20 on the CPU, over float's."""
+    """Bytes kept for the backward pass of ResNet-20 on the CPU, quantized tensors computed again, over float's."""
     newest_first = sorted(cpu_steps(records), key=lambda record: record.date, reverse=True)
-    rows = (record.row(variant="flatbit uniq") for record in newest_first)
+    rows = (record.row(variant="flatbit uniq, recomputed") for record in newest_first)
     return next((row["saved_ratio"] for row in rows if row), None)
 
 
@@ -102,7 +102,7 @@ GOALS = (
         command=STEP,
         found=step_ratio("flatbit uniq", "float"),
     ),
-    Goal(what="CPU: ResNet-20, bytes kept over float's", most=1.25, unit="x", command=STEP, found=saved_ratio),
+    Goal(what="CPU: ResNet-20, bytes kept over float's, by --recompute", most=1.25, unit="x", command=STEP, found=saved_ratio),
     Goal(
         what="CPU: ResNet-20, W2A2 step over float, both compiled",
         most=1.05,

@@ -135,8 +135,9 @@ def main() -> None:
     stated = environment(arguments.device, arguments.threads, ("brevitas",))
     memory = KEEP_MEMORY if arguments.keep_memory else {}
     result = {"environment": stated | {"malloc": memory}, "settings": vars(arguments)} | measure(arguments)
-    kind = f"qat_step-{arguments.model}" + ("-keep" if memory else "")
-    path = write(result, arguments.name or f"{stated['date']}-{kind}-{arguments.device.replace(':', '')}")
+    variant = arguments.model.replace("_", "") + ("-keep" if memory else "")
+    name = f"{stated['date']}-qat_step-{arguments.device.replace(':', '')}-{variant}"
+    path = write(result, arguments.name or name)
     show(result["rows"])
     print(f"written: {path}")
 
