@@ -102,7 +102,13 @@ GOALS = (
         command=STEP,
         found=step_ratio("flatbit uniq", "float"),
     ),
-    Goal(what="CPU: ResNet-20, bytes kept over float's, by --recompute", most=1.25, unit="x", command=STEP, found=saved_ratio),
+    Goal(
+        what="CPU: ResNet-20, bytes kept over float's, by --recompute",
+        most=1.25,
+        unit="x",
+        command=STEP,
+        found=saved_ratio,
+    ),
     Goal(
         what="CPU: ResNet-20, W2A2 step over float, both compiled",
         most=1.05,
