@@ -56,6 +56,7 @@ def test_killed_and_resumed_equals_uninterrupted_in_every_way(engine, saves, dev
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ON_A_DEVICE)
 def test_killed_and_resumed_on_a_device_equals_uninterrupted(engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     _check_resume(engine, 8, monkeypatch, tmp_path, device="cuda")
 
 

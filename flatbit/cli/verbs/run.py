@@ -120,7 +120,8 @@ def run_recipe(
         return
     if planned.seconds is not None:
         each = f" a seed, {len(several)} seeds" if several else ""
-        say(f"{made.name}: about {in_words(planned.seconds)}{each}")
+        eager = "" if (asked.alone if several else asked).way(device) == asked.simplest else ", if it is run eager"
+        say(f"{made.name}: about {in_words(planned.seconds)}{each}{eager}")
     how: dict[str, Any] = {"engine": chosen, "precision": precision, "recompute": recompute, "resume": resume}
     runs = run_seeds(planned, several, out, **how, say=say) if several else [execute(planned, out, **how, say=say)]
     done = [each for each in runs if each.record.failure is None]
