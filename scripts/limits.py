@@ -72,9 +72,11 @@ def parameters(node: Function) -> int:
 
 
 def verbs(tree: ast.Module) -> set[str]:
-    """The functions that a file registers: ``COMMANDS.add("run", run_recipe)``."""
+    """The functions that a file registers: ``COMMANDS.add("run", run_recipe)``, or under ``@LEDGER.command("run")``."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) == 2)
-    return {ast.unparse(call.args[1]) for call in calls if ast.unparse(call.func) == "COMMANDS.add"}
+    added = {ast.unparse(call.args[1]) for call in calls if ast.unparse(call.func) == "COMMANDS.add"}
+    functions = (node for node in ast.walk(tree) if isinstance(node, Function))
+    return added | {f.name for f in functions if any(".command(" in ast.unparse(d) for d in f.decorator_list)}
 
 
 def alike(path: Path, tree: ast.Module) -> Iterator[str]:

@@ -61,3 +61,10 @@ def test_holds_its_licence_types_and_template(installed):
     (info,) = package.parent.glob("flatbit-*.dist-info")
     assert "Apache License" in (info / "licenses/LICENSE").read_text()
     assert not (package.parent / "tests").exists()
+
+
+@pytest.mark.wheel
+def test_holds_the_ledger_and_its_records(installed, tmp_path):
+    found = json.loads(run(installed / "flatbit", "ledger", "UNIQ/T1", "--json", cwd=tmp_path))
+    assert found["summary"] == {"computed": 16}
+    assert "every digest holds" in run(installed / "flatbit", "ledger", "verify", cwd=tmp_path)

@@ -4,7 +4,6 @@ budget      the clock, from the script's own start
 processes   a part runs in a process of its own, and is stopped at its limit
 session     the parts in order, and the file that tells of them
 signals     what ends it early
-packing     what was written, in few files of bounded size
 selfcheck   the device against the CPU
 engine      the ways to run a step, side by side
 """

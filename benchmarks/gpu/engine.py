@@ -29,6 +29,7 @@ import flatbit as fb
 from flatbit.data.augment import Augment
 from flatbit.data.batches import Batch, Batches
 from flatbit.data.memory import Images, MemoryData
+from flatbit.device import float32_products
 from flatbit.engine import Stage
 from flatbit.engine.loop import train
 from flatbit.engine.stage import optimizer_of, quantize_for_
@@ -207,7 +208,7 @@ class Benchmark:
         arms: dict[str, Arm] = {}
         try:
             way.check(self.device)
-            with way.products():
+            with float32_products(tf32=way.precision == "tf32"):
                 for name, stage in self.stages.items():
                     arms[name] = Arm(stage, self.batches, self.setting, way)
                 if way.compiled:

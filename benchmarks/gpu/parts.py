@@ -131,7 +131,7 @@ def engine(settings: Settings, device: str, found: dict[str, Any], date: str) ->
 def queue(settings: Settings, device: str, found: dict[str, Any]) -> Part:
     """The ledger's queue, for the time that is left."""
     command = [settings.python, "-m", "flatbit", "ledger", "run", "--device", device]
-    command += ["--out", str(settings.work / "queue")]
+    command += ["--out", str(settings.work / "queue"), "--partial"]
     command += ["--data-dir", str(settings.data_dir)] if settings.data_dir else []
     return Part(
         name="queue",

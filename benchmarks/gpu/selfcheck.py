@@ -29,7 +29,7 @@ from flatbit.data.augment import Augment
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import Stage
 from flatbit.engine.stage import quantize_for_
-from flatbit.engine.update import Update
+from flatbit.engine.update import Update, running
 from flatbit.engine.way import Way
 from flatbit.train.optimizers import parameter_groups
 
@@ -118,7 +118,7 @@ def trained(device: str, way: Way) -> nn.Module:
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)  # can be captured on the CPU too
     update = Update(model, work, work.losses, optimizer, way)
     graph = nullcontext() if device.startswith("cuda") else patch("flatbit.engine.capture.cuda_graph", replay_in_python)
-    with way.products(), graph:
+    with running(model, way), graph:
         for x, y in islice(data().train_batches(BATCH, seed=0, device=device), UPDATES):
             update([(x.double(), y)], LR)
     return model

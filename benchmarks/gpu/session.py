@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .packing import MIB, archive_name, pack
+from flatbit.ledger.packing import MIB, archive_name, pack
+
 from .parts import Part, parts_of
 from .processes import run_limited
 from .settings import Settings

@@ -21,7 +21,8 @@ from .spelling import check_spelling
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 PLUGIN = "a Python file of yours (or a folder of them) that registers a recipe, loss, schedule, quantizer, verb ..."
-COMMANDS: Registry[Callable[..., None]] = Registry("command", f"{__name__}.verbs")
+COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry("command", f"{__name__}.verbs")
+"""By name: a function, or a Typer of several."""
 
 
 def app() -> typer.Typer:
@@ -35,7 +36,11 @@ def app() -> typer.Typer:
     )
     application.callback()(_everywhere)
     for name in COMMANDS.names():
-        application.command(name, epilog=f"Every verb takes `--plugin FILE`: {PLUGIN}")(COMMANDS.get(name))
+        verb, epilog = COMMANDS.get(name), f"Every verb takes `--plugin FILE`: {PLUGIN}"
+        if isinstance(verb, typer.Typer):
+            application.add_typer(verb, name=name, epilog=epilog)
+        else:
+            application.command(name, epilog=epilog)(verb)
     return application
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ..wrappers import load_state_, state_of
 from .loop import Position
 from .way import Way
 
-NAME = "checkpoint.pt"
+NAME, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
+"""The last checkpoint, and the one before it, which a damaged one gives way to."""
 OWN = ("lr", "fused", "capturable")
 """What of an optimizer's groups belongs to the device, or is set at every update: no part of what is gone on with."""
 PARTS = {"stage", "way", "model", "optimizer", "random", "position", "average"}
@@ -33,7 +35,7 @@ def save_checkpoint(
     way: Way,
     average: QuantizedAverage | None = None,
 ) -> None:
-    """Write model, optimizer, average, random state and position to ``folder``, replacing the last checkpoint at once.
+    """Write model, optimizer, average, random state and position to ``folder``; the last becomes the one before.
 
     Args:
         folder: made if missing.
@@ -56,17 +58,38 @@ def save_checkpoint(
     }
     with replacing(folder / NAME) as partial:
         torch.save(content, partial)
+        if (folder / NAME).is_file():
+            (folder / NAME).replace(folder / BEFORE)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, note: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
     """The last checkpoint of a run, or None. Reads tensors and plain values only: nothing in it can execute.
 
+    Args:
+        folder: of checkpoints.
+        note: called with a line where the last one is damaged, or lost, and the one before it is taken.
+
     Raises:
-        ValueError: a file that is not a checkpoint.
+        ValueError: files none of which is a checkpoint.
     """
-    path = folder / NAME
-    if not path.is_file():
-        return None
+    damage: list[ValueError] = []
+    for path in (folder / NAME, folder / BEFORE):
+        if not path.is_file():
+            continue
+        try:
+            content = _read(path)
+        except ValueError as error:
+            damage.append(error)
+            continue
+        if damage:
+            note(f"{damage[0]}: going on from the checkpoint before it")
+        return content
+    if damage:
+        raise damage[0]
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
     reason = "its parts are others"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -114,7 +114,7 @@ def prepare(
         out=out,
         note=note,
     )
-    kept = load_checkpoint(out / "checkpoint")
+    kept = load_checkpoint(out / "checkpoint", note)
     if kept is None or kept["stage"] != stage.name:
         return work
     restore_checkpoint_(kept, model, work.optimizer, work.average)

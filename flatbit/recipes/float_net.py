@@ -30,7 +30,7 @@ FLOAT: dict[str, Stage] = {
     "faq-cifar": _float(350, 0.1, schedule=MultiStep((150, 250)), weight_decay=5e-4),
     "imagenet": _float(90, 0.1, schedule=MultiStep((30, 60)), weight_decay=1e-4, batch_size=256),
     "deeplab": _float(60, 0.05, schedule=Polynomial(), weight_decay=1e-4, batch_size=16),
-    "spirals": _float(300, 2e-3, schedule=Cosine(), optimizer=Adam(), batch_size=500),
+    "spirals": _float(300, 2e-3, schedule=Cosine(), optimizer=Adam(), batch_size=500, evaluate_every=30),
 }
 """Schedules by name, at their own length.
 
@@ -102,6 +102,7 @@ def float_stages(pretraining: Pretraining | None) -> Stages:
     curve = stage.schedule.scaled(stage.epochs, epochs)
     given = {"lr": pretraining.lr, "batch_size": pretraining.batch_size}
     given = {key: value for key, value in given.items() if value is not None}
+    given["evaluate_every"] = max(1, stage.evaluate_every * epochs // stage.epochs)
     stage = replace(stage, epochs=epochs, schedule=curve, losses=taught(pretraining.distillation), **given)
     return (stage,) if pretraining.swa is None else _averaged(stage, pretraining.swa)
 

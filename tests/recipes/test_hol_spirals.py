@@ -31,8 +31,9 @@ def test_float_and_quantized_training(name):
     first, *quantized = made(name).stages
     assert (first.epochs, first.batch_size, first.optimizer, first.lr) == (300, 500, Adam(), 2e-3)
     for stage in quantized:
-        assert (stage.epochs, stage.batch_size, stage.optimizer, stage.weight_decay) == (100, 500, Adam(), 0.0)
-        assert (rates(stage)[0], rates(stage)[50]) == (2e-3, pytest.approx(1e-3))
+        assert (stage.epochs, stage.batch_size, stage.optimizer, stage.weight_decay) == (1000, 500, Adam(), 0.0)
+        assert len(stage.looks()) == 10
+        assert (rates(stage)[0], rates(stage)[500]) == (2e-3, pytest.approx(1e-3))
 
 
 @pytest.mark.parametrize(("width", "depth", "weights"), [(200, 4, 80_800), (128, 6, 66_048)])

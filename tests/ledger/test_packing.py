@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.gpu.packing import CHECKPOINTS, END_BYTES, LOGS, RECORDS, Item, pack, plan_packing
+from flatbit.ledger.packing import CHECKPOINTS, END_BYTES, LOGS, RECORDS, Item, pack, plan_packing
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_after_its_time_no_file_is_begun(work, out, monkeypatch):
     for name in ("a.json", "b.pt", "c.pt", "d.pt"):
         (work / name).write_bytes(bytes(700))
     seconds = iter(range(100))
-    monkeypatch.setattr("benchmarks.gpu.packing.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("flatbit.ledger.packing.time.monotonic", lambda: next(seconds))
     packing = pack(work, out, files=4, file_bytes=1000, seconds=2)
     assert [names[0] for names in packing.archives][:1] == ["a.json"]
     assert len(packing.archives) == 2
@@ -148,7 +148,7 @@ def test_of_a_file_that_grows_what_was_found_is_packed_and_one_that_vanished_is_
         (work / "b.log").unlink()
         return planned
 
-    monkeypatch.setattr("benchmarks.gpu.packing.plan_packing", meanwhile)
+    monkeypatch.setattr("flatbit.ledger.packing.plan_packing", meanwhile)
     packing = pack(work, out, files=1, file_bytes=1000, seconds=60)
     assert packing.left_out == {"b.log": "could not be read: No such file or directory"}
     with zipfile.ZipFile(out / "part-1.zip") as archive:

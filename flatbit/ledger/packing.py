@@ -1,4 +1,4 @@
-"""Packing: all that a session wrote, in few files of bounded size, the records first."""
+"""Packing: what a queue or session wrote, in few files of bounded size, the records first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,15 @@ def plan_packing(items: Iterable[Item], *, files: int, file_bytes: int) -> Packi
     return Packing(archives=tuple(map(tuple, archives)), left_out=left_out)
 
 
-def pack(folder: Path, out: Path, *, files: int, file_bytes: int, seconds: float) -> Packing:
+def pack(
+    folder: Path,
+    out: Path,
+    *,
+    files: int,
+    file_bytes: int,
+    seconds: float,
+    keep: Callable[[str], bool] = lambda name: True,
+) -> Packing:
     """Pack what lies in ``folder`` into ``out/part-1.zip`` ..., in place of those of an earlier call.
 
     Each archive is whole at any time. A file that vanishes meanwhile is left out; of one that grows, what it held when
@@ -97,9 +105,10 @@ def pack(folder: Path, out: Path, *, files: int, file_bytes: int, seconds: float
         files: archives at most.
         file_bytes: of one, at most. No file is read that has more.
         seconds: after them no further file is begun.
+        keep: whether a file, by its path within the folder, is wanted at all.
     """
     end = time.monotonic() + seconds
-    items = {item.name: item for item in _found(folder)}
+    items = {item.name: item for item in _found(folder) if keep(item.name)}
     plan = plan_packing(items.values(), files=files, file_bytes=file_bytes)
     left_out = dict(plan.left_out)
     archives: list[tuple[str, ...]] = []
@@ -114,6 +123,23 @@ def pack(folder: Path, out: Path, *, files: int, file_bytes: int, seconds: float
     for number in range(len(archives) + 1, files + 1):
         (out / archive_name(number)).unlink(missing_ok=True)
     return Packing(archives=tuple(archives), left_out=left_out)
+
+
+def unpack(out: Path, folder: Path) -> list[str]:
+    """Put back what archives of ``pack`` hold and the folder lacks. Returns the names of these files.
+
+    Raises ValueError for a file that is no archive.
+    """
+    put: list[str] = []
+    for path in sorted(out.glob("part-*.zip")):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                lacking = [name for name in archive.namelist() if not (folder / name).exists()]
+                archive.extractall(folder, lacking)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is no archive of a queue ({error}): take it away, or fetch it again") from error
+        put += lacking
+    return put
 
 
 def archive_name(number: int) -> str:
