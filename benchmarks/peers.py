@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BITS = 2
-LOW, HIGH = -(2 ** (BITS - 1)), 2 ** (BITS - 1) - 1
 
 
 def peers() -> dict[str, Callable[[nn.Module, Tensor], nn.Module]]:
@@ -35,7 +35,6 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear, bool]
 
 def brevitas_(model: nn.Module, x: Tensor) -> nn.Module:
     """Brevitas' layers: scales learned from statistics of the weights, and of the first batch."""
-    import brevitas.nn as qnn  # pyright: ignore[reportMissingImports]
     from brevitas.inject.enum import ScalingImplType  # pyright: ignore[reportMissingImports]
     from brevitas.quant import (  # pyright: ignore[reportMissingImports]
         Int8ActPerTensorFloat,
@@ -52,18 +51,25 @@ def brevitas_(model: nn.Module, x: Tensor) -> nn.Module:
     }
     for name, layer, signed in layers(model):
         learned["input_quant"] = Int8ActPerTensorFloat if signed else Uint8ActPerTensorFloat
-        bias = layer.bias is not None
-        if isinstance(layer, nn.Conv2d):
-            shape = layer.in_channels, layer.out_channels, layer.kernel_size
-            made = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
-            new = qnn.QuantConv2d(*shape, bias=bias, **made, **learned)
-        else:
-            new = qnn.QuantLinear(layer.in_features, layer.out_features, bias=bias, **learned)
-        new.load_state_dict(layer.state_dict(), strict=False)
-        replace_(model, name, new.to(x.device))
+        replace_(model, name, brevitas_layer(layer, **learned).to(x.device))
     with torch.no_grad():
         model.train()(x)
     return model
+
+
+def brevitas_layer(layer: nn.Conv2d | nn.Linear, **quantizers: Any) -> nn.Module:
+    """Brevitas' layer with the weights of a float one and quantizers as its keyword arguments say."""
+    import brevitas.nn as qnn  # pyright: ignore[reportMissingImports]
+
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Conv2d):
+        shape = layer.in_channels, layer.out_channels, layer.kernel_size
+        geometry = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
+        new = qnn.QuantConv2d(*shape, bias=bias, **geometry, **quantizers)
+    else:
+        new = qnn.QuantLinear(layer.in_features, layer.out_features, bias=bias, **quantizers)
+    new.load_state_dict(layer.state_dict(), strict=False)  # the scales have no value yet
+    return new
 
 
 class FakeQuantized(nn.Module):
@@ -72,16 +78,21 @@ class FakeQuantized(nn.Module):
     Args:
         layer: float.
         signed: whether its inputs are.
+        bits: of both.
+        observer: a class of torch.ao's, which finds the first scales; None for the smallest and the largest value.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, signed: bool) -> None:
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, signed: bool, bits: int = BITS, observer: type[nn.Module] | None = None
+    ) -> None:
         super().__init__()
         from torch.ao.quantization import MinMaxObserver
         from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
 
-        shared = {"observer": MinMaxObserver, "use_grad_scaling": True}
-        symmetric = {"qscheme": torch.per_tensor_symmetric, "dtype": torch.qint8, "quant_min": LOW, "quant_max": HIGH}
-        unsigned = {"dtype": torch.quint8, "quant_min": 0, "quant_max": 2**BITS - 1}
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        shared = {"observer": observer or MinMaxObserver, "use_grad_scaling": True}
+        symmetric = {"qscheme": torch.per_tensor_symmetric, "dtype": torch.qint8, "quant_min": low, "quant_max": high}
+        unsigned = {"dtype": torch.quint8, "quant_min": 0, "quant_max": 2**bits - 1}
         self.layer = layer
         self.weight_quantizer = _LearnableFakeQuantize(**shared, **symmetric)
         self.input_quantizer = _LearnableFakeQuantize(**shared, **(symmetric if signed else unsigned))

@@ -11,6 +11,7 @@ from flatbit.cli.choice import recipe_of
 from flatbit.cli.console import parse_settings
 from flatbit.cli.spelling import check_spelling
 from flatbit.figures import ANALYSES
+from flatbit.ledger.experiments import experiments, papers
 from flatbit.recipes import RECIPES, Network
 from flatbit.reference import From
 from flatbit.settings import places
@@ -27,6 +28,7 @@ AGREED = {
     "SAQ": [*(f"Table {n}" for n in (1, 2, 3, 4, "C", "D", "E")), "Tables A", "Tables B", "SAMQ"],
     "UNIQ": [*(f"Table {n}" for n in (1, 2, 4, 5, 6)), "Tables 2, 3", "Figure 3"],
     "FAQ": ["Table 1", "Table 2", "Figure 1", "Figure 2", *(f"text of 4.{n}" for n in (1, 2, 3, 9))],
+    "Own: every method from one public net": ["FAQ at 8 bits", "UNIQ at 2 bits", "SAQ: half as many epochs", "SQWA"],
     "Crossed, which no paper has tried": ["ladder"],
 }
 
@@ -54,7 +56,11 @@ def bits_of(recipe):
 
 
 def test_every_command_is_in_a_row():
-    assert len(ROWS) == TEXT.count("flatbit run ") > 150
+    assert len(ROWS) == TEXT.count("flatbit run ") == len(experiments()) > 190
+
+
+def test_every_paper_has_its_section():
+    assert [*SECTIONS] == [paper.title for paper in papers()]
 
 
 @pytest.mark.parametrize("paper", AGREED)
@@ -84,7 +90,8 @@ def test_what_a_run_starts_or_learns_from_is_made_before_it():
         _, given = read(command)
         recipe = build(command)
         for path in given["--checkpoint"]:
-            if path == "FILE":
+            if path.startswith("DIR/"):
+                assert path.endswith(".pth"), command
                 continue
             run, _, stage = path.partition("/stages/")
             run = run.removesuffix("/model.safetensors")
@@ -100,7 +107,7 @@ def test_what_a_run_starts_or_learns_from_is_made_before_it():
 def test_weights_given_are_not_trained_again():
     for command in COMMANDS:
         _, given = read(command)
-        assert bool(given["--checkpoint"]) == ("pretraining=none" in given["--set"]), command
+        assert bool(given["--checkpoint"]) == (build(command).stages[0].epochs == 0), command
 
 
 def test_data_with_files_is_told_its_folder():

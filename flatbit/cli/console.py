@@ -141,13 +141,13 @@ def say(line: str) -> None:
 
 
 def show(result: RenderableType, value: Any, as_json: bool) -> None:
-    """The verb's one result on standard output: ``result`` for people, or ``value`` as JSON."""
+    """The verb's one result on standard output: ``result`` for people, text as it is, or ``value`` as JSON."""
     if as_json:
         print(json.dumps(value, indent=1))
         return
     console = Console()
     console = console if console.is_terminal else Console(width=WIDE)
-    console.print(result)
+    console.print(result, soft_wrap=isinstance(result, str))
 
 
 def data_arguments(settings: list[str], skip_bad: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..progress import track
 from ..quant.spec import FLOAT_BITS
 from .counting import ANALYTIC, COUNTED, analytic, count
-from .evidence import Evidence, Shelf
+from .evidence import Evidence, Shelf, label
 from .experiments import Experiment, Point, filled_by
 from .published import Published
 
@@ -87,10 +87,10 @@ class Cell:
             "difference": self.difference, "why": self.why, "convention": self.convention,
             "experiment": None if self.experiment is None else self.experiment.name, "point": str(self.point),
             "recipe": None if self.experiment is None else self.experiment.recipe,
-            "epochs": None if first is None else first.epochs,
+            "epochs": None if first is None else list(first.lineage(self.point.stage)),
             "device": "" if first is None else first.hardware,
             "hours": sum(found.seconds for _, found in self.evidence) / 3600,
-            "records": [path.name for path, _ in self.evidence], "command": self.command,
+            "records": [label(path) for path, _ in self.evidence], "command": self.command,
         }  # fmt: skip
 
 
@@ -145,23 +145,21 @@ def _measured(where: dict[str, Any], shelf: Shelf) -> Cell:
     found = shelf.of(experiment.name)
     values = {path: each.value(row.metric, point) for path, each in found.items()}
     usable = {path: each for path, each in found.items() if values[path] is not None}
+    diverged = sum(each.failed for path, each in found.items() if path not in usable)
+    reasons = [f"{diverged} of {len(found)} runs diverged"] if diverged else []
     whole = {path: each for path, each in usable.items() if not each.variation}
     chosen = whole or usable
     if not chosen:
-        diverged = sum(each.failed for each in found.values())
-        why = f"{diverged} of {len(found)} runs diverged" if diverged else ""
         lacks = LACKING.get(row.dataset)
-        return Cell(status=f"needs data {lacks}" if lacks and not found else "not run", why=why, **where)
+        return Cell(status=f"needs data {lacks}" if lacks and not found else "not run", why="".join(reasons), **where)
     numbers = [value for path in chosen if (value := values[path]) is not None]
     mean = statistics.mean(numbers)
     spread = statistics.stdev(numbers) if len(numbers) > 1 else None
     variation = next((each.variation for each in chosen.values() if each.variation), "")
     status = variation or ("one seed" if len(numbers) == 1 else verdict(row, mean))
-    why = (
-        ""
-        if not variation
-        else f"{max(each.epochs for each in chosen.values())} epochs in place of {_epochs(experiment)}"
-    )
+    if variation:
+        reasons.insert(0, f"{max(each.epochs for each in chosen.values())} epochs in place of {_epochs(experiment)}")
+    why = "; ".join(reasons)
     return Cell(status=status, ours=mean, spread=spread, evidence=tuple(chosen.items()), why=why, **where)
 
 

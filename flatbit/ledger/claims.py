@@ -64,8 +64,10 @@ class Tested:
         """Of a two-sided paired t-test, not corrected for the number of claims; None for fewer than two."""
         if len(self.differences) < 2:
             return None
+        if not self.spread:  # all alike
+            return 0.0 if self.mean else 1.0
         result: Any = stats.ttest_1samp(self.differences, 0.0)
-        return float(result.pvalue) if self.spread else 0.0
+        return float(result.pvalue)
 
     @property
     def verdict(self) -> str:

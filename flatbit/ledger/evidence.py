@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class Evidence:
     def epochs(self) -> int:
         """Of all its stages."""
         return sum(stage.epochs for stage in self.run.recipe.stages)
+
+    def lineage(self, stage: str) -> tuple[int, ...]:
+        """The epochs behind a stage's net, "" for the last: of each stage that trained on the way to it, in order."""
+        recipe = self.run.recipe
+        found, name = [], stage or recipe.stages[-1].name
+        while name:
+            each = recipe.stage(name)
+            found.insert(0, each.epochs)
+            name = each.start.name if each.start.kind == "stage" else ""
+        return tuple(epochs for epochs in found if epochs) or (0,)
 
     @property
     def seconds(self) -> float:
@@ -98,7 +109,10 @@ class Evidence:
 
     @property
     def variation(self) -> str:
-        """``shortened`` where it trained for fewer epochs than its experiment, ``other settings`` where more is other."""
+        """``shortened`` where it trained for fewer epochs than its experiment, ``other settings`` where more differs.
+
+        "" where nothing does.
+        """
         planned = experiment(self.experiment).made()
         if likeness(plain.to_plain(planned)) == likeness(plain.to_plain(self.run.recipe)):
             return ""
@@ -120,7 +134,7 @@ class Shelf:
     left_out: Mapping[Path, str]
 
     def of(self, name: str) -> dict[Path, Evidence]:
-        """The evidence of an experiment; of one seed the longest, then the newest."""
+        """The evidence of an experiment; of one seed a whole run, else the longest, then the newest."""
         best: dict[int, Path] = {}
         for path, found in self.files.items():
             if found.experiment != name:
@@ -131,18 +145,22 @@ class Shelf:
         return {path: self.files[path] for _, path in sorted(best.items())}
 
 
-def _rank(found: Evidence) -> tuple[bool, int, str]:
-    return not found.failed, found.epochs, found.finished
+def _rank(found: Evidence) -> tuple[bool, bool, int, str]:
+    return not found.failed, not found.variation, found.epochs, found.finished
 
 
-def of_run(folder: Path, *, name: str | None = None, finished: str = "", **more: Any) -> Evidence:
+def of_run(
+    folder: Path,
+    *,
+    name: str | None = None,
+    measures: Mapping[str, Mapping[str, float]] = {},
+) -> Evidence:
     """The evidence of a run's folder, which is read without importing anything.
 
     Args:
-        folder: of the run.
+        folder: of the run; it was finished when its record was written.
         name: of its experiment; None to find it by the recipe.
-        finished: when.
-        more: measures.
+        measures: of its models, as ``Evidence`` has them.
 
     Raises:
         ValueError: no run, or one that is not finished.
@@ -153,7 +171,9 @@ def of_run(folder: Path, *, name: str | None = None, finished: str = "", **more:
     model = folder / "model.safetensors"
     digest = hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() and record.failure is None else None
     name = name if name is not None else named(record)
-    return Evidence(experiment=name, run=thinned(record), model=digest, finished=finished, **more)
+    written = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC)
+    finished = written.isoformat(timespec="seconds")
+    return Evidence(experiment=name, run=thinned(record), measures=measures, model=digest, finished=finished)
 
 
 def named(record: RunRecord) -> str:
@@ -196,7 +216,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def read(path: Path) -> Evidence:
     """Read a file of evidence, or a run's ``run.json``; nothing is imported.
 
-    Raises ValueError for what is neither, for an unknown format, and where the content was changed since it was written.
+    Raises ValueError for what is neither, for an unknown format, and where the content was changed later.
     """
     if path.name == RECORD:
         return of_run(path.parent)
@@ -233,11 +253,18 @@ def shelf(folders: Iterable[Path] = ()) -> Shelf:
             except ValueError as error:
                 left_out[path] = str(error)
                 continue
-            if not found.experiment or any(stage.max_steps is not None for stage in found.run.recipe.stages):
-                left_out[path] = "a smoke run" if found.experiment else "no experiment of the ledger"
+            if found.experiment not in experiments():
+                left_out[path] = f"no experiment of the ledger{found.experiment and f': {found.experiment}'}"
+            elif any(stage.max_steps is not None for stage in found.run.recipe.stages):
+                left_out[path] = "a smoke run"
             else:
                 files[path] = found
     return Shelf(files=files, left_out=left_out)
+
+
+def label(path: Path) -> str:
+    """What a piece of evidence is called: its file's name; of a run's folder, where all have one, the whole path."""
+    return path.as_posix() if path.name == RECORD else path.name
 
 
 def ours() -> Path:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Any
 from ..engine.recipe import Recipe
 from ..engine.record import decisive
 from ..recipes import RECIPES, Network
-from ..reference import START
 from ..registry import nearest
 from .published import published
 
@@ -105,12 +104,11 @@ class Experiment:
             names.insert(0, self.start.partition(":")[0])
         return tuple(dict.fromkeys(names))
 
-    def made(self, folder_of: Callable[[str], Path | None] = Path) -> Recipe:
+    def made(self, folder_of: Callable[[str], Path] = Path) -> Recipe:
         """The recipe, whole.
 
         Args:
-            folder_of: where the run of an experiment lies; None where it is not there yet, and what would learn from it
-                learns from its own start: for the time that it takes.
+            folder_of: where the run of an experiment lies, or its model.
         """
         network = Network(model=self.model, arguments=self.model_args)
         made = RECIPES.get(self.recipe).recipe(self.recipe, self._settings(folder_of), network, self.data)
@@ -128,7 +126,7 @@ class Experiment:
         words += _pairs("--set", self._settings(lambda name: Path("runs") / name))
         return shlex.join([*words, "--out", f"runs/{self.name}"])
 
-    def _settings(self, folder_of: Callable[[str], Path | None]) -> dict[str, Any]:
+    def _settings(self, folder_of: Callable[[str], Path]) -> dict[str, Any]:
         """The settings with teachers as files; what starts from weights trains none."""
         found = {name: _located(value, folder_of) for name, value in self.settings.items()}
         trains = "pretraining" in inspect.signature(RECIPES.get(self.recipe).stages).parameters
@@ -193,6 +191,13 @@ def filled_by() -> Mapping[str, tuple[Experiment, Point]]:
     }
 
 
+def chain(entry: Experiment) -> Iterator[str]:
+    """Everything that must be there before an experiment, by name, the first needed first; it may come again."""
+    for needed in entry.needs():
+        yield from chain(experiment(needed))
+        yield needed
+
+
 def likeness(recipe: Any) -> Any:
     """Plain values of a recipe without what differs between folders: equal for runs of one experiment.
 
@@ -223,11 +228,10 @@ def _read(name: str, entry: dict[str, Any]) -> Experiment:
     return Experiment(name=name, fills={point: tuple(rows) for point, rows in by_point.items()}, **entry)
 
 
-def _located(value: Any, folder_of: Callable[[str], Path | None]) -> Any:
+def _located(value: Any, folder_of: Callable[[str], Path]) -> Any:
     if not isinstance(value, str) or not value.startswith(RUN):
         return value
-    folder = folder_of(value.removeprefix(RUN))
-    return str(START) if folder is None else f"{FILE}{folder}"
+    return f"{FILE}{folder_of(value.removeprefix(RUN))}"
 
 
 def _pairs(option: str, settings: Mapping[str, Any]) -> list[str]:

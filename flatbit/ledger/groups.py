@@ -36,6 +36,10 @@ class Group:
         """The experiments themselves."""
         return tuple(experiment(name) for name in self.experiments)
 
+    def rows(self) -> tuple[str, ...]:
+        """The published rows that they fill, by id."""
+        return tuple(row for entry in self.asked() for rows in entry.fills.values() for row in rows)
+
 
 @lru_cache
 def groups() -> tuple[Group, ...]:
@@ -61,14 +65,9 @@ def chosen(places: Iterable[str], device: str) -> list[Group]:
     found = [
         group
         for group in groups()
-        if group.device in ("", kind)
-        and (not places or group.name in places or any(rows & _filled(each) for each in group.asked()))
+        if group.device in ("", kind) and (not places or group.name in places or rows & {*group.rows()})
     ]
     if not found:
         named = ", ".join(places)
         raise ValueError(f"the queue has no group for {named} on {kind}: `flatbit ledger queue` lists its groups")
     return found
-
-
-def _filled(entry: Experiment) -> set[str]:
-    return {row for rows in entry.fills.values() for row in rows}

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,17 +127,20 @@ def pack(
 
 
 def unpack(out: Path, folder: Path) -> list[str]:
-    """Put back what archives of ``pack`` hold and the folder lacks. Returns the names of these files.
+    """Put back what archives of ``pack`` hold and the folder lacks, of each all or nothing. Returns these files' names.
 
     Raises ValueError for a file that is no archive.
     """
     put: list[str] = []
     for path in sorted(out.glob("part-*.zip")):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as made:
                 lacking = [name for name in archive.namelist() if not (folder / name).exists()]
-                archive.extractall(folder, lacking)
-        except zipfile.BadZipFile as error:
+                for found in [Path(archive.extract(name, made)) for name in lacking]:
+                    place = folder / found.relative_to(made)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    found.replace(place)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{path} is no archive of a queue ({error}): take it away, or fetch it again") from error
         put += lacking
     return put

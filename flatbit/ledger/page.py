@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..atomic import replacing
 from . import words
 from .cells import Cell, bits_in_words, summary
+from .evidence import label
 
 
 def write_page(found: Sequence[Cell], path: str | Path) -> Path:
@@ -23,14 +24,15 @@ def write_page(found: Sequence[Cell], path: str | Path) -> Path:
     """
     path = Path(path)
     environment = Environment(loader=PackageLoader("flatbit.ledger", "."), autoescape=True, undefined=StrictUndefined)
-    records = {file.name: each.run.as_dict() for cell in found for file, each in cell.evidence}
+    records = {label(file): each.run.as_dict() for cell in found for file, each in cell.evidence}
     html = environment.get_template("page.html.j2").render(
         cells=found,
         words=words,
+        label=label,
         bits=bits_in_words,
         summary=summary(found),
         papers=list(dict.fromkeys(cell.row.paper for cell in found)),
-        records=json.dumps(records).replace("</", "<\\/"),
+        records=json.dumps(records).replace("<", "\\u003c"),
         today=date.today().isoformat(),
     )
     with replacing(path) as partial:

@@ -3,26 +3,30 @@
 OUT/runs/PAPER/NAME/seedN     the run, as `flatbit run` leaves it
 OUT/records/                  a file for each finished or diverged run
 OUT/times.json                what a run of each experiment takes, by device
+OUT/untrained/                nets in place of those that are not trained yet, to time what starts from them
+OUT/smoke/                    in place of runs, where they were only tried
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
+from .. import data as datasets
 from ..atomic import replacing
 from ..engine.checkpoint import load_checkpoint
+from ..engine.fit import build_model
 from ..engine.planning import Plan, in_words, plan
 from ..engine.record import RECORD, Run, read_run
 from ..engine.seeds import run_seeds
 from ..engine.sources import Checkpoint
+from ..files import save
 from .evidence import Evidence, of_run, shelf, write
-from .experiments import Experiment, experiment
+from .experiments import Experiment, chain, experiment
 from .groups import Group
 from .measures import measured
 from .stopping import Stopped, stopping, undisturbed
@@ -64,7 +68,7 @@ class Queue:
 
     def folder(self, name: str, seed: int = 0) -> Path:
         """Of a run."""
-        return self.out / "runs" / name / f"seed{seed}"
+        return self.out / ("smoke" if self.smoke else "runs") / name / f"seed{seed}"
 
     def pending(self, group: Group) -> list[tuple[Experiment, list[int]]]:
         """What of a group is still to be run, what others start from first: experiments with their seeds."""
@@ -76,8 +80,9 @@ class Queue:
             if self.smoke:
                 done = {seed for seed in range(group.seeds) if self._finished(entry.name, seed)}
             if seeds := set(range(group.seeds)) - done:
-                for needed in _chain(entry):
-                    if not self._finished(needed, 0):
+                for needed in chain(entry):
+                    over = self._finished(needed, 0) or self._failed(needed)
+                    if not over or not (self.smoke or found.of(needed)):  # or killed before its record was written
                         asked.setdefault(needed, set()).add(0)
                 asked.setdefault(entry.name, set()).update(seeds)
         return [(experiment(name), sorted(seeds)) for name, seeds in asked.items()]
@@ -93,33 +98,41 @@ class Queue:
             self._run(entry, seeds)
 
     def _run(self, entry: Experiment, seeds: list[int]) -> None:
-        for needed in entry.needs():
-            if not self._finished(needed, 0):
-                raise Blocked(f"{entry.name} starts from {needed}, which diverged")
+        self._check_start(entry)
         self.say(f"{entry.name}: {entry.what}; seed {', '.join(map(str, seeds))}")
         planned = self._planned(entry, seeds[0])
         folder = self.folder(entry.name).parent
         begun = any((folder / f"seed{seed}" / RECORD).is_file() for seed in seeds)
         runs = run_seeds(planned, seeds, folder, resume=begun, say=lambda line: self.say(f"  {line}"))
-        if not self.smoke:
-            for run in runs:
+        for run in runs:
+            if not self.smoke:
                 self._keep(entry, run, planned)
+            elif (failure := run.record.failure) is not None:
+                raise Blocked(f"{entry.name} does not run: {failure.message}")
 
     def _keep(self, entry: Experiment, run: Run, planned: Plan) -> Path:
         """Write the record of a run, with what its rows ask for besides the test score."""
         failed = run.record.failure is not None
         measures = {} if failed else measured(entry, run.folder, planned.data, self.device)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = of_run(run.folder, name=entry.name, measures=measures)
         with undisturbed():
-            path = write(of_run(run.folder, name=entry.name, finished=now, measures=measures), self.records)
+            path = write(found, self.records)
         self.say(f"  {'diverged' if failed else 'finished'}: {path}")
+        if found.variation and not failed:
+            raise Blocked(f"{path} is not what {entry.name} asks for: {found.variation}")
         return path
+
+    def _check_start(self, entry: Experiment) -> None:
+        """Raise Blocked where what an experiment starts or learns from diverged."""
+        for needed in entry.needs():
+            if self._failed(needed):
+                raise Blocked(f"{entry.name} starts from {needed}, which diverged")
 
     def _planned(self, entry: Experiment, seed: int, *, timing: bool = False) -> Plan:
         """The plan of a run; for its time alone what it starts from may be missing. Raises Blocked."""
 
-        def folder_of(name: str) -> Path | None:
-            return self.folder(name) if self._finished(name, 0) or not timing else None
+        def folder_of(name: str) -> Path:
+            return self._untrained(name) if timing and not self._finished(name, 0) else self.folder(name)
 
         try:
             return plan(
@@ -127,8 +140,7 @@ class Queue:
                 checkpoint=self._checkpoint(entry, needed=not timing), timing=timing and not self.smoke,
             )  # fmt: skip
         except ValueError as error:
-            rows = sum(map(len, entry.fills.values()))
-            raise Blocked(f"{entry.name} and its {rows} rows are blocked: {error}") from error
+            raise Blocked(f"{entry.name} cannot be run: {error}") from error
 
     def _root(self, entry: Experiment) -> Path | None:
         return self.data_dir if entry.has_files else None
@@ -143,14 +155,33 @@ class Queue:
             return Checkpoint(path=self.data_dir / entry.given)
         name, _, stage = entry.start.partition(":")
         path = self.folder(name) / (f"stages/{stage}.safetensors" if stage else "model.safetensors")
-        return Checkpoint(path=path) if needed or path.is_file() else None
+        return Checkpoint(path=path if needed or path.is_file() else self._untrained(name))
+
+    def _untrained(self, name: str) -> Path:
+        """A net as a run will leave it, untrained: for the time that starting or learning from it takes."""
+        path = self.out / "untrained" / f"{name}.safetensors"
+        if not path.is_file():
+            entry = experiment(name)
+            recipe = entry.made()
+            save(build_model(recipe, datasets.load(recipe.data, self._root(entry), **recipe.data_arguments)), path)
+        return path
 
     def _finished(self, name: str, seed: int) -> bool:
         """Whether a run is here whole, with its model."""
         return (self.folder(name, seed) / "model.safetensors").is_file()
 
+    def _failed(self, name: str) -> bool:
+        """Whether a run that others start from is here, and diverged."""
+        with suppress(ValueError):
+            return read_run(self.folder(name)).record.failure is not None
+        return False
+
     def _seconds(self, entry: Experiment, seeds: list[int]) -> float:
-        """What is left of an experiment's seeds, one after another."""
+        """What is left of an experiment's seeds, one after another. Raises Blocked."""
+        self._check_start(entry)
+        if self.smoke:
+            self._planned(entry, seeds[0], timing=True)
+            return 0.0
         key = f"{self.device}/{entry.name}"
         times = self._times or self._read_times()
         if key not in times:
@@ -220,7 +251,7 @@ def _work(queue: Queue, asked: Sequence[Group], end: float, *, partial: bool) ->
             try:
                 queue.run(group)
             except Blocked as why:
-                _block(queue, blocked, group.name, why)
+                _block(queue, blocked, group, why)
     if blocked and not begun:
         raise ValueError(f"nothing can be run: {'; '.join(dict.fromkeys(blocked.values()))}")
     if not blocked:
@@ -236,7 +267,7 @@ def _fitting(
         try:
             times[group.name] = queue.seconds(group)
         except Blocked as why:
-            _block(queue, blocked, group.name, why)
+            _block(queue, blocked, group, why)
             continue
         if times[group.name] <= seconds:
             queue.say(f"{group.name}: about {in_words(times[group.name])} of the {in_words(seconds)} that are left")
@@ -245,16 +276,9 @@ def _fitting(
     return (first if partial else None), times
 
 
-def _block(queue: Queue, blocked: dict[str, str], name: str, why: Blocked) -> None:
-    blocked[name] = str(why)
-    queue.say(f"{name}: {why}")
-
-
-def _chain(entry: Experiment) -> Iterator[str]:
-    """Everything that must be there before an experiment, the first needed first."""
-    for needed in entry.needs():
-        yield from _chain(experiment(needed))
-        yield needed
+def _block(queue: Queue, blocked: dict[str, str], group: Group, why: Blocked) -> None:
+    blocked[group.name] = f"{why}: this blocks {', '.join(group.rows()) or 'no published row'}"
+    queue.say(f"{group.name}: {blocked[group.name]}")
 
 
 def carried(queue: Queue, asked: Sequence[Group]) -> Callable[[str], bool]:
@@ -265,7 +289,7 @@ def carried(queue: Queue, asked: Sequence[Group]) -> Callable[[str], bool]:
     def keep(name: str) -> bool:
         parts = Path(name).parts
         if parts[0] != "runs":
-            return name != "lock"
+            return parts[0] in ("records", "times.json")
         run, seed = "/".join(parts[1:3]), int(parts[3].removeprefix("seed"))
         return run in needed or seed in pending.get(run, ())
 

@@ -43,9 +43,10 @@ def how(cell: Cell) -> str:
         return ""
     first = cell.evidence[0][1]
     hours = sum(found.seconds for _, found in cell.evidence) / 3600
-    return f"{cell.convention}; {cell.experiment.recipe}, {epochs(first)}, {first.hardware}, {hours:.2f} h"
+    return f"{cell.convention}; {cell.experiment.recipe}, {epochs(first, cell.point.stage)}, {first.hardware}, {hours:.2f} h"
 
 
-def epochs(found: Evidence) -> str:
-    """``1 epoch``, ``300 epochs``: of all its stages."""
-    return f"{found.epochs} epoch" + ("s" if found.epochs != 1 else "")
+def epochs(found: Evidence, stage: str = "") -> str:
+    """``1 epoch``, ``300 + 1000 epochs``: of the stages on the way to one, the last for ""."""
+    passed = found.lineage(stage)
+    return " + ".join(map(str, passed)) + (" epoch" if passed == (1,) else " epochs")

@@ -1,16 +1,22 @@
 import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import flatbit as fb
-from flatbit.engine.checkpoint import NAME, load_checkpoint, restore_checkpoint_, save_checkpoint
+from flatbit.engine import stage
+from flatbit.engine.checkpoint import BEFORE, NAME, load_checkpoint, restore_checkpoint_, save_checkpoint
 from flatbit.engine.loop import Position
 from flatbit.engine.record import EpochRecord
 from flatbit.engine.way import EAGER
+from flatbit.reference import From
 from flatbit.train.averaging import QuantizedAverage
+
+from .cases import CYCLES, FLOAT, Killed, assert_same_run, kill_after, ran, recipe
 
 
 def training():
@@ -121,11 +127,15 @@ def test_no_checkpoint_is_none(tmp_path):
     assert load_checkpoint(tmp_path / "missing") is None
 
 
-def test_the_last_one_replaces_those_before(tmp_path):
-    for epoch in range(3):
+def test_the_last_two_are_kept(tmp_path):
+    for epoch in range(4):
         saved(tmp_path, epoch)
+    notes = []
+    assert load_checkpoint(tmp_path, notes.append)["position"]["epoch"] == 3
+    assert not notes
+    assert {entry.name for entry in tmp_path.iterdir()} == {NAME, BEFORE}
+    (tmp_path / NAME).unlink()
     assert load_checkpoint(tmp_path)["position"]["epoch"] == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
 
 def test_dying_while_saving_leaves_the_last_one(tmp_path, monkeypatch):
@@ -141,6 +151,65 @@ def test_dying_while_saving_leaves_the_last_one(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load_checkpoint(tmp_path)["position"]["epoch"] == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+DAMAGE = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "empty": lambda path: path.write_bytes(b""),
+    "something else": lambda path: torch.save({"model": {}}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_one_gives_way_to_the_one_before_with_a_note(tmp_path, damage):
+    saved(tmp_path, 1)
+    saved(tmp_path, 2)
+    damage(tmp_path / NAME)
+    notes = []
+    assert load_checkpoint(tmp_path, notes.append)["position"]["epoch"] == 1
+    (note,) = notes
+    assert note.startswith(f"{tmp_path / NAME} is not a checkpoint of ours (")
+    assert note.endswith(": going on from the checkpoint before it")
+
+
+def test_where_both_are_damaged_it_is_the_error_about_the_last(tmp_path):
+    saved(tmp_path, 1)
+    saved(tmp_path, 2)
+    for name in (NAME, BEFORE):
+        (tmp_path / name).write_bytes(b"damaged")
+    assert one_line_about(tmp_path / NAME)
+
+
+def test_dying_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    whole = Path.replace
+
+    def dies(path, target):
+        if Path(target).name == NAME:
+            raise KeyboardInterrupt
+        return whole(path, target)
+
+    monkeypatch.setattr(Path, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        saved(tmp_path, 2)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path)["position"]["epoch"] == 1
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    made = recipe(replace(FLOAT, epochs=4), replace(CYCLES, start=From.stage("float")))
+    whole = ran(made, tmp_path / "whole")
+    kill_after(monkeypatch, stage, "save_checkpoint", 4 + 3)
+    with pytest.raises(Killed):
+        ran(made, tmp_path / "cut")
+    monkeypatch.undo()
+    last = tmp_path / "cut" / "checkpoint" / NAME
+    last.write_bytes(last.read_bytes()[:-500])
+    said = []
+    again = ran(made, tmp_path / "cut", resume=True, say=said.append)
+    assert any("going on from the checkpoint before it" in line for line in said)
+    assert_same_run(whole, again)
+    assert not (tmp_path / "cut" / "checkpoint").exists()
 
 
 def one_line_about(path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatbit.ledger.packing import CHECKPOINTS, END_BYTES, LOGS, RECORDS, Item, pack, plan_packing
+from flatbit.ledger.packing import CHECKPOINTS, END_BYTES, LOGS, RECORDS, Item, pack, plan_packing, unpack
 
 
 @pytest.fixture
@@ -153,3 +153,81 @@ def test_of_a_file_that_grows_what_was_found_is_packed_and_one_that_vanished_is_
     assert packing.left_out == {"b.log": "could not be read: No such file or directory"}
     with zipfile.ZipFile(out / "part-1.zip") as archive:
         assert archive.read("a.log") == b"old"
+
+
+# Unpacking
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a.json", "b/c.pt", "b/d.json", "é/f.log", "g"]), st.binary(max_size=3000)))
+def test_what_was_packed_is_put_back(tmp_path_factory, contents):
+    here, out, there = (tmp_path_factory.mktemp(name) / name for name in ("here", "out", "there"))
+    for folder in (here, out, there):
+        folder.mkdir()
+    for name, content in contents.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_bytes(content)
+    pack(here, out, files=3, file_bytes=20_000, seconds=60)
+    assert sorted(unpack(out, there)) == sorted(contents)
+    assert tree(there) == contents
+    assert unpack(out, there) == []
+
+
+def test_what_is_there_already_stays(work, out, tmp_path):
+    (work / "a.json").write_text("old")
+    (work / "b.json").write_text("b")
+    pack(work, out, files=1, file_bytes=2000, seconds=60)
+    (work / "a.json").write_text("newer")
+    (work / "b.json").unlink()
+    assert unpack(out, work) == ["b.json"]
+    assert tree(work) == {"a.json": b"newer", "b.json": b"b"}
+
+
+def test_nothing_leaves_the_folder(work, out):
+    with zipfile.ZipFile(out / "part-1.zip", "w") as archive:
+        archive.writestr("../outside.txt", "x")
+    unpack(out, work)
+    assert not (work.parent / "outside.txt").exists()
+
+
+def test_what_is_no_archive_is_named(work, out):
+    (out / "part-1.zip").write_bytes(b"half an archive")
+    with pytest.raises(
+        ValueError, match=r"part-1\.zip is no archive of a queue \(.*\): take it away, or fetch it again"
+    ):
+        unpack(out, work)
+    assert not tree(work)
+
+
+def test_a_damaged_archive_is_named(work, out):
+    (work / "a.pt").write_bytes(os.urandom(500))
+    pack(work, out, files=1, file_bytes=2000, seconds=60)
+    content = bytearray((out / "part-1.zip").read_bytes())
+    content[100] ^= 1
+    (out / "part-1.zip").write_bytes(content)
+    (work / "a.pt").unlink()
+    with pytest.raises(ValueError, match=r"part-1\.zip is no archive of a queue"):
+        unpack(out, work)
+    assert not (work / "a.pt").exists()
+
+
+def test_a_folder_without_archives_holds_nothing(work, out):
+    (out / "other.zip").write_bytes(b"somebody's")
+    assert unpack(out, work) == []
+
+
+def test_only_what_is_wanted_is_packed(work, out):
+    (work / "a").mkdir()
+    for name in ("a/x.json", "a/y.json", "z.json"):
+        (work / name).write_text(name)
+    packing = pack(
+        work, out, files=1, file_bytes=5000, seconds=60, keep=lambda name: name.startswith("a/") and "y" not in name
+    )
+    assert packing.archives == (("a/x.json",),)
+    assert packing.left_out == {}
+    with zipfile.ZipFile(out / "part-1.zip") as archive:
+        assert archive.namelist() == ["a/x.json"]

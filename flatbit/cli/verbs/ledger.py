@@ -16,14 +16,14 @@ from ...ledger import words
 from ...ledger.cells import Cell, bits_in_words, cells, summary
 from ...ledger.evidence import Shelf, of_run, ours, read, shelf, write
 from ...ledger.experiments import Experiment
-from ...ledger.groups import chosen, groups
+from ...ledger.groups import chosen
 from ...ledger.lock import locked
 from ...ledger.packing import MIB, pack, unpack
 from ...ledger.page import write_page
 from ...ledger.published import selected
 from ...ledger.queue import Queue, carried, work
 from .. import COMMANDS
-from ..console import DataDir, Device, Json, Out, say, show
+from ..console import DataDir, Device, Json, Out, Smoke, say, show
 
 PACK_S = 60.0
 Places = Annotated[
@@ -109,7 +109,7 @@ def run_queue(
     ] = None,
     max_files: Annotated[int, typer.Option(min=1, help="In --carry.")] = 8,
     max_file_mib: Annotated[float, typer.Option(min=0.1, help="Of each file in --carry.")] = 16,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Two updates per stage: does it run. No records.")] = False,
+    smoke: Smoke = False,
     json: Json = False,
 ) -> None:
     """Run what the ledger lacks, the most valuable first, inside a budget; it goes on where it was, on any machine.
@@ -117,6 +117,7 @@ def run_queue(
     Takes the first group of runs that fits into what is left (`flatbit ledger queue` lists them), float nets that
     others start from first. Each finished or diverged run leaves a record in --out/records: put it into a folder that
     --records names. It ends in time, and at SIGTERM, with all that was finished; what is begun goes on next time.
+    With --smoke it leaves no records.
 
     `flatbit ledger run HOL/Fig2 --budget-minutes 90`
 
@@ -155,12 +156,13 @@ def list_queue(places: Places = None, device: Device = "cpu", json: Json = False
     kept = shelf()
     table = Table("group", "shows", "runs", "recorded", title="the queue, in order")
     values = []
-    for group in chosen(places, device) if places else groups():
+    for group in chosen(places or [], device):
         done = sum(len([e for e in kept.of(name).values() if not e.variation]) for name in group.experiments)
         total = len(group.experiments) * group.seeds
         seeds = f", {group.seeds} seeds" if group.seeds > 1 else ""
         table.add_row(group.name, group.why, ", ".join(group.experiments) + seeds, f"{min(done, total)} of {total}")
-        values.append({"name": group.name, "why": group.why, "experiments": group.experiments, "seeds": group.seeds})
+        facts = {"name": group.name, "why": group.why, "experiments": group.experiments, "seeds": group.seeds}
+        values.append(facts | {"recorded": min(done, total)})
     show(table, values, json)
 
 
@@ -180,8 +182,7 @@ def add_runs(
         if not found.experiment:
             raise ValueError(f"{folder}: its recipe is none of the ledger's (`flatbit ledger --commands` lists them)")
         written.append(write(found, to))
-    lines = Lines(*(str(path) for path in written))
-    show(lines, [str(path) for path in written], json)
+    show(escape("\n".join(map(str, written))), [str(path) for path in written], json)
 
 
 @LEDGER.command("verify")
@@ -234,12 +235,12 @@ def _table(found: Sequence[Cell]) -> Lines:
     return Lines(table, f"{len(found)} rows: {counts}")
 
 
-def _commands(found: Sequence[Cell]) -> Lines:
+def _commands(found: Sequence[Cell]) -> str:
     made: dict[str, Experiment] = {}
     for cell in found:
         if cell.experiment is not None:
             made.setdefault(cell.experiment.name, cell.experiment)
-    return Lines(*(f"# {escape(entry.what)}\n{escape(entry.command())}" for entry in made.values()))
+    return "\n".join(f"# {escape(entry.what)}\n{escape(entry.command())}" for entry in made.values())
 
 
 COMMANDS.add("ledger", LEDGER)
