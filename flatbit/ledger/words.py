@@ -43,7 +43,8 @@ def how(cell: Cell) -> str:
         return ""
     first = cell.evidence[0][1]
     hours = sum(found.seconds for _, found in cell.evidence) / 3600
-    return f"{cell.convention}; {cell.experiment.recipe}, {epochs(first, cell.point.stage)}, {first.hardware}, {hours:.2f} h"
+    length = epochs(first, cell.point.stage)
+    return f"{cell.convention}; {cell.experiment.recipe}, {length}, {first.hardware}, {hours:.2f} h"
 
 
 def epochs(found: Evidence, stage: str = "") -> str:
