@@ -67,7 +67,7 @@ def load_checkpoint(folder: Path, note: Callable[[str], None] = lambda line: Non
 
     Args:
         folder: of checkpoints.
-        note: called with a line where the last one is damaged, or lost, and the one before it is taken.
+        note: called with a line where the last one is damaged, and the one before it is taken.
 
     Raises:
         ValueError: files none of which is a checkpoint.
@@ -82,7 +82,8 @@ def load_checkpoint(folder: Path, note: Callable[[str], None] = lambda line: Non
             damage.append(error)
             continue
         if damage:
-            note(f"{damage[0]}: going on from the checkpoint before it")
+            note(f"{folder / NAME} is damaged: going on from the checkpoint before it")
+            (folder / NAME).unlink()  # or the next one would put it in the place of the sound one
         return content
     if damage:
         raise damage[0]

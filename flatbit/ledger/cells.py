@@ -89,7 +89,7 @@ class Cell:
             "recipe": None if self.experiment is None else self.experiment.recipe,
             "epochs": None if first is None else list(first.lineage(self.point.stage)),
             "device": "" if first is None else first.hardware,
-            "hours": sum(found.seconds for _, found in self.evidence) / 3600,
+            "hours": sum(found.seconds(self.point.stage) for _, found in self.evidence) / 3600,
             "records": [label(path) for path, _ in self.evidence], "command": self.command,
         }  # fmt: skip
 
@@ -114,7 +114,9 @@ def cell(row: Published, shelf: Shelf) -> Cell:
     if row.metric == "rho":
         return Cell(status="setting", ours=_rho(experiment), **where)
     if row.metric in COUNTED:
-        return Cell(status="computed", ours=count(row, experiment.name, point.stage), **where)
+        counted = count(row, experiment.name, point.stage)
+        why = "" if row.value is None or abs(counted / row.value - 1) <= NEAR_SHARE else _why_counted(row)
+        return Cell(status="computed", ours=counted, why=why, **where)
     return _measured(where, shelf)
 
 
@@ -133,6 +135,14 @@ def _unfilled(row: Published) -> Cell:
     return Cell(row=row, status="not run", why=ABSENT.get(row.method.split()[0], "no experiment fills it"))
 
 
+def _why_counted(row: Published) -> str:
+    """Why a count differs from the printed one, where that is known."""
+    if row.network.startswith("depthwise"):
+        return "differs: the paper counts batch norms' running statistics too"
+    noted = [part for part in row.notes.split("; ") if "counted" in part or "computed" in part]
+    return f"differs: {noted[0]}" if noted else "differs"
+
+
 def _rho(experiment: Experiment) -> float | None:
     """What the recipe takes, where the paper prints a setting."""
     sharpness = experiment.made().stages[-1].sharpness
@@ -147,20 +157,28 @@ def _measured(where: dict[str, Any], shelf: Shelf) -> Cell:
     usable = {path: each for path, each in found.items() if values[path] is not None}
     diverged = sum(each.failed for path, each in found.items() if path not in usable)
     reasons = [f"{diverged} of {len(found)} runs diverged"] if diverged else []
-    whole = {path: each for path, each in usable.items() if not each.variation}
-    chosen = whole or usable
+    chosen = _alike(usable, shelf)
     if not chosen:
         lacks = LACKING.get(row.dataset)
-        return Cell(status=f"needs data {lacks}" if lacks and not found else "not run", why="".join(reasons), **where)
+        status = "diverged" if diverged else f"needs data {lacks}" if lacks and not found else "not run"
+        return Cell(status=status, why="".join(reasons), evidence=tuple(found.items()) if diverged else (), **where)
     numbers = [value for path in chosen if (value := values[path]) is not None]
     mean = statistics.mean(numbers)
     spread = statistics.stdev(numbers) if len(numbers) > 1 else None
-    variation = next((each.variation for each in chosen.values() if each.variation), "")
+    variation = shelf.variation(next(iter(chosen.values())))
     status = variation or ("one seed" if len(numbers) == 1 else verdict(row, mean))
-    if variation:
-        reasons.insert(0, f"{max(each.epochs for each in chosen.values())} epochs in place of {_epochs(experiment)}")
+    if variation == "shortened":
+        epochs = next(iter(chosen.values())).epochs
+        reasons.insert(0, f"{epochs} epochs in place of {_epochs(experiment)}")
     why = "; ".join(reasons)
     return Cell(status=status, ours=mean, spread=spread, evidence=tuple(chosen.items()), why=why, **where)
+
+
+def _alike(usable: dict[Path, Evidence], shelf: Shelf) -> dict[Path, Evidence]:
+    """The runs that can be averaged: whole ones, else those of one variation and length, the longest."""
+    kinds = {path: (shelf.variation(each), each.epochs) for path, each in usable.items()}
+    best = max(kinds.values(), key=lambda kind: (not kind[0], kind[0] == "shortened", kind[1]), default=None)
+    return {path: each for path, each in usable.items() if kinds[path] == best}
 
 
 def verdict(row: Published, ours: float) -> Status:

@@ -101,5 +101,5 @@ def _judged(claim: Claim, shelf: Shelf) -> Tested:
 def _by_seed(side: str, metric: str, shelf: Shelf) -> dict[int, float]:
     name, _, point = side.partition(":")
     found = shelf.of(experiment(name).name).values()
-    values = {each.run.seed: each.value(metric, Point.parse(point)) for each in found if not each.variation}
+    values = {each.run.seed: each.value(metric, Point.parse(point)) for each in found if not shelf.variation(each)}
     return {seed: value for seed, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Evidence: a finished run as the ledger keeps it, a JSON file of a few kB with a digest, one per run.
+"""Evidence: a finished run as the ledger keeps it, a JSON file of 4 to 25 kB with a digest, one per run.
 
 {"format": 1, "digest": SHA-256 of all the rest, "experiment": "saq/resnet20-saq-4", "run": {...}, ...}
 """
@@ -16,9 +16,12 @@ from typing import Any
 from .. import plain
 from ..atomic import replacing
 from ..engine.record import RECORD, RunRecord, StageRecord, read_run
-from .experiments import Point, experiment, experiments, likeness
+from .experiments import FILE, Point, experiment, experiments, likeness, unmeasured
 
 FORMAT = 1
+ANOTHER_START = "another start"
+SHOWN = 8
+"""So many characters of its digest are in a file's name."""
 KEPT_EPOCHS = 10
 """So many epochs of a stage are kept, besides its captures: spread evenly, the last among them."""
 OURS = Path(__file__).parent / "records"
@@ -33,14 +36,14 @@ class Evidence:
         experiment: its name; "" for a run that is none of the ledger's.
         run: what ``run.json`` holds, with some of the epochs.
         measures: of its models besides the test score, by point and metric: ``{"": {"lambda_max": 86}}``.
-        model: SHA-256 of the model that it left.
+        models: SHA-256 of the file of each stage's model, and under "" of the run's: what others start from.
         finished: when, in UTC.
     """
 
     experiment: str
     run: RunRecord
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    model: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
 
     @property
@@ -63,10 +66,14 @@ class Evidence:
             name = each.start.name if each.start.kind == "stage" else ""
         return tuple(epochs for epochs in found if epochs) or (0,)
 
-    @property
-    def seconds(self) -> float:
-        """Of training."""
-        return sum(entry.seconds for entry in self.run.stages.values())
+    def seconds(self, stage: str) -> float:
+        """Of training, of all stages on the way to one, the last for ""."""
+        recipe, total, name = self.run.recipe, 0.0, stage or self.run.recipe.stages[-1].name
+        while name:
+            entry, start = self.run.stages.get(name), recipe.stage(name).start
+            total += entry.seconds if entry is not None else 0.0
+            name = start.name if start.kind == "stage" else ""
+        return total
 
     @property
     def hardware(self) -> str:
@@ -134,19 +141,35 @@ class Shelf:
     left_out: Mapping[Path, str]
 
     def of(self, name: str) -> dict[Path, Evidence]:
-        """The evidence of an experiment; of one seed a whole run, else the longest, then the newest."""
+        """The evidence of an experiment; of one seed a whole run, sound or not, else the longest, then the newest."""
         best: dict[int, Path] = {}
         for path, found in self.files.items():
             if found.experiment != name:
                 continue
             held = best.get(found.run.seed)
-            if held is None or _rank(found) > _rank(self.files[held]):
+            if held is None or self._rank(found) > self._rank(self.files[held]):
                 best[found.run.seed] = path
         return {path: self.files[path] for _, path in sorted(best.items())}
 
+    def variation(self, found: Evidence) -> str:
+        """What keeps a run from being a whole one of its experiment; "" where nothing does.
 
-def _rank(found: Evidence) -> tuple[bool, bool, int, str]:
-    return not found.failed, not found.variation, found.epochs, found.finished
+        Besides ``Evidence.variation``: ``another start``, where the experiment starts from the net of another and this
+        run was given a file that no whole run of that one left.
+        """
+        if found.variation:
+            return found.variation
+        start = experiment(found.experiment).start
+        if start is None or start.startswith(FILE):
+            return ""
+        name, _, stage = start.partition(":")
+        whole = [each for each in self.files.values() if each.experiment == name and not self.variation(each)]
+        given = None if found.run.checkpoint is None else found.run.checkpoint.sha256
+        left = {each.models.get(stage) for each in whole if not each.failed} - {None}
+        return "" if given is not None and given in left else ANOTHER_START
+
+    def _rank(self, found: Evidence) -> tuple[bool, bool, int, str]:
+        return not self.variation(found), not found.failed, found.epochs, found.finished
 
 
 def of_run(
@@ -168,20 +191,23 @@ def of_run(
     record = read_run(folder).record
     if record.failure is None and len(record.stages) < len(record.recipe.stages):
         raise ValueError(f"{folder}: this run is not finished: go on with it (flatbit run ... --resume)")
-    model = folder / "model.safetensors"
-    digest = hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() and record.failure is None else None
+    files = {name: folder / "stages" / f"{name}.safetensors" for name in record.stages}
+    files |= {} if record.failure is not None else {"": folder / "model.safetensors"}
+    models = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
     name = name if name is not None else named(record)
     written = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC)
     finished = written.isoformat(timespec="seconds")
-    return Evidence(experiment=name, run=thinned(record), measures=measures, model=digest, finished=finished)
+    return Evidence(experiment=name, run=thinned(record), measures=measures, models=models, finished=finished)
 
 
 def named(record: RunRecord) -> str:
-    """The experiment that a run is one of, by its whole recipe; "" where there is none."""
+    """The experiment that a run is one of, by its whole recipe, else by all of it but its length; "" for none."""
     mine = plain.to_plain(record.recipe)
-    for entry in experiments().values():
-        if entry.recipe == record.recipe.name and likeness(plain.to_plain(entry.made())) == likeness(mine):
-            return entry.name
+    alike = [entry for entry in experiments().values() if entry.recipe == record.recipe.name]
+    for same in (likeness, unmeasured):
+        for entry in alike:
+            if same(plain.to_plain(entry.made())) == same(mine):
+                return entry.name
     return ""
 
 
@@ -201,7 +227,7 @@ def write(evidence: Evidence, folder: Path) -> Path:
     content = {"format": FORMAT} | plain.to_plain(evidence) | {"run": evidence.run.as_dict()}
     digest = digest_of(content)
     title = evidence.experiment.replace("/", "-") or evidence.run.recipe.name
-    name = f"{title}-seed{evidence.run.seed}-{digest[:8]}.json"
+    name = f"{title}-seed{evidence.run.seed}-{digest[:SHOWN]}.json"
     with replacing(folder / name) as partial:
         partial.write_text(json.dumps({"digest": digest} | content, separators=(",", ":")) + "\n")
     return folder / name
@@ -222,12 +248,14 @@ def read(path: Path) -> Evidence:
         return of_run(path.parent)
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"no JSON ({error})") from error
     if not isinstance(content, dict) or "digest" not in content:
         raise ValueError("no ledger record: it has no digest")
     if content.get("format") != FORMAT:
         raise ValueError(f"a record of format {content.get('format')}: this version reads {FORMAT}")
+    if not isinstance(content.get("experiment"), str):
+        raise ValueError("a record that names no experiment")
     if digest_of(content) != content["digest"]:
         raise ValueError("its digest does not match: it was edited after it was written, or is damaged")
     kept = {key: part for key, part in content.items() if key not in ("format", "digest", "run")}

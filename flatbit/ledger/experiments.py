@@ -31,6 +31,8 @@ RUN = "run:"
 """A setting that begins so names a run's folder: a teacher."""
 FILE = "file:"
 """A start that begins so is a file in the data sets' folder, such as published weights."""
+LENGTH = {"epochs", "schedule", "captures", "evaluate_every", "accumulation", "freeze_batchnorm"}
+"""Of a stage: its epochs, and what is counted in them."""
 WITHOUT_FILES = {"spirals", "digits"}
 """Data sets that are made or come along."""
 
@@ -205,6 +207,12 @@ def likeness(recipe: Any) -> Any:
         recipe: plain values, as a record holds them.
     """
     return _without_files({key: part for key, part in decisive(recipe).items() if key != "name"})
+
+
+def unmeasured(recipe: Any) -> Any:
+    """``likeness`` without how long stages train, and what follows from it: equal for a run cut short."""
+    kept = likeness(recipe)
+    return kept | {"stages": [{k: v for k, v in stage.items() if k not in LENGTH} for stage in kept["stages"]]}
 
 
 def _without_files(value: Any) -> Any:

@@ -50,6 +50,11 @@ def groups() -> tuple[Group, ...]:
     )
 
 
+def every() -> tuple[Group, ...]:
+    """All groups, of every device."""
+    return groups()
+
+
 def chosen(places: Iterable[str], device: str) -> list[Group]:
     """The groups for a device that fill a row of some papers or tables, or have this name; all where none is named.
 

@@ -36,7 +36,8 @@ expects, and a missing file says how to get it). W/A are bits of weights and act
 
 - A run leaves its folder (`--out`): `run.json` with the scores of each stage and epoch, the models, `report.html`.
   Rows that several tables share are made once. Commands that name an earlier run's folder want that run first;
-  `flatbit ledger run PAPER/TABLE --data-dir DIR` does all of it, inside a budget.
+  `flatbit ledger run PAPER/TABLE --data-dir DIR` does that for all that is in its queue (`flatbit ledger queue`),
+  inside a budget.
 - `--smoke` tries any of them in seconds; `--resume` goes on where a run was cut off; `--seeds 5` repeats one, where
   papers average over runs. `flatbit ledger --records runs` puts what is finished beside the published numbers.
 - Scores are of the last epoch; the best one on the test set is recorded beside it (UNIQ's and SAQ's code report
@@ -78,7 +79,7 @@ def _by_table(measured: Sequence[Cell], notes: dict[str, str]) -> Iterable[str]:
     for place in dict.fromkeys(cell.row.place for cell in measured):
         chosen = [cell for cell in measured if cell.row.place == place]
         yield f"### {place}\n\n{table(MEASURED, map(_measured_row, chosen))}\n"
-        yield "How: " + "; ".join(sorted({_settings(words.how(cell)) for cell in chosen})) + ".\n"
+        yield "How:\n\n" + "\n".join(f"- {how}" for how in dict.fromkeys(words.how(cell) for cell in chosen)) + "\n"
         if place in notes:
             yield notes[place].strip() + "\n"
 
@@ -87,11 +88,6 @@ def _measured_row(cell: Cell) -> tuple[str, ...]:
     net = cell.row.network if cell.row.method in ("float", "retrained") else f"{cell.row.network}, {cell.row.method}"
     numbers = words.number(cell.row.value), words.ours(cell), words.difference(cell)
     return cell.row.id, net, bits_in_words(cell.row), cell.row.metric, *numbers, words.status(cell)
-
-
-def _settings(how: str) -> str:
-    """Recipe, epochs and device of what was run."""
-    return how.split("; ")[-1]
 
 
 def _claims(found: Sequence[Tested]) -> str:

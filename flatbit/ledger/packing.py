@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import shutil
 import tempfile
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..atomic import replacing
 
 MIB = 2**20
 END_BYTES = 22  # of the archive's last record
@@ -23,6 +26,9 @@ KINDS = {
 }  # fmt: skip
 DEFLATED = (RECORDS, LOGS)
 """Text; the rest is stored as it is."""
+CLOCK_S = 2.0  # what an archive rounds times to
+EPOCH = 315_532_800.0  # the first time that an archive can hold
+RUN_PARTS = 4  # of a run's folder: runs/PAPER/NAME/seedN
 UNFINISHED = ".partial"  # what a file that is not whole yet ends in
 
 
@@ -119,7 +125,8 @@ def pack(
             missing = _write(path, folder, [items[name] for name in names], end)
             left_out |= missing
             if written := tuple(name for name in names if name not in missing):
-                shutil.move(path, out / path.name)
+                with replacing(out / path.name) as partial:
+                    shutil.copyfile(path, partial)
                 archives.append(written)
     for number in range(len(archives) + 1, files + 1):
         (out / archive_name(number)).unlink(missing_ok=True)
@@ -127,15 +134,24 @@ def pack(
 
 
 def unpack(out: Path, folder: Path) -> list[str]:
-    """Put back what archives of ``pack`` hold and the folder lacks, of each all or nothing. Returns these files' names.
+    """Put back what archives of ``pack`` hold and the folder lacks, or has older; of each archive all or nothing.
 
-    Raises ValueError for a file that is no archive.
+    Files of one folder belong together: they are taken where the newest of them in the archives is newer than any that
+    is there, by the time at which it was written.
+
+    Returns:
+        The names of these files.
+
+    Raises:
+        ValueError: a file that is no archive.
     """
     put: list[str] = []
-    for path in sorted(out.glob("part-*.zip")):
+    paths = sorted(out.glob("part-*.zip"))
+    newer = _newer(paths, folder)
+    for path in paths:
         try:
             with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as made:
-                lacking = [name for name in archive.namelist() if not (folder / name).exists()]
+                lacking = [name for name in archive.namelist() if not (folder / name).exists() or _place(name) in newer]
                 for found in [Path(archive.extract(name, made)) for name in lacking]:
                     place = folder / found.relative_to(made)
                     place.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +160,28 @@ def unpack(out: Path, folder: Path) -> list[str]:
             raise ValueError(f"{path} is no archive of a queue ({error}): take it away, or fetch it again") from error
         put += lacking
     return put
+
+
+def _newer(paths: Iterable[Path], folder: Path) -> set[str]:
+    """The folders whose files were written later in the archives than in the folder."""
+    packed: dict[str, float] = {}
+    for path in paths:
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                place = _place(info.filename)
+                packed[place] = max(packed.get(place, 0.0), calendar.timegm((*info.date_time, 0, 0, 0)))
+    return {place for place, written in packed.items() if place and written > _written(folder / place) + CLOCK_S}
+
+
+def _written(folder: Path) -> float:
+    """When the newest file of a folder was written; 0 where there is none."""
+    return max((path.stat().st_mtime for path in folder.rglob("*") if path.is_file()), default=0.0)
+
+
+def _place(name: str) -> str:
+    """The folder whose files belong together: of a run ``runs/PAPER/NAME/seedN``; "" for a file by itself."""
+    parts = Path(name).parts
+    return "/".join(parts[:RUN_PARTS]) if parts[0] == "runs" and len(parts) > RUN_PARTS else ""
 
 
 def archive_name(number: int) -> str:
@@ -178,5 +216,6 @@ def _write(path: Path, folder: Path, items: Iterable[Item], end: float) -> dict[
                 missing[item.name] = f"could not be read: {error.strerror}"
                 continue
             way = zipfile.ZIP_DEFLATED if item.kind in DEFLATED else zipfile.ZIP_STORED
-            archive.writestr(item.name, content, way)
+            written = time.gmtime(max(-item.age, EPOCH))
+            archive.writestr(zipfile.ZipInfo(item.name, written[:6]), content, way)
     return missing

@@ -2,9 +2,8 @@
 
 OUT/runs/PAPER/NAME/seedN     the run, as `flatbit run` leaves it
 OUT/records/                  a file for each finished or diverged run
-OUT/times.json                what a run of each experiment takes, by device
-OUT/untrained/                nets in place of those that are not trained yet, to time what starts from them
-OUT/smoke/                    in place of runs, where they were only tried
+OUT/times.json                what a run of each experiment takes
+OUT/untrained/, OUT/smoke/    nets in place of untrained ones, for timing; runs that were only tried
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from ..engine.record import RECORD, Run, read_run
 from ..engine.seeds import run_seeds
 from ..engine.sources import Checkpoint
 from ..files import save
-from .evidence import Evidence, of_run, shelf, write
+from .evidence import Evidence, of_run, read, shelf, write
 from .experiments import Experiment, chain, experiment
 from .groups import Group
 from .measures import measured
+from .packing import RUN_PARTS
 from .stopping import Stopped, stopping, undisturbed
 
-RESERVE_S = 5.0
-"""Before the end of the budget the work in hand is left, to say so and to close files."""
+RESERVE_S = 5.0  # before the end of the budget the work in hand is left, to say so and to close files
 Say = Callable[[str], None]
 
 
@@ -76,13 +75,14 @@ class Queue:
         found = shelf([self.records, *self.more])
         asked: dict[str, set[int]] = {}
         for entry in group.asked():
-            done = {each.run.seed for each in found.of(entry.name).values() if each.failed or not each.variation}
+            done = {each.run.seed for each in found.of(entry.name).values() if each.failed or not found.variation(each)}
             if self.smoke:
                 done = {seed for seed in range(group.seeds) if self._finished(entry.name, seed)}
             if seeds := set(range(group.seeds)) - done:
                 for needed in chain(entry):
                     over = self._finished(needed, 0) or self._failed(needed)
-                    if not over or not (self.smoke or found.of(needed)):  # or killed before its record was written
+                    proved = any(not found.variation(each) for each in found.of(needed).values())
+                    if not over or not (self.smoke or proved):  # or killed before its record was written
                         asked.setdefault(needed, set()).add(0)
                 asked.setdefault(entry.name, set()).update(seeds)
         return [(experiment(name), sorted(seeds)) for name, seeds in asked.items()]
@@ -161,9 +161,9 @@ class Queue:
         """A net as a run will leave it, untrained: for the time that starting or learning from it takes."""
         path = self.out / "untrained" / f"{name}.safetensors"
         if not path.is_file():
-            entry = experiment(name)
-            recipe = entry.made()
-            save(build_model(recipe, datasets.load(recipe.data, self._root(entry), **recipe.data_arguments)), path)
+            recipe = experiment(name).made()
+            data = datasets.load(recipe.data, self._root(experiment(name)), **recipe.data_arguments)
+            save(build_model(recipe, data), path)
         return path
 
     def _finished(self, name: str, seed: int) -> bool:
@@ -216,7 +216,7 @@ def work(queue: Queue, asked: Sequence[Group], *, minutes: float, partial: bool 
         queue: what to work with.
         asked: the groups, in order.
         minutes: the budget, from this call on.
-        partial: begin a group that does not fit into what is left, where none does: it goes on another time.
+        partial: take the first group though it does not fit into what is left: it goes on another time.
 
     Returns:
         The evidence that was won.
@@ -225,13 +225,16 @@ def work(queue: Queue, asked: Sequence[Group], *, minutes: float, partial: bool 
         ValueError: a budget too small for any group; nothing that could be run, as where data are missing.
     """
     end = time.monotonic() + 60 * minutes
-    before = set(shelf([queue.records]).files) if queue.records.is_dir() else set()
+    if 60 * minutes <= RESERVE_S:
+        raise ValueError(f"--budget-minutes {minutes:g}: {RESERVE_S:g} s of it are kept to end in time: give more")
+    queue.records.mkdir(parents=True, exist_ok=True)
+    before = set(queue.records.iterdir())
     try:
         with stopping(end - RESERVE_S):
             _work(queue, asked, end, partial=partial)
     except Stopped as stopped:
-        queue.say(f"{stopped}: the run in hand goes on from its last checkpoint another time")
-    return [found for path, found in shelf([queue.records]).files.items() if path not in before]
+        queue.say(f"{stopped}: what is begun goes on from its last checkpoint another time")
+    return [read(path) for path in sorted(queue.records.iterdir()) if path not in before and path.suffix == ".json"]
 
 
 def _work(queue: Queue, asked: Sequence[Group], end: float, *, partial: bool) -> None:
@@ -261,19 +264,18 @@ def _work(queue: Queue, asked: Sequence[Group], end: float, *, partial: bool) ->
 def _fitting(
     queue: Queue, left: Sequence[Group], seconds: float, blocked: dict[str, str], *, partial: bool
 ) -> tuple[Group | None, dict[str, float]]:
-    """The first group that fits into the time; and the times of those that were looked at."""
-    times: dict[str, float] = {}
+    """The first group that fits into the time, or just the first; and the times of those that were looked at."""
+    times = dict[str, float]()
     for group in left:
         try:
             times[group.name] = queue.seconds(group)
         except Blocked as why:
             _block(queue, blocked, group, why)
             continue
-        if times[group.name] <= seconds:
-            queue.say(f"{group.name}: about {in_words(times[group.name])} of the {in_words(seconds)} that are left")
+        if partial or times[group.name] <= seconds:
+            queue.say(f"{group.name}: about {in_words(times[group.name])}; {in_words(seconds)} are left")
             return group, times
-    first = next((group for group in left if group.name in times), None)
-    return (first if partial else None), times
+    return None, times
 
 
 def _block(queue: Queue, blocked: dict[str, str], group: Group, why: Blocked) -> None:
@@ -290,6 +292,8 @@ def carried(queue: Queue, asked: Sequence[Group]) -> Callable[[str], bool]:
         parts = Path(name).parts
         if parts[0] != "runs":
             return parts[0] in ("records", "times.json")
+        if len(parts) <= RUN_PARTS or not parts[3].removeprefix("seed").isdigit():
+            return False
         run, seed = "/".join(parts[1:3]), int(parts[3].removeprefix("seed"))
         return run in needed or seed in pending.get(run, ())
 

@@ -24,7 +24,7 @@ def ours(cell: Cell) -> str:
 
 
 def difference(cell: Cell) -> str:
-    """``+0.12``: ours less theirs, in the row's unit; in percent where that is no percentage."""
+    """``+0.12``: ours less theirs, in the row's unit; of what is computed, in percent of theirs."""
     if cell.difference is None:
         return ""
     if cell.evidence:
@@ -34,7 +34,7 @@ def difference(cell: Cell) -> str:
 
 def status(cell: Cell) -> str:
     """The status with its reason."""
-    return cell.status + (f" ({cell.why})" if cell.why and cell.status != "trend" else "")
+    return cell.status + (f" ({cell.why})" if cell.why else "")
 
 
 def how(cell: Cell) -> str:
@@ -42,7 +42,7 @@ def how(cell: Cell) -> str:
     if not cell.evidence or cell.experiment is None:
         return ""
     first = cell.evidence[0][1]
-    hours = sum(found.seconds for _, found in cell.evidence) / 3600
+    hours = sum(found.seconds(cell.point.stage) for _, found in cell.evidence) / 3600
     length = epochs(first, cell.point.stage)
     return f"{cell.convention}; {cell.experiment.recipe}, {length}, {first.hardware}, {hours:.2f} h"
 

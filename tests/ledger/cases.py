@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from flatbit.engine.record import Environment, EpochRecord, Failure, RunRecord, StageRecord, Totals
+from flatbit.engine.record import (
+    Environment,
+    EpochRecord,
+    Failure,
+    GivenCheckpoint,
+    RunRecord,
+    StageRecord,
+    Totals,
+)
 from flatbit.ledger import cells, evidence, experiments, groups, queue
 from flatbit.ledger.evidence import Evidence, Shelf
-from flatbit.ledger.experiments import Experiment, experiment
+from flatbit.ledger.experiments import Experiment, chain, experiment
 from flatbit.ledger.groups import Group
 from flatbit.metrics.evaluation import Metrics
 from flatbit.quant.convention import Convention
@@ -22,6 +30,7 @@ FLOAT_RULES = Convention(
     activations="none", batch_norm="float", bias="float",
 )  # fmt: skip
 ENVIRONMENT = Environment(flatbit="0", torch="2", python="3", machine="x86_64", threads=1)
+DIGEST = "0" * 64
 CHANGING = ("seconds", "images_per_s", "sha256")
 """Times, and digests of model files, whose headers have no fixed order."""
 
@@ -60,8 +69,11 @@ def run_record(recipe, scores=50.0, seed=0, failure=None, **facts):
 
 def proof_of(name, scores=50.0, *, seed=0, recipe=None, finished="2030-01-01", measures=None, **facts):
     """Evidence of an experiment, as if it had been run."""
-    run = run_record(recipe or experiment(name).made(), scores, seed, **facts)
-    return Evidence(experiment=name, run=run, finished=finished, measures=measures or {}, model="0" * 64)
+    asked = experiment(name)
+    start = GivenCheckpoint(file="model.safetensors", sha256=DIGEST, test=metrics()) if asked.start else None
+    run = run_record(recipe or asked.made(), scores, seed, **{"checkpoint": start} | facts)
+    models = {"": DIGEST} | {stage.name: DIGEST for stage in run.recipe.stages}
+    return Evidence(experiment=name, run=run, finished=finished, measures=measures or {}, models=models)
 
 
 def diverged(name, seed=0):
@@ -78,8 +90,11 @@ def shortened(recipe, epochs=1):
 
 
 def shelf_of(*found):
-    """A shelf with these pieces of evidence."""
-    return Shelf(files={Path(f"records/{number}.json"): each for number, each in enumerate(found)}, left_out={})
+    """A shelf with these pieces of evidence, and behind them that of what they start from."""
+    held = {each.experiment for each in found}
+    behind = dict.fromkeys(name for name in held if name for name in chain(experiment(name)) if name not in held)
+    pieces = [*found, *map(proof_of, behind)]
+    return Shelf(files={Path(f"records/{number}.json"): each for number, each in enumerate(pieces)}, left_out={})
 
 
 # A ledger of tiny runs

@@ -85,7 +85,7 @@ def test_where_there_are_whole_runs_shortened_ones_do_not_count():
 
 def test_runs_that_diverged_are_told():
     made = found(diverged(NAME, 0), diverged(NAME, 1))
-    assert (made.status, made.why, made.ours) == ("not run", "2 of 2 runs diverged", None)
+    assert (made.status, made.why, made.ours) == ("diverged", "2 of 2 runs diverged", None)
     made = found(*of(84.6, 84.6), diverged(NAME, 5))
     assert (made.status, made.why) == ("reproduced", "1 of 3 runs diverged")
 
@@ -93,6 +93,25 @@ def test_runs_that_diverged_are_told():
 def test_what_was_not_measured_is_not_run():
     made = cell(SHARP, shelf_of(proof_of("saq/resnet20-saq-2", 64.0)))
     assert (made.status, made.ours, made.command != "") == ("not run", None, True)
+
+
+def test_a_run_from_another_start_is_no_reproduction():
+    whole = [proof_of("saq/resnet20-saq-2", 64.4, seed=seed, measures={"": {"lambda_max": 86.4}}) for seed in (0, 1)]
+    assert cell(SHARP, shelf_of(*whole)).status == "reproduced"
+    floats = proof_of("saq/resnet20-float")
+    for wrong in (
+        replace(floats, models={"": "1" * 64}),
+        replace(floats, run=replace(floats.run, recipe=shortened(floats.run.recipe, 150))),
+        diverged("saq/resnet20-float"),
+    ):
+        made = cell(SHARP, shelf_of(*whole, wrong))
+        assert (made.status, made.ours) == ("another start", pytest.approx(86.4))
+
+
+def test_what_is_averaged_is_of_one_length():
+    short, shorter = (shortened(experiment(NAME).made(), epochs) for epochs in (900, 2))
+    made = found(*of(84.0, recipe=short), proof_of(NAME, 10.0, seed=1, recipe=shorter))
+    assert (made.status, made.ours, len(made.evidence)) == ("shortened", 84.0, 1)
 
 
 # Rules by metric
@@ -197,7 +216,7 @@ def test_plain_values_are_json_and_say_everything():
     assert plain | {
         "id": "HOL-Fig2-03", "published": 84.6, "ours": 84.5, "seeds": [0, 1], "status": "reproduced", "point": STAGE,
         "recipe": "hol-fcdnn-spirals", "device": "cpu", "records": ["0.json", "1.json"], "bits": "2/2",
-        "hours": 8.0, "convention": "float",
+        "hours": 4.0, "convention": "float",
     } == plain  # fmt: skip
     assert plain["command"] == experiment(NAME).command()
 

@@ -89,7 +89,7 @@ EDITS = {
     "a later time": lambda content: content.update(finished="2031-01-01"),
     "another digest": lambda content: content.update(digest="0" * 64),
     "something more": lambda content: content.update(more=1),
-    "something less": lambda content: content.pop("model"),
+    "something less": lambda content: content.pop("models"),
 }
 
 
@@ -122,7 +122,8 @@ WRONG = {
     "another format": (sealed({"format": 2}), "a record of format 2: this version reads 1"),
     "no format": (sealed({}), "a record of format None: this version reads 1"),
     "no run": (sealed({"format": 1, "experiment": NAME, "run": {}}), "a record that does not fit"),
-    "no fields": (sealed({"format": 1}), "a record that does not fit"),
+    "no fields": (sealed({"format": 1}), "a record that names no experiment"),
+    "no run of it": (sealed({"format": 1, "experiment": NAME}), "a record that does not fit"),
 }
 
 
@@ -240,7 +241,7 @@ def test_of_one_seed_the_whole_run_then_the_longest_then_the_newest_counts():
     assert best(proof_of(NAME, recipe=shorter), proof_of(NAME, recipe=short)) == 1
     assert best(proof_of(NAME, recipe=short), proof_of(NAME, recipe=shorter)) == 0
     assert best(proof_of(NAME), proof_of(NAME, recipe=more)) == 0
-    assert best(diverged(NAME), proof_of(NAME, recipe=shorter)) == 1
+    assert best(diverged(NAME), proof_of(NAME, recipe=shorter)) == 0  # a whole one that diverged says more
     assert best(proof_of(NAME, 60.0, finished="2030"), proof_of(NAME, 50.0, finished="2031")) == 1
 
 
@@ -293,7 +294,7 @@ def test_a_runs_folder_is_evidence_of_the_experiment_that_its_recipe_is(alone):
     found = of_run(folder)
     assert (found.experiment, found.run) == (NAME, record)
     assert found.finished.startswith("20")
-    assert found.model == hashlib.sha256(b"weights").hexdigest()
+    assert found.models == {"": hashlib.sha256(b"weights").hexdigest()}
     assert read(folder / RECORD) == found
     assert shelf([alone]).files == {folder / RECORD: found}
     assert label(folder / RECORD) == f"{folder}/run.json"
@@ -311,4 +312,5 @@ def test_a_recipe_of_nobodys_names_no_experiment():
     whole = experiment(NAME).made()
     assert named(run_record(whole)) == NAME
     assert named(run_record(replace(whole, model_arguments={"width": 77}))) == ""
-    assert named(run_record(shortened(whole, 3))) == ""
+    assert named(run_record(shortened(whole, 3))) == NAME
+    assert named(run_record(replace(whole, stages=tuple(replace(s, batch_size=7) for s in whole.stages)))) == ""

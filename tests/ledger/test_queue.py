@@ -72,7 +72,7 @@ def test_a_group_is_run_to_its_end_and_leaves_records(made):
         assert [*found.run.stages] == [stage.name for stage in run.recipe.stages]
         assert found.run.stages == run.stages
     assert lines[-1] == "nothing is left to run of these groups"
-    assert any(re.match(r"pair: about .* of the .* that are left", line) for line in lines)
+    assert any(re.match(r"pair: about .*; .* are left", line) for line in lines)
 
 
 def test_what_is_done_is_not_done_again_and_what_others_start_from_is_made_once(made):
@@ -92,9 +92,16 @@ def test_records_of_elsewhere_are_not_made_again(made, tmp_path):
     assert lines == ["nothing is left to run of these groups"]
     only = tmp_path / "only"
     only.mkdir()
-    shutil.copy(next(path for path in queue.records.iterdir() if "good" in path.name), only)
+    for path in queue.records.iterdir():
+        if "other" not in path.name:
+            shutil.copy(path, only)
     here, _ = made("again", more=[only])
     assert names(work(here, [group("pair")], minutes=5)) == [("tiny/float", 0), ("tiny/other", 0)]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(next(path for path in queue.records.iterdir() if "good" in path.name), alone)
+    here, _ = made("unproved", more=[alone])  # nobody knows what that one started from
+    assert [entry.name for entry, _ in here.pending(group("pair"))] == ["tiny/float", "tiny/good", "tiny/other"]
 
 
 def test_a_shortened_record_is_no_reason_not_to_run(made, tmp_path):
@@ -171,7 +178,7 @@ def test_at_sigterm_it_ends_and_goes_on_to_the_same_records(made, monkeypatch, w
     with monkeypatch.context() as patch:
         at_checkpoint(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM), after="long")
         assert names(work(queue, [group("long")], minutes=5)) == [("tiny/float", 0)]
-    assert lines[-1] == "SIGTERM: the run in hand goes on from its last checkpoint another time"
+    assert lines[-1] == "SIGTERM: what is begun goes on from its last checkpoint another time"
     folder = queue.folder("tiny/long")
     assert (folder / "checkpoint" / "checkpoint.pt").is_file()
     assert queue._share_done(subject.experiment("tiny/long"), 0) == pytest.approx(2 / 6)
@@ -186,7 +193,7 @@ def test_at_its_deadline_it_ends_and_goes_on_to_the_same_records(made, monkeypat
         patch.setattr(Queue, "seconds", lambda self, asked: 0.0)
         at_checkpoint(patch, 3, lambda: signal.setitimer(signal.ITIMER_REAL, 0.001), after="long")
         work(queue, [group("long")], minutes=5)
-    assert lines[-1] == "the time is up: the run in hand goes on from its last checkpoint another time"
+    assert lines[-1] == "the time is up: what is begun goes on from its last checkpoint another time"
     work(queue, [group("long")], minutes=5)
     assert records(queue) == records(whole)
     assert same_models(queue, whole, "tiny/long")

@@ -45,11 +45,11 @@ def test_a_difference_is_signed_and_relative_where_it_is_computed():
 def test_a_status_has_its_reason():
     assert words.status(run()) == "not run"
     assert words.status(Cell(row=ROW, status="not run", why="HAQ is quoted only")) == "not run (HAQ is quoted only)"
-    assert words.status(Cell(row=ROW, status="trend", why="plotted only")) == "trend"
+    assert words.status(Cell(row=ROW, status="trend", why="plotted only")) == "trend (plotted only)"
 
 
 def test_how_says_convention_recipe_length_device_and_hours():
-    assert words.how(run(84.3, 84.7)) == "float; hol-fcdnn-spirals, 300 + 1000 epochs, cpu, 8.00 h"
+    assert words.how(run(84.3, 84.7)) == "float; hol-fcdnn-spirals, 300 + 1000 epochs, cpu, 4.00 h"
     assert words.how(run()) == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from ...engine.record import RECORD
 from ...ledger import words
 from ...ledger.cells import Cell, bits_in_words, cells, summary
 from ...ledger.evidence import Shelf, of_run, ours, read, shelf, write
-from ...ledger.experiments import Experiment
-from ...ledger.groups import chosen
+from ...ledger.experiments import Experiment, chain, experiment
+from ...ledger.groups import chosen, every
 from ...ledger.lock import locked
 from ...ledger.packing import MIB, pack, unpack
 from ...ledger.page import write_page
@@ -25,7 +27,8 @@ from ...ledger.queue import Queue, carried, work
 from .. import COMMANDS
 from ..console import DataDir, Device, Json, Out, Smoke, say, show
 
-PACK_S = 60.0
+PACK_S = 30.0
+"""Of the budget is kept to pack."""
 Places = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PAPER[/TABLE]]...", help="As SAQ, SAQ/T1 or SAQ-T1-03; all where none is named."),
@@ -98,7 +101,7 @@ def run_queue(
     records: Records = [],  # noqa: B006
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Begin a group that does not fit, where none does; it goes on another time."),
+        typer.Option("--partial", help="Take the first group though it does not fit; it goes on another time."),
     ] = False,
     carry: Annotated[
         Path | None,
@@ -125,6 +128,9 @@ def run_queue(
     """
     assert out is not None
     asked = chosen(places or [], device)
+    begun, kept = time.monotonic(), PACK_S if carry is not None else 0.0
+    if 60 * budget_minutes <= kept:
+        raise ValueError(f"--budget-minutes {budget_minutes:g} with --carry: {kept:g} s are kept to pack: give more")
     with locked(out):
         if carry is not None and carry.is_dir():
             say(f"{len(unpack(carry, out))} files taken from {carry}")
@@ -132,10 +138,11 @@ def run_queue(
             out=out, data_dir=Path(data_dir) if data_dir else None, device=device, say=say, more=records, smoke=smoke
         )
         try:
-            won = work(queue, asked, minutes=budget_minutes, partial=partial)
+            left = budget_minutes - (time.monotonic() - begun + kept) / 60
+            won = work(queue, asked, minutes=left, partial=partial)
         finally:
             if carry is not None:
-                _pack(queue, asked, carry, max_files, max_file_mib)
+                _pack(queue, carry, max_files, max_file_mib)
     names = {found.experiment: [each.run.seed for each in won if each.experiment == found.experiment] for found in won}
     table = Table("experiment", "seeds")
     for name, seeds in names.items():
@@ -157,7 +164,7 @@ def list_queue(places: Places = None, device: Device = "cpu", json: Json = False
     table = Table("group", "shows", "runs", "recorded", title="the queue, in order")
     values = []
     for group in chosen(places or [], device):
-        done = sum(len([e for e in kept.of(name).values() if not e.variation]) for name in group.experiments)
+        done = sum(len([e for e in kept.of(name).values() if not kept.variation(e)]) for name in group.experiments)
         total = len(group.experiments) * group.seeds
         seeds = f", {group.seeds} seeds" if group.seeds > 1 else ""
         table.add_row(group.name, group.why, ", ".join(group.experiments) + seeds, f"{min(done, total)} of {total}")
@@ -192,9 +199,12 @@ def verify_records(
 ) -> None:
     """Compute every record's digest anew, and refuse what was edited, damaged, or is of an unknown format.
 
+    A folder of the queue's has its records in `records`.
+
     `flatbit ledger verify`
     """
-    paths = [path for folder in folders or [ours()] for path in sorted(folder.rglob("*.json"))]
+    roots = [folder / "records" if (folder / "records").is_dir() else folder for folder in folders or [ours()]]
+    paths = [path for root in roots for path in sorted(root.rglob("*.json")) if path.name != RECORD]
     if not paths:
         raise ValueError(f"no records in {', '.join(map(str, folders or [ours()]))}")
     wrong = {}
@@ -209,9 +219,10 @@ def verify_records(
     show(f"{len(paths)} records: every digest holds", {"records": len(paths)}, json)
 
 
-def _pack(queue: Queue, asked: Sequence[Any], carry: Path, files: int, mib: float) -> None:
+def _pack(queue: Queue, carry: Path, files: int, mib: float) -> None:
+    """Pack what any group needs to go on, not only those that were asked for."""
     carry.mkdir(parents=True, exist_ok=True)
-    keep = carried(queue, asked)
+    keep = carried(queue, every())
     packed = pack(queue.out, carry, files=files, file_bytes=int(mib * MIB), seconds=PACK_S, keep=keep)
     say(f"{sum(map(len, packed.archives))} files packed into {len(packed.archives)} of {carry}")
     for name, why in packed.left_out.items():
@@ -236,11 +247,17 @@ def _table(found: Sequence[Cell]) -> Lines:
 
 
 def _commands(found: Sequence[Cell]) -> str:
+    """The commands of the runs, of what they start from first; and why rows without one have none."""
     made: dict[str, Experiment] = {}
+    without: dict[str, str] = {}
     for cell in found:
-        if cell.experiment is not None:
-            made.setdefault(cell.experiment.name, cell.experiment)
-    return "\n".join(f"# {escape(entry.what)}\n{escape(entry.command())}" for entry in made.values())
+        if cell.experiment is None:
+            without[cell.row.id] = words.status(cell)
+            continue
+        for name in (*chain(cell.experiment), cell.experiment.name):
+            made.setdefault(name, experiment(name))
+    lines = [f"# {escape(entry.what)}\n{escape(entry.command())}" for entry in made.values()]
+    return "\n".join([*lines, *(f"# {row}: {escape(why)}" for row, why in without.items())])
 
 
 COMMANDS.add("ledger", LEDGER)
