@@ -10,14 +10,13 @@ from ..data import DATASETS
 
 EVERYWHERE = {
     "--weights": "--checkpoint FILE (weights)",
-    "--method": "--policy NAME",
     "--weights-bits": "-w, --weight-bits",
 }
 """Old options of any verb."""
 BY_VERB = {
-    "cost": {"--set": "--model-arg NAME=VALUE"},
+    "cost": {"--set": "--model-arg NAME=VALUE", "--method": "--policy NAME"},
     "eval": {"--set": "--model-arg NAME=VALUE"},
-    "quantize": {"--set": "--model-arg NAME=VALUE"},
+    "quantize": {"--set": "--model-arg NAME=VALUE", "--method": "--policy NAME"},
     "doctor": {"--data": "--data-dir DIR"},
 }
 """Old options of one verb, where they mean something else in others."""

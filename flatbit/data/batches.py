@@ -99,6 +99,12 @@ class Data(ABC):
         """The same data, read by so many processes; 0 reads in this one. Raises ValueError where none can read it."""
         raise ValueError(f"workers={workers!r}: data set {self.name!r} is not read by worker processes: leave it out")
 
+    def with_train(self, index: Tensor) -> Data:
+        """The same data with some of the training samples, by index. Raises ValueError where it cannot choose them."""
+        raise ValueError(
+            f"data set {self.name!r} comes as a stream whose samples have no numbers: a part of them cannot be held out"
+        )
+
     @abstractmethod
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""

@@ -100,6 +100,10 @@ class MemoryData(Data):
         train, test = (replace(s, images=s.images.repeat(1, channels, 1, 1)) for s in (self.train, self.test))
         return replace(self, train=train, test=test, mean=self.mean * channels, std=self.std * channels)
 
+    def with_train(self, index: Tensor) -> MemoryData:
+        """The same data with some of the training samples, by index."""
+        return replace(self, train=Images(images=self.train.images[index], labels=self.train.labels[index]))
+
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""
         if len(self.image_shape) != 3:

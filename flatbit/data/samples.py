@@ -30,6 +30,26 @@ class Samples(ABC):
         """What to call a sample in an error: its path, where it has one."""
 
 
+@final
+class Chosen(Samples):
+    """Some samples of others, by index."""
+
+    def __init__(self, samples: Samples, index: Tensor) -> None:
+        self.samples = samples
+        self.index = index.tolist()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, index: int, stream: torch.Generator | None) -> Batch:
+        """As theirs."""
+        return self.samples.read(self.index[index], stream)
+
+    def name(self, index: int) -> str:
+        """As theirs."""
+        return self.samples.name(self.index[index])
+
+
 class Bad(NamedTuple):
     """A sample that could not be read: what it is called, why, and where the error arose."""
 

@@ -29,6 +29,7 @@ from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
 from .residence import to_device
 from .samples import (
+    Chosen,
     Part,
     Reader,
     Samples,
@@ -108,6 +109,12 @@ class StreamData(Data):
     def with_workers(self, workers: int) -> StreamData:
         """The same data, read by so many processes; 0 reads in this one. Raises ValueError for no such number."""
         return replace(self, workers=workers)
+
+    def with_train(self, index: Tensor) -> Data:
+        """The same data with some of the training samples, by index. Raises ValueError for an iterable."""
+        if isinstance(self.train, Sequential):
+            return super(StreamData, self).with_train(index)
+        return replace(self, train=Chosen(self.train, index))
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W); the index counts what ``test_batches`` gave so far.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..engine.recipe import Stage
@@ -10,6 +11,7 @@ from ..quant.policy import Policy
 from ..quant.presets import policy
 from ..quant.spec import FLOAT_BITS
 from ..reference import From
+from ..search.assignment_file import assigned, read_assignment
 from ..train.losses.teacher import Distillation, taught
 from ..train.schedules import Cosine
 from . import RECIPES, Registration, Stages
@@ -27,6 +29,7 @@ class Layers:
             and last.
         leave_float: layers to leave in float, by name or wildcard.
         strict: refuse a model with layers that cannot be quantized, or leave those float.
+        assignment: a file of bits per layer, as ``flatbit search`` writes; what it does not name has the recipe's.
     """
 
     placement: Literal["input", "output"] | None = None
@@ -34,6 +37,7 @@ class Layers:
     last: str | None = None
     leave_float: tuple[str, ...] = ()
     strict: bool = True
+    assignment: str | None = None
 
     def policy(self, name: str, weights: int, activations: int) -> Policy:
         """A policy that keeps to this. Raises ValueError for a placement of activations that are float."""
@@ -44,7 +48,7 @@ class Layers:
             made = made.first_last(first=self.first, last=self.last)
         for pattern in self.leave_float:
             made = made.override(pattern, weights=FLOAT_BITS, activations=FLOAT_BITS)
-        return made
+        return made if self.assignment is None else assigned(made, read_assignment(Path(self.assignment)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

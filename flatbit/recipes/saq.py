@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..quant.policy import Policy
 from ..quant.presets import policy
 from ..quant.spec import FLOAT_BITS
 from ..reference import From
+from ..search.assignment_file import assigned, read_assignment
 from ..train.optimizers import SGD
 from ..train.schedules import Cosine, MultiStep
 from ..train.sharpness import Sharpness
@@ -47,6 +49,7 @@ def saq_stages(
     weights: int = 4,
     activations: int = 4,
     method: Literal["saq", "pact"] = "saq",
+    assignment: str | None = None,
     pretraining: Pretraining | None = Pretraining(schedule="saq-cifar"),
     sharpness: Sharpness | None = None,
     training: Descent = Descent(),
@@ -55,11 +58,12 @@ def saq_stages(
 
     SGD 0.9 from the float net, lr 0.01 x0.1 at 80 and 120 of 200 epochs, batch 128, decay 1e-4, clips
     included. ``sharpness=none`` is the tables' SGD, with ``method=pact`` their PACT: DoReFa's
-    weights, clips that start at 1, first and last layer as SAQ's. Mixed precision (SAMQ) is not here yet: it comes
-    with the search of bits.
+    weights, clips that start at 1, first and last layer as SAQ's. Mixed precision (SAMQ): ``flatbit search --method
+    samq`` finds the bits, ``assignment`` takes them.
 
     Args:
         method: the quantizers.
+        assignment: a file of bits per layer, as ``flatbit search`` writes: SAMQ's nets (Tables 1, 2 and 4).
         pretraining: of the float net; None measures the one that the run is given.
         sharpness: saq in the recipes that are registered; rho is the paper's, which prints SAQ's alone (``RHO``);
             its search grid is .02, .05, .1, .15, ... 1. The authors' code has batchnorm=update. None for plain SGD.
@@ -70,7 +74,7 @@ def saq_stages(
     stage = stage_of(
         name=f"{method}-w{weights}a{activations}",
         epochs=epochs,
-        policy=_policy(method, weights, activations),
+        policy=_policy(method, weights, activations, assignment),
         start=From.stage(float_stages(pretraining)[-1].name),
         optimizer=SGD(nesterov=training.nesterov),
         lr=training.lr,
@@ -82,9 +86,11 @@ def saq_stages(
     return (*float_stages(pretraining), stage)
 
 
-def _policy(method: Literal["saq", "pact"], weights: int, activations: int) -> Policy:
-    """SAQ's convention; PACT's quantizers in it, as the paper compares them."""
+def _policy(method: Literal["saq", "pact"], weights: int, activations: int, assignment: str | None) -> Policy:
+    """SAQ's convention; PACT's quantizers in it, as the paper compares them; the bits of a file."""
     made = policy("saq", weights=weights, activations=activations)
+    if assignment is not None:
+        made = assigned(made, read_assignment(Path(assignment)))
     if method == "saq":
         return made
     options = {"clip": 1.0} if activations < FLOAT_BITS else {}

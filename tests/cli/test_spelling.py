@@ -76,6 +76,12 @@ def test_bits_of_a_verb_that_takes_no_settings_are_options(refuses, setting, opt
         assert refuses(verb, "resnet8", *words) == f"flatbit: --set {setting} is {option} now"
 
 
+def test_a_method_is_an_option_of_search_alone(refuses):
+    check_spelling(["search", "resnet20", "--method", "samq"])
+    for verb in ("quantize", "cost"):
+        assert refuses(verb, "resnet8", "--method", "uniq") == "flatbit: --method is --policy NAME now"
+
+
 @pytest.mark.parametrize("words", [("--data", "pictures"), ("--data=pictures",)])
 @pytest.mark.parametrize("verb", ["run", "eval", "quantize", "analyze"])
 def test_a_folder_is_no_data_set(refuses, own, verb, words):

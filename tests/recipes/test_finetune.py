@@ -1,7 +1,11 @@
 import pytest
 
+from flatbit.models import build
+from flatbit.quant.assignment import assignment
+from flatbit.quant.convert import quantize_
 from flatbit.recipes import Network
 from flatbit.reference import From
+from flatbit.search.assignment_file import write_assignment
 from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.teacher import Distillation
 
@@ -48,6 +52,28 @@ def test_layers_reach_the_policy():
     assert (policy.first, policy.last) == ("stem", "head")
     (rule,) = (rule for rule in policy.rules if rule.pattern == "aux.*")
     assert rule.changes["weights"] == rule.changes["activations"] == 32
+
+
+def test_bits_of_a_file_reach_the_policy_of_every_stage(tmp_path):
+    path = tmp_path / "assignment.toml"
+    bits = {"layers.0.0.conv1": (2, 3), "layers.1.0.conv2": (5, 5)}
+    write_assignment(bits, path)
+    settings = {"layers.assignment": str(path), "layers.leave_float": ["layers.2.*"]}
+    _, *stages = made("finetune", settings, policy="saq").stages
+    for stage in stages:
+        model = build("preresnet8", in_channels=1, first_width=4)
+        quantize_(model, stage.policy)
+        found = assignment(model)
+        assert {name: found[name] for name in bits} == bits
+        assert found["layers.0.0.conv2"] == (4, 4)
+        assert found["layers.2.0.conv1"] == (32, 32)
+    path.unlink()  # a recipe holds the bits, not the file's name alone
+    assert stages[-1].policy == stages[0].policy
+
+
+def test_a_file_of_bits_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"recipe 'finetune': .*gone\.toml: no assignment"):
+        made("finetune", {"layers.assignment": str(tmp_path / "gone.toml")})
 
 
 def test_unknown_policy_suggests_the_nearest():

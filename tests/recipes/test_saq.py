@@ -5,6 +5,7 @@ import pytest
 import flatbit as fb
 from flatbit.recipes import Network
 from flatbit.reference import From
+from flatbit.search.assignment_file import write_assignment
 from flatbit.train.optimizers import SGD
 
 from .cases import NARROW, last, made, ran, rates
@@ -75,6 +76,20 @@ def test_plain_descent_and_nesterov():
 def test_sharpness_on_is_the_papers():
     assert last("saq", sharpness="on") == last("saq")
     assert last("saq-resnet18-imagenet", sharpness="on").sharpness.shard == 128
+
+
+@pytest.mark.parametrize("method", ["saq", "pact"])
+def test_bits_of_a_file_are_samqs_nets(tmp_path, method):
+    path = tmp_path / "assignment.toml"
+    bits = {"layers.0.0.conv1": (5, 5), "layers.1.0.conv2": (2, 2), "layers.1.0.shortcut": (2, 2)}
+    write_assignment(bits, path)
+    stage = last("saq", {"assignment": str(path)}, method=method, weights=4, activations=4)
+    model = fb.models.build("preresnet8", in_channels=1, first_width=4)
+    fb.quantize_(model, stage.policy)
+    found = fb.assignment(model)
+    assert {name: found[name] for name in bits} == bits
+    assert found["layers.0.0.conv2"] == (4, 4)
+    assert found["fc"] == (8, 8)
 
 
 def test_pact_in_saqs_convention():

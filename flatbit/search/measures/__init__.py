@@ -1,0 +1,1 @@
+"""Measures of sensitivity, one idea per file; less is better."""
