@@ -1,5 +1,6 @@
 import math
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -162,6 +163,9 @@ def test_the_frontier_is_what_none_beats(net):
     for each in found:
         assert each.price == prices.total(each.bits)
         assert each.loss == pytest.approx(loss_of(loss, each.bits), abs=1e-9)
+    for one, other in pairwise(found):
+        assert one.price.bitops < other.price.bitops
+        assert one.loss > other.loss
 
 
 @settings(max_examples=30, deadline=None)

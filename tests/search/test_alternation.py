@@ -233,9 +233,16 @@ def test_no_gradient_leaks_from_one_pass_into_another(search_of, blobs):
     assert same(*after)
 
 
+def decay_all_(search):
+    """Clips too, which ``parameter_groups`` exempts where they are tables."""
+    for group in search.optimizer.param_groups:
+        group["weight_decay"] = 0.1
+
+
 @pytest.mark.parametrize("sharpness", [None, FLAT])
 def test_momentum_and_decay_leave_rows_of_other_widths_alone(search_of, blobs, monkeypatch, sharpness):
-    search = search_of(sharpness=sharpness, weight_decay=0.1)
+    search = search_of(sharpness=sharpness)
+    decay_all_(search)
     batch = next(iter(blobs.train_batches(16, seed=0)))
     clips = {
         name: p for name, p in search.net.model.named_parameters() if name.endswith("clip") and p.ndim and len(p) == 3
@@ -252,7 +259,8 @@ def test_momentum_and_decay_leave_rows_of_other_widths_alone(search_of, blobs, m
 
 
 def test_a_step_that_begins_a_momentum_begins_it_for_its_rows_only(search_of, blobs, monkeypatch):
-    search = search_of(weight_decay=0.1)
+    search = search_of()
+    decay_all_(search)
     monkeypatch.setattr(Search, "_draw", lambda self, epoch: dict.fromkeys(self.net.bits, 2))
     search._train(next(iter(blobs.train_batches(16, seed=0))), 0.5, 0)
     for parameter, other in search.net.unused_rows():
