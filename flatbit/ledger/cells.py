@@ -23,7 +23,7 @@ LESS_IS_BETTER = {"lambda_max", "diff"}
 LACKING = {"ImageNet": "ImageNet", "VOC2012": "PASCAL VOC 2012 with 10,582 training masks"}
 """Data sets that we do not have, by the papers' names."""
 ABSENT = {
-    "SAMQ": "bits per layer by SAMQ: comes with the search of bits",
+    "SAMQ": "`flatbit search --method samq` finds the bits, `--set assignment=FILE` trains them: not in the queue yet",
     "DQ": "DQ's quantizer and penalty are here, a recipe for its bits per layer is not",
     "HAQ": "HAQ is quoted only: not implemented",
 }
