@@ -39,13 +39,25 @@ def stopping(end: float) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold both signals back while something is written that takes several steps; they come right after it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SAID)
+    """Hold both signals back while something is written that takes several steps; they come right after it.
+
+    Not by the thread's mask: whichever thread the system gives a signal to, Python handles it in the main one.
+    """
+    _held.append([])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SAID)
+        came = _held.pop()
+    if came:
+        _stop(came[0], None)
+
+
+_held: list[list[int]] = []
+"""For each ``undisturbed`` that is on, the signals that came within."""
 
 
 def _stop(number: int, _: FrameType | None) -> None:
+    if _held:
+        _held[-1].append(number)
+        return
     raise Stopped(SAID[signal.Signals(number)])
