@@ -184,7 +184,7 @@ def test_statuses_without_runs():
     assert found(row=next(row for row in published() if row.notes.startswith("cited"))).status == "cited only"
     absent = found(row=next(row for row in published() if row.method.startswith("SAMQ") and row.paper == "SAQ"))
     assert absent.status == "not run"
-    assert "search of bits" in absent.why
+    assert "flatbit search --method samq" in absent.why
     assert absent.command == ""
 
 
