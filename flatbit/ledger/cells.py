@@ -42,7 +42,9 @@ class Cell:
         row: as it is printed.
         experiment: the run that fills it; None where there is none.
         point: which of its nets.
-        status: one of ``statuses``; ``short by`` is followed by the difference.
+        status: ``reproduced``, ``better``, ``short by`` and how much, ``one seed``, ``shortened``, ``other settings``,
+            ``another start``, ``diverged``, ``computed``, ``setting``, ``trend``, ``not run``, ``needs data`` and
+            which, ``cited only``, ``misprint``.
         ours: our value, the mean over seeds; None where there is none.
         spread: standard deviation (n - 1) over seeds; None for fewer than two.
         evidence: the runs behind it, by file.

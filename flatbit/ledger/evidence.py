@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import plain
 from ..atomic import replacing
+from ..engine.recipe import Stage
 from ..engine.record import RECORD, RunRecord, StageRecord, read_run
 from .experiments import FILE, Point, experiment, experiments, likeness, unmeasured
 
@@ -58,22 +59,21 @@ class Evidence:
 
     def lineage(self, stage: str) -> tuple[int, ...]:
         """The epochs behind a stage's net, "" for the last: of each stage that trained on the way to it, in order."""
-        recipe = self.run.recipe
-        found, name = [], stage or recipe.stages[-1].name
-        while name:
-            each = recipe.stage(name)
-            found.insert(0, each.epochs)
-            name = each.start.name if each.start.kind == "stage" else ""
-        return tuple(epochs for epochs in found if epochs) or (0,)
+        return tuple(each.epochs for each in self._way_to(stage) if each.epochs) or (0,)
 
     def seconds(self, stage: str) -> float:
         """Of training, of all stages on the way to one, the last for ""."""
-        recipe, total, name = self.run.recipe, 0.0, stage or self.run.recipe.stages[-1].name
+        done = (self.run.stages.get(each.name) for each in self._way_to(stage))
+        return sum(entry.seconds for entry in done if entry is not None)
+
+    def _way_to(self, stage: str) -> list[Stage]:
+        """The stages from the run's beginning to one, the last for ""."""
+        recipe = self.run.recipe
+        found, name = [], stage or recipe.stages[-1].name
         while name:
-            entry, start = self.run.stages.get(name), recipe.stage(name).start
-            total += entry.seconds if entry is not None else 0.0
-            name = start.name if start.kind == "stage" else ""
-        return total
+            found.insert(0, recipe.stage(name))
+            name = found[0].start.name if found[0].start.kind == "stage" else ""
+        return found
 
     @property
     def hardware(self) -> str:
@@ -106,13 +106,8 @@ class Evidence:
         if point.epoch is not None:
             epoch = next((each for each in entry.epochs if each.epoch == point.epoch), None)
             return None if epoch is None or metric != "top1" else epoch.test_top1
-        found = {
-            "top1": entry.test.top1,
-            "top5": entry.test.top5,
-            "region_acc": entry.test.top1,
-            "mIoU": entry.test.miou,
-        }
-        return found.get(metric)
+        test = entry.test
+        return {"top1": test.top1, "top5": test.top5, "region_acc": test.top1, "mIoU": test.miou}.get(metric)
 
     @property
     def variation(self) -> str:

@@ -50,13 +50,12 @@ def groups() -> tuple[Group, ...]:
     )
 
 
-def every() -> tuple[Group, ...]:
-    """All groups, of every device."""
-    return groups()
+def chosen(places: Iterable[str] = (), device: str | None = None) -> list[Group]:
+    """The groups that fill a row of some papers or tables, or have this name; all where none is named.
 
-
-def chosen(places: Iterable[str], device: str) -> list[Group]:
-    """The groups for a device that fill a row of some papers or tables, or have this name; all where none is named.
+    Args:
+        places: papers, tables, rows, or names of groups.
+        device: what they are to be run on; None for any.
 
     Raises ValueError for what is none of these, and where no group is left.
     """
@@ -66,11 +65,12 @@ def chosen(places: Iterable[str], device: str) -> list[Group]:
     for place in tables:
         check_place(place)
     rows = {row.id for row in selected(tables)} if tables or not places else set()
-    kind = device.partition(":")[0]
+    kind = None if device is None else device.partition(":")[0]
     found = [
         group
         for group in groups()
-        if group.device in ("", kind) and (not places or group.name in places or rows & {*group.rows()})
+        if (kind is None or group.device in ("", kind))
+        and (not places or group.name in places or rows & {*group.rows()})
     ]
     if not found:
         named = ", ".join(places)

@@ -118,8 +118,8 @@ class Queue:
         with undisturbed():
             path = write(found, self.records)
         self.say(f"  {'diverged' if failed else 'finished'}: {path}")
-        if found.variation and not failed:
-            raise Blocked(f"{path} is not what {entry.name} asks for: {found.variation}")
+        if not failed and (variation := shelf([self.records, *self.more]).variation(found)):
+            raise Blocked(f"{path} is not what {entry.name} asks for: {variation}")
         return path
 
     def _check_start(self, entry: Experiment) -> None:

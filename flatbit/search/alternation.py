@@ -55,9 +55,9 @@ class Search:
     validation: Data
     seed: int = 0
     history: list[SearchEpoch] = field(default_factory=list)
-    optimizer: Any = None
-    reinforce: Any = None
-    stream: Any = None
+    optimizer: Any = field(init=False)
+    reinforce: Reinforce = field(init=False)
+    stream: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         model, settings = self.net.model, self.settings
@@ -66,7 +66,9 @@ class Search:
         self.optimizer = (
             base
             if flat is None
-            else SharpnessAware(base, model, flat.method, flat.rho, eta=flat.eta, perturb=flat.perturb)
+            else SharpnessAware(
+                base, model, flat.method, flat.rho, eta=flat.eta, perturb=flat.perturb, batchnorm=flat.batchnorm
+            )
         )
         generator = Generator([choice.widths for choice in self.net.space.choices], seed=self.seed)
         self.reinforce = Reinforce(
@@ -87,7 +89,7 @@ class Search:
                 a search with other settings.
         """
         if out is not None and resume and (out / CHECKPOINT).is_file():
-            self._restore(torch.load(out / CHECKPOINT, weights_only=True))
+            self._restore(torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True))
             say(f"search: going on after epoch {len(self.history)}")
         with bar("loss", "cost", "mbitops") as progress:
             task = progress.add_task("search", total=self.settings.epochs, loss="", cost="", mbitops="")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,17 @@ from ..quant.table import quantized_layers, quantizer_of, slots_of
 from .space import Space, feeding
 
 
+def _forward(self: Any, input: Tensor) -> Tensor:
+    """As the copy in use."""
+    return self.per_bit[str(self.width)](input)
+
+
 class PerBitBatchNorm2d(nn.BatchNorm2d):
     """A batch norm with a copy per width; ``width`` says which one is in use."""
 
     per_bit: nn.ModuleDict
     width: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As the copy in use."""
-        return self.per_bit[str(self.width)](input)
+    forward = _forward
 
 
 class PerBitBatchNorm1d(nn.BatchNorm1d):
@@ -35,10 +38,7 @@ class PerBitBatchNorm1d(nn.BatchNorm1d):
 
     per_bit: nn.ModuleDict
     width: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As the copy in use."""
-        return self.per_bit[str(self.width)](input)
+    forward = _forward
 
 
 NARROWED: dict[type[nn.Module], type[nn.Module]] = {

@@ -46,6 +46,8 @@ class Samq:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.epochs:
             raise ValueError(f"warmup={self.warmup} of {self.epochs} epochs: the generator needs one of its own")
+        if self.sharpness is not None and self.sharpness.shard is not None:
+            raise ValueError(f"sharpness shard={self.sharpness.shard} cannot act: a search climbs by whole batches")
         if self.accepted < 1 or self.tries < self.accepted:
             raise ValueError(f"accepted={self.accepted}, tries={self.tries}: expected at least one, and as many tries")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,14 +44,12 @@ class Probe:
         model: float, in eval mode; left as it is.
         policy: how what is quantized is.
         batches: on the model's device.
-        space: of the choices.
         kept: what a measure computes once for all choices, by name.
     """
 
     model: nn.Module
     policy: Policy
     batches: list[Batch]
-    space: Space
     kept: dict[str, Any] = field(default_factory=dict)
 
     def alone(self, choice: Choice, bits: int) -> nn.Module:
@@ -149,7 +148,7 @@ def sensitivity(
     begun = time.perf_counter()
     float_net = copy.deepcopy(model)
     reestimate_batchnorm_(float_net, [x for x, _ in data])
-    probe = Probe(model=float_net.eval(), policy=policy, batches=data, space=space)
+    probe = Probe(model=float_net.eval(), policy=policy, batches=data)
     pairs = [(choice, bits) for choice in space.choices for bits in choice.widths]
     values: dict[str, dict[int, float]] = {choice.name: {} for choice in space.choices}
     for choice, bits in track(pairs, f"sensitivity, {measure}"):
@@ -170,9 +169,9 @@ def rank_correlation(
         raise ValueError(f"a rank correlation of {len(names)} values: expected 4 or more")
     result: Any = stats.spearmanr([one[name] for name in names], [other[name] for name in names])
     rho = float(result.statistic)
-    z = torch.atanh(torch.tensor(max(min(rho, 1 - 1e-12), -1 + 1e-12), dtype=torch.float64))
+    z = math.atanh(max(min(rho, 1 - 1e-12), -1 + 1e-12))
     half = float(stats.norm.ppf((1 + level) / 2)) / (len(names) - 3) ** 0.5
-    return rho, float(torch.tanh(z - half)), float(torch.tanh(z + half))
+    return rho, math.tanh(z - half), math.tanh(z + half)
 
 
 def weight_error(probe: Probe, choice: Choice, bits: int) -> dict[str, float]:

@@ -113,4 +113,4 @@ def measured_space(widths=(2, 4, 8)):
 
 def probe_of(model, batches):
     """A copy of a trained ``float_net``, as measures have it."""
-    return Probe(model=copy.deepcopy(model).eval(), policy=LSQ, batches=batches, space=measured_space())
+    return Probe(model=copy.deepcopy(model).eval(), policy=LSQ, batches=batches)

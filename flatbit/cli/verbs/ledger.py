@@ -18,7 +18,7 @@ from ...ledger import words
 from ...ledger.cells import Cell, bits_in_words, cells, summary
 from ...ledger.evidence import Shelf, of_run, ours, read, shelf, write
 from ...ledger.experiments import Experiment, chain, experiment
-from ...ledger.groups import chosen, every
+from ...ledger.groups import chosen
 from ...ledger.lock import locked
 from ...ledger.packing import MIB, pack, unpack
 from ...ledger.page import write_page
@@ -222,7 +222,7 @@ def verify_records(
 def _pack(queue: Queue, carry: Path, files: int, mib: float) -> None:
     """Pack what any group needs to go on, not only those that were asked for."""
     carry.mkdir(parents=True, exist_ok=True)
-    keep = carried(queue, every())
+    keep = carried(queue, chosen())
     packed = pack(queue.out, carry, files=files, file_bytes=int(mib * MIB), seconds=PACK_S, keep=keep)
     say(f"{sum(map(len, packed.archives))} files packed into {len(packed.archives)} of {carry}")
     for name, why in packed.left_out.items():
