@@ -5,6 +5,7 @@ On a device a read waits; and kept as tensors they cost a dozen small kernels in
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -38,3 +39,8 @@ class Facts:
             number = float(held)
             self._known[name] = (held, held._version, number)
         return number
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """One number is judged by itself: the operations of a tensor cost more, in every forward after an update."""
+    return math.isfinite(tensor.item()) if tensor.numel() == 1 else bool(tensor.isfinite().all())

@@ -16,6 +16,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 BLOCK = 1 << 20  # of the elements in one dot product
 PASS = 1 << 18  # elements that stay in the cache from one pass to the next
 ROW = 1 << 11  # elements of one step from which on a call for each step costs less than masks for all
+Number = float | Tensor
 LARGE = 3 << 20  # elements from which on passes go block by block; 8 MB did not gain
 
 
@@ -37,8 +38,21 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(flat(t).split(PASS) for t in tensors), strict=True)
 
 
+def end_levels(x: Tensor, step: Tensor, offset: Number, low: Number, high: Number) -> tuple[Number, Number]:
+    """The lowest and highest level, ``step * (low + offset)`` and so on: plain numbers where reading them is free.
+
+    Float64 holds the product of a float32 step and a code exactly, so a kernel rounds it as float32 would have.
+    """
+    free = read_is_free(x)
+    if free and step.numel() == 1 and not any(isinstance(number, Tensor) for number in (offset, low, high)):
+        number = step.item()
+        return number * (low + offset), number * (high + offset)
+    lowest, highest = step * (low + offset), step * (high + offset)
+    return (lowest.item(), highest.item()) if free and lowest.numel() == 1 else (lowest, highest)
+
+
 def clipped(
-    g: Tensor, x: Tensor, passed: Tensor, value: Tensor, ends: tuple[Tensor, Tensor], step: Tensor, *, few: bool
+    g: Tensor, x: Tensor, passed: Tensor, value: Tensor, ends: tuple[Number, Number], step: Tensor, *, few: bool
 ) -> tuple[Tensor, Tensor]:
     """``g`` where ``lowest < x < highest``, else 0; and ``sum(g (passed - value))`` there, ``sum(-g value)`` elsewhere.
 
@@ -50,7 +64,7 @@ def clipped(
             difference, a pass less: the more codes, the more of float32's digits it loses.
     """
     graph = torch.is_grad_enabled()
-    if graph or not large(g, x, ends[0], step):
+    if graph or not large(g, x, *ends, step):
         if few:
             g_x = between(g, x, *ends)
             return g_x, product_sum(g_x, passed, step) - product_sum(g, value, step)
@@ -67,11 +81,11 @@ def clipped(
     return g_x, torch.stack(sums).sum()
 
 
-def between(g: Tensor, x: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
+def between(g: Tensor, x: Tensor, lowest: Number, highest: Number, out: Tensor | None = None) -> Tensor:
     """``g`` where ``lowest < x < highest``, else 0; in the memory of ``out`` where that saves some."""
     kernel = torch.ops.aten.hardtanh_backward
-    if lowest.numel() == 1 and read_is_free(x):
-        ends = float(lowest), float(highest)
+    if not isinstance(lowest, Tensor) or not isinstance(highest, Tensor):
+        ends = lowest, highest
         return kernel.default(g, x, *ends) if out is None else kernel.grad_input(g, x, *ends, grad_input=out)
     if _has_long_rows(x, lowest) and x.shape == g.shape and not torch.is_grad_enabled() and read_is_free(x):
         out = torch.empty_like(g) if out is None else out

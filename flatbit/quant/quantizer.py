@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .facts import FACTS, Facts
+from .facts import FACTS, Facts, is_finite
 from .grid import CodeRange, Grid
 from .passes import read_is_free, wide
 from .rounding import Surrogate, Ties, fake_quantize
@@ -156,7 +156,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def calibrated(self) -> bool:
         """Whether everything that calibration sets is set, as the tensors have it."""
-        return all(not tensor.is_meta and bool(tensor.isfinite().all()) for tensor in self.state())
+        return all(not tensor.is_meta and is_finite(tensor) for tensor in self.state())
 
     def add_state(self, name: str, shape: tuple[int, ...] = (), *, learned: bool) -> None:
         """Declare state that calibration sets: NaN until then; a parameter where it is learned, else a buffer.

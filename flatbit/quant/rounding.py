@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .passes import between, blocks, clipped, large, product_sum, wide
+from .passes import between, blocks, clipped, end_levels, large, product_sum, wide
 from .vmapped import on_stacked, only_vmapped
 
 Surrogate = Literal["identity", "clip", "learned", "residual"]
@@ -209,16 +209,16 @@ def surrogate_gradients(
     asked_step, g = step, wide(gradient)
     x, step, value = (wide(t.detach()) for t in (x, step, value))
     offset = ctx.offset.detach() if isinstance(ctx.offset, Tensor) else ctx.offset
-    lowest, highest = step * (ctx.low + offset), step * (ctx.high + offset)
+    ends = end_levels(x, step, offset, ctx.low, ctx.high)
     g_step = g_offset = None
     if not ctx.needs_input_grad[1]:
-        g_x = g if ctx.surrogate == "residual" else between(g, x, lowest, highest)
+        g_x = g if ctx.surrogate == "residual" else between(g, x, *ends)
     elif ctx.surrogate == "residual":
         g_x, g_step = g, product_sum(g, x - value, step) / -step
     else:
         passed = value if ctx.surrogate == "clip" else x
         few = not isinstance(ctx.high, Tensor) and ctx.high - ctx.low < FEW
-        g_x, products = clipped(g, x, passed, value, (lowest, highest), step, few=few)
+        g_x, products = clipped(g, x, passed, value, ends, step, few=few)
         g_step = products / -step
     if ctx.needs_input_grad[2]:  # step * (bound + offset) has a mixed second derivative: keep it
         outer = g - g_x
