@@ -1,0 +1,97 @@
+"""How large each result of a program can become, and how far float32 arithmetic may be from it.
+
+Both follow from the grids alone: a quantizer's output lies between its lowest and highest level, so the product that
+reads it is bounded by the sum of its weights' magnitudes, and so on. No data are asked, and nothing can overflow.
+
+The error is what the model's own float32 arithmetic may make of the same codes, to first order in
+``u = 2^-24``: of a sum of n products at most ``(n + 3) u sum|x||w|`` (Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., section 3.1), of each further operation u of what it handles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .program import (
+    INPUT,
+    Affine,
+    AveragePool,
+    Clamp,
+    Flatten,
+    Operation,
+    Pad,
+    Product,
+    Program,
+    Quantize,
+    Slice,
+    Sum,
+)
+
+U = 2.0**-24
+"""Half the distance from 1 to the next float32."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """Of one result, float64, () or (channels,).
+
+    Attributes:
+        size: the largest magnitude.
+        error: the largest distance of the model's float32 value from the exact one, for equal codes.
+    """
+
+    size: Tensor
+    error: Tensor
+
+    def flat(self) -> Bound:
+        """The same for all channels."""
+        return Bound(self.size.max(), self.error.max())
+
+
+def bounds(program: Program) -> dict[str, Bound]:
+    """The bound of every result of a program, by name."""
+    found: dict[str, Bound] = {}
+    for op in program:
+        found[op.name] = _bound(op, [found[name] for name in op.inputs if name != INPUT], program.input_shape)
+    return found
+
+
+def accumulator_bound(product: Product, low: int, high: int) -> int:
+    """The largest magnitude that a product's sum of integers can reach, for inputs in [low, high] or padding."""
+    most = max(abs(low), abs(high))
+    return int(product.per_channel(product.weight.abs()).max()) * most
+
+
+def _bound(op: Operation, read: list[Bound], shape: tuple[int, ...]) -> Bound:
+    if isinstance(op, Quantize):
+        ends = (op.grid.value(torch.tensor([op.grid.low, op.grid.high]))).double().abs()
+        return Bound(ends.max(), torch.zeros((), dtype=torch.float64))
+    x = read[0]
+    if isinstance(op, Product):
+        summed = op.per_channel(op.weight.abs()).double() * op.scale.abs()
+        terms = op.per_channel(torch.ones_like(op.weight)).double()
+        size = summed * x.size.max()
+        return Bound(size, summed * x.error.max() + (terms + 3) * U * size)
+    if isinstance(op, Affine):
+        size, shift = op.scale.abs() * x.size, op.shift.abs()
+        # A norm may subtract its mean first, which is as large as what the shift makes up for.
+        return Bound(size + shift, op.scale.abs() * x.error + 6 * U * (size + 2 * shift))
+    if isinstance(op, Sum):
+        size = x.size + read[1].size
+        return Bound(size, x.error + read[1].error + U * size)
+    if isinstance(op, Clamp):
+        most = max(abs(end) for end in (op.low, op.high) if end not in (float("inf"), float("-inf")))
+        limited = torch.isfinite(torch.tensor([op.low, op.high])).all()
+        return Bound(x.size.clamp_max(most) if limited else x.size, x.error)
+    if isinstance(op, AveragePool):
+        terms = torch.tensor(op.kernel or shape[1:]).prod()  # no window is larger than the input
+        return Bound(x.size, x.error + (terms + 2) * U * x.size)
+    changes_channels = isinstance(op, Flatten | Pad) or (isinstance(op, Slice) and len(op.index) > 1 and _cuts(op))
+    return x.flat() if changes_channels else x
+
+
+def _cuts(op: Slice) -> bool:
+    return op.index[1] != slice(None)

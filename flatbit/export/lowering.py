@@ -1,0 +1,145 @@
+"""From a model to its ``Program``: the evaluation graph, read by torch.fx, operation by operation.
+
+What is in none of the tables (``operators.py``; weighted layers are in ``quant/table.py``) is refused with the
+layer's name, and nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..graph import read_graph
+from ..modes import modes_kept
+from ..quant.quantizer import Quantizer
+from ..quant.table import is_weighted, quantizer_of
+from .folding import folded_norms
+from .operators import FUNCTIONS, MODULES, Place
+from .program import INPUT, Affine, Flatten, MaxPool, Operation, Pad, Program, Quantize, Slice
+from .weights import bias_of, product_of
+
+MEND = "quantize it with fb.policy(..., first_last_bits=8, image_bits=8), which leaves no operand in float"
+FAR = 1e30
+
+
+def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    """The program of a quantized model in evaluation.
+
+    Args:
+        model: calibrated; left as it is.
+        input_shape: of one sample, without the batch.
+
+    Raises:
+        ValueError: a graph that depends on data, an operation that has no integer form, a layer whose weight or
+            input is float; the layer is named.
+    """
+    graph = read_graph(model)
+    if graph is None:
+        raise ValueError(
+            f"{type(model).__name__}: its forward depends on data, or cannot be followed by torch.fx: "
+            "write the evaluation path without branches on values"
+        )
+    lowering = Lowering(model)
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        for node in graph.nodes:
+            lowering.take(node)
+    operations = folded_norms(tuple(lowering.operations))
+    return Program(operations=operations, input_shape=input_shape, model=type(model).__name__)
+
+
+class Lowering:
+    """The operations so far.
+
+    Attributes:
+        operations: in order.
+        coded: names of the results that are codes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.operations: list[Operation] = []
+        self.coded: set[str] = set()
+        self._modules = dict(model.named_modules())
+        self._names: dict[fx.Node, str] = {}
+
+    def take(self, node: fx.Node) -> None:
+        """Add what one node computes."""
+        if node.op == "placeholder":
+            if INPUT in self._names.values():
+                raise ValueError(f"the model takes a second input, {node.name!r}: integer forms take one")
+            self._names[node] = INPUT
+        elif node.op == "output":
+            self._finish(node)
+        elif node.op == "call_module":
+            self._names[node] = self._module(node)
+        else:
+            self._names[node] = self._function(node)
+
+    def add(self, kind: type[Operation], at: Place, *sources: Any, **fields: Any) -> str:
+        """Add an operation; the name of its result."""
+        inputs = tuple(self._source(source, at) for source in sources)
+        self.operations.append(kind(name=at.name, inputs=inputs, layer=at.path, **fields))
+        if kind is Quantize or (kind in (MaxPool, Slice, Pad, Flatten) and inputs[0] in self.coded):
+            self.coded.add(at.name)
+        return at.name
+
+    def _source(self, source: Any, at: Place) -> str:
+        """The name of the result that an argument stands for."""
+        if isinstance(source, str):
+            return source
+        if isinstance(source, fx.Node) and source in self._names:
+            return self._names[source]
+        raise at.refused(f"what is made of {source!r}", "the result of an earlier layer")
+
+    def _module(self, node: fx.Node) -> str:
+        path, module = str(node.target), self._modules[str(node.target)]
+        at = Place(node.name, path)
+        source = self._source(node.args[0], at)
+        if is_weighted(module):
+            return self._weighted(at, source, module)
+        handler = next((handler for kind, handler in MODULES.items() if isinstance(module, kind)), None)
+        if handler is None:
+            raise at.refused(type(module).__name__)
+        result, output = handler(self, at, source, module), quantizer_of(module, "output")
+        return result if output is None else self._quantize(at, "output", result, output)
+
+    def _weighted(self, at: Place, source: str, layer: Any) -> str:
+        quantizer = quantizer_of(layer, "input")
+        if quantizer is not None:
+            source = self._quantize(at, "input", source, quantizer)
+        if source not in self.coded:
+            raise ValueError(f"layer {at.path!r}: its input is float, and integer forms take codes: {MEND}")
+        if quantizer_of(layer, "weight") is None:
+            raise ValueError(f"layer {at.path!r}: its weight is float, and integer forms take codes: {MEND}")
+        product = product_of(f"{at.name}.product", source, at.path, layer)
+        self.operations.append(product)
+        one, bias = torch.ones((), dtype=torch.float64), bias_of(layer)
+        return self.add(Affine, at, product.name, scale=one, shift=torch.zeros_like(one) if bias is None else bias)
+
+    def _quantize(self, at: Place, slot: str, source: str, quantizer: Quantizer) -> str:
+        """Add a quantizer of activations. Its grid reaches from what it makes of -1e30 to what it makes of 1e30."""
+        grid = quantizer.grid(torch.zeros(1, 1))
+        if grid.step.numel() > 1:
+            raise at.refused("a step per channel of activations")
+        low, high = grid.codes(quantizer(torch.tensor([-FAR, FAR]))).flatten().tolist()
+        grid = replace(grid, low=low, high=high, step=grid.step.reshape(()))
+        place = Place(f"{at.name}.{slot}", at.path)
+        module = f"{at.path}.{slot}_quantizer"
+        return self.add(Quantize, place, source, grid=grid, ties=quantizer.ties, quantizer=module)
+
+    def _function(self, node: fx.Node) -> str:
+        at = Place(node.name, f"{node.name} ({getattr(node.target, '__name__', node.target)})")
+        handler = None if node.op == "get_attr" else FUNCTIONS.get(node.target)
+        if handler is None:
+            raise at.refused("this operation")
+        return handler(self, at, *node.args, **node.kwargs)
+
+    def _finish(self, node: fx.Node) -> None:
+        answer = self._source(node.args[0], Place("output", "the model's output"))
+        if not self.operations or answer != self.operations[-1].name:
+            raise ValueError("the model's output is not what its last layer gives: return that")
+        if answer in self.coded:
+            raise ValueError("the model's output is quantized: integer forms give logits in fixed point")

@@ -1,0 +1,179 @@
+"""What modules and functions become in a program, by their kind: two tables, and a function for each entry.
+
+To add an operation is to add an entry: a function of the lowering, the place (name of the result, path in messages),
+and what the module or function was called with.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .program import Affine, AveragePool, Clamp, Flatten, MaxPool, Pad, Slice, Sum
+from .weights import norm_of
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an operation stands.
+
+    Attributes:
+        name: of its result.
+        path: of the module, or the function's name, for messages.
+    """
+
+    name: str
+    path: str
+
+    def refused(self, what: str, expected: str = "") -> ValueError:
+        """The error for what has no integer form."""
+        return ValueError(f"layer {self.path!r}: {what} has no integer form" + (expected and f": expected {expected}"))
+
+
+Handler = Callable[..., str]
+
+
+def _norm(to: Lowering, at: Place, x: str, module: Any) -> str:
+    if module.running_mean is None:
+        raise at.refused("a batch norm without running statistics")
+    scale, shift = norm_of(module)
+    return to.add(Affine, at, x, scale=scale, shift=shift)
+
+
+def _clamp(to: Lowering, at: Place, x: Any, low: float, high: float) -> str:
+    return to.add(Clamp, at, x, low=float(low), high=float(high))
+
+
+def _relu(to: Lowering, at: Place, x: Any, *_: Any, **_in_place: Any) -> str:
+    return _clamp(to, at, x, 0.0, math.inf)
+
+
+def _relu6(to: Lowering, at: Place, x: Any, *_: Any, **_in_place: Any) -> str:
+    return _clamp(to, at, x, 0.0, 6.0)
+
+
+def _hardtanh(to: Lowering, at: Place, x: str, module: Any) -> str:
+    return _clamp(to, at, x, module.min_val, module.max_val)
+
+
+def _same(_to: Lowering, _at: Place, x: str, _module: Any) -> str:
+    return x
+
+
+def _add(to: Lowering, at: Place, a: Any, b: Any, *, alpha: float = 1) -> str:
+    if alpha != 1:
+        raise at.refused(f"a sum with alpha={alpha}")
+    return to.add(Sum, at, a, b)
+
+
+def _flatten(to: Lowering, at: Place, x: Any, start_dim: int = 0, end_dim: int = -1) -> str:
+    if (start_dim, end_dim) != (1, -1):
+        raise at.refused(f"flattening axes {start_dim} to {end_dim}", "1 to -1, all but the batch")
+    return to.add(Flatten, at, x)
+
+
+def _flatten_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    return _flatten(to, at, x, module.start_dim, module.end_dim)
+
+
+def _pool_all(to: Lowering, at: Place, x: Any, output_size: Any) -> str:
+    if output_size not in (1, (1,), (1, 1), [1, 1]):
+        raise at.refused(f"adaptive pooling to {output_size}", "1")
+    return to.add(AveragePool, at, x, kernel=None)
+
+
+def _pool_all_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    return _pool_all(to, at, x, module.output_size)
+
+
+def _mean(to: Lowering, at: Place, x: Any, dim: Any = (), keepdim: bool = False) -> str:
+    if sorted(axis % 4 for axis in dim or ()) != [2, 3]:
+        raise at.refused(f"the mean over axes {dim}", "(2, 3)")
+    pooled = to.add(AveragePool, at, x, kernel=None)
+    return pooled if keepdim else to.add(Flatten, Place(f"{at.name}.flat", at.path), pooled)
+
+
+def _average(
+    to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> str:  # fmt: skip
+    if any(_pair(padding)) or ceil_mode or divisor_override or not count_include_pad:
+        raise at.refused("average pooling with padding, ceil_mode or a divisor of its own")
+    return to.add(AveragePool, at, x, kernel=_pair(kernel_size), stride=_pair(stride or kernel_size))
+
+
+def _average_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    keys = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    return _average(to, at, x, **{key: getattr(module, key) for key in keys})
+
+
+def _largest(
+    to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> str:  # fmt: skip
+    if return_indices:
+        raise at.refused("max pooling that returns indices")
+    pairs = {"kernel": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
+    return to.add(MaxPool, at, x, ceil=ceil_mode, **{key: _pair(value) for key, value in pairs.items()})
+
+
+def _largest_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    return _largest(to, at, x, **{key: getattr(module, key) for key in keys})
+
+
+def _cut(to: Lowering, at: Place, x: Any, index: Any) -> str:
+    index = index if isinstance(index, tuple) else (index,)
+    plain = all(isinstance(part, slice) for part in index) and index[0] == slice(None)
+    if not plain or any(part.step is not None and part.step < 1 for part in index):
+        raise at.refused(f"the index {index}", "slices of all axes but the batch")
+    return to.add(Slice, at, x, index=index)
+
+
+def _zeros_around(to: Lowering, at: Place, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> str:
+    if mode != "constant" or value not in (None, 0, 0.0):
+        raise at.refused(f"padding by {mode} of {value}", "zeros")
+    return to.add(Pad, at, x, widths=tuple(pad))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """One size for both axes, or one for each."""
+    return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
+
+
+MODULES: dict[Any, Handler] = {
+    _BatchNorm: _norm,
+    nn.ReLU: _relu,
+    nn.ReLU6: _relu6,
+    nn.Hardtanh: _hardtanh,
+    (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout): _same,
+    nn.Flatten: _flatten_module,
+    (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d): _pool_all_module,
+    nn.AvgPool2d: _average_module,
+    nn.MaxPool2d: _largest_module,
+}
+"""``nn.ReLU6`` is a hard tanh: the first entry that a module is an instance of counts."""
+
+FUNCTIONS: dict[Any, Handler] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
+    **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), _relu),
+    F.relu6: _relu6,
+    **dict.fromkeys((torch.flatten, "flatten"), _flatten),
+    **dict.fromkeys((torch.mean, "mean"), _mean),
+    F.adaptive_avg_pool2d: _pool_all,
+    F.avg_pool2d: _average,
+    F.max_pool2d: _largest,
+    operator.getitem: _cut,
+    F.pad: _zeros_around,
+}
