@@ -68,7 +68,8 @@ def _channel_steps(layer: Any, grid: Grid) -> Tensor:
     if step.numel() == channels:
         return step.flatten()
     per_group = step.movedim(1, 0).flatten(1)  # a grouped transposed convolution repeats them over its rows
-    rows = per_group.shape[1] // int(layer.groups)
+    groups: Any = getattr(layer, "groups", 1)
+    rows = per_group.shape[1] // groups
     return per_group[:, ::rows].T.flatten()
 
 
