@@ -105,27 +105,25 @@ def _mean(to: Lowering, at: Place, x: Any, dim: Any = (), keepdim: bool = False)
 
 
 def _average(
-    to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> str:  # fmt: skip
-    if any(_pair(padding)) or ceil_mode or divisor_override or not count_include_pad:
+    to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, **rest: Any
+) -> str:
+    if any(_pair(padding)) or rest.get("ceil_mode") or rest.get("divisor_override"):
         raise at.refused("average pooling with padding, ceil_mode or a divisor of its own")
     return to.add(AveragePool, at, x, kernel=_pair(kernel_size), stride=_pair(stride or kernel_size))
 
 
 def _average_module(to: Lowering, at: Place, x: str, module: Any) -> str:
-    keys = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    keys = ("kernel_size", "stride", "padding", "ceil_mode", "divisor_override")
     return _average(to, at, x, **{key: getattr(module, key) for key in keys})
 
 
-def _largest(
-    to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> str:  # fmt: skip
-    if return_indices:
+def _largest(to: Lowering, at: Place, x: Any, kernel_size: Any, stride: Any = None, **rest: Any) -> str:
+    if rest.get("return_indices"):
         raise at.refused("max pooling that returns indices")
-    pairs = {"kernel": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
-    return to.add(MaxPool, at, x, ceil=ceil_mode, **{key: _pair(value) for key, value in pairs.items()})
+    sizes = {"kernel": kernel_size, "stride": stride or kernel_size}
+    sizes |= {"padding": rest.get("padding", 0), "dilation": rest.get("dilation", 1)}
+    ceil = bool(rest.get("ceil_mode"))
+    return to.add(MaxPool, at, x, ceil=ceil, **{key: _pair(size) for key, size in sizes.items()})
 
 
 def _largest_module(to: Lowering, at: Place, x: str, module: Any) -> str:
