@@ -1,1 +1,6 @@
 """What leaves the package: exact integers, packed files, ONNX. Everything here knows grids only, never methods."""
+
+from .executor import IntegerNetwork, integer_network
+from .verification import ExportError, Verification, verify
+
+__all__ = ["ExportError", "IntegerNetwork", "Verification", "integer_network", "verify"]

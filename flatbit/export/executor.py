@@ -29,13 +29,16 @@ class IntegerNetwork:
             last.update(dict.fromkeys(op.inputs, i))
         self._done_with = [[name for name, at in last.items() if at == i] for i in range(len(program.operations))]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits, float64 (N, ...), of the model's input: float32 as the model takes it, or uint8 pixels."""
-        return self.integers(x).double() * 2.0 ** -self.program.fraction_bits[self.program.output]
+    def __call__(self, x: Tensor, watch: Callable[[str, Tensor], Any] | None = None) -> Tensor:
+        """Logits, float64 (N, ...), of the model's input: float32 as the model takes it, or uint8 pixels.
+
+        ``watch(name, result)`` sees each result on the way, int64.
+        """
+        return self.integers(x, watch).double() * 2.0 ** -self.program.fraction_bits[self.program.output]
 
     @torch.no_grad()
     def integers(self, x: Tensor, watch: Callable[[str, Tensor], Any] | None = None) -> Tensor:
-        """The output in whole numbers, int64; ``watch(name, result)`` sees each result on the way."""
+        """The output in whole numbers, int64: logits times ``2^f``."""
         found = {INPUT: x}
         for op, done in zip(self.program.operations, self._done_with, strict=True):
             found[op.name] = op.run(*(found[name] for name in op.inputs))
@@ -70,6 +73,8 @@ def integer_network(
 
 def with_pixels(program: IntegerProgram, prepare: Callable[[Tensor], Tensor]) -> IntegerProgram:
     """The program with a table of codes for pixels. Raises ValueError where ``prepare`` mixes pixels."""
+    if any(isinstance(op, Encode) and op.inputs != (INPUT,) for op in program.operations):
+        raise ValueError("the input is cut, padded or flattened before it is quantized: no table for pixels")
     pixels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
     prepared = prepare(pixels.expand(-1, *program.program.input_shape).contiguous())
     column = prepared[:, :, :1, :1]

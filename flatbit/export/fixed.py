@@ -20,7 +20,6 @@ from .bounds import Bound, accumulator_bound, bounds
 from .folding import products_with_affine
 from .integer import IntegerOperation
 from .program import (
-    INPUT,
     Affine,
     AveragePool,
     Clamp,
@@ -126,7 +125,7 @@ def shared_fractions(program: Program, bound: dict[str, Bound]) -> dict[str, int
                 group[find(name)] = find(op.name)
     largest: dict[str, float] = {}
     for op in program:
-        if not isinstance(op, Quantize | Product):
+        if not isinstance(op, Quantize | Product) and op.name in bound:
             size = float(bound[op.name].size.max())
             largest[find(op.name)] = max(largest.get(find(op.name), 0.0), size)
     room = STREAM_BITS - 2  # the sign, and one for what rounding adds
@@ -163,7 +162,7 @@ class _Fixed:
     def _quantize(self, op: Quantize) -> None:
         self.codings[op.name] = op.coding
         parts = {"name": op.name, "inputs": op.inputs, "layer": op.layer}
-        if op.inputs == (INPUT,):
+        if op.inputs[0] in self.program.given:
             self.operations.append(integer.Encode(**parts, grid=op.grid, ties=op.ties, doubled=op.doubled))
             return
         grid, f = op.grid, self.fractions[op.inputs[0]]

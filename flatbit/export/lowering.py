@@ -47,8 +47,12 @@ def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
         model.eval()
         for node in graph.nodes:
             lowering.take(node)
-    operations = folded_norms(tuple(lowering.operations))
-    return Program(operations=operations, input_shape=input_shape, model=type(model).__name__)
+    return Program(
+        operations=folded_norms(tuple(lowering.operations)),
+        given=frozenset(lowering.given),
+        input_shape=input_shape,
+        model=type(model).__name__,
+    )
 
 
 class Lowering:
@@ -57,11 +61,13 @@ class Lowering:
     Attributes:
         operations: in order.
         coded: names of the results that are codes.
+        given: names of the input, as it comes and cut, padded or flattened.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.operations: list[Operation] = []
         self.coded: set[str] = set()
+        self.given: set[str] = {INPUT}
         self._modules = dict(model.named_modules())
         self._names: dict[fx.Node, str] = {}
 
@@ -81,8 +87,13 @@ class Lowering:
     def add(self, kind: type[Operation], at: Place, *sources: Any, **fields: Any) -> str:
         """Add an operation; the name of its result."""
         inputs = tuple(self._source(source, at) for source in sources)
+        moves = kind in (Slice, Pad, Flatten)
+        if self.given.intersection(inputs) and kind is not Quantize:
+            if not moves:
+                raise ValueError(f"layer {at.path!r}: reads the input in float, and integer forms take codes: {MEND}")
+            self.given.add(at.name)
         self.operations.append(kind(name=at.name, inputs=inputs, layer=at.path, **fields))
-        if kind is Quantize or (kind in (MaxPool, Slice, Pad, Flatten) and inputs[0] in self.coded):
+        if kind is Quantize or ((moves or kind is MaxPool) and inputs[0] in self.coded):
             self.coded.add(at.name)
         return at.name
 

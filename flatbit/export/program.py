@@ -183,11 +183,13 @@ class Program:
     """The operations in order; the last one gives the model's output.
 
     Attributes:
+        given: names of the input, as it comes and cut, padded or flattened: float until it is quantized.
         input_shape: of one sample, without the batch.
         model: the class name of the network, for messages.
     """
 
     operations: tuple[Operation, ...]
+    given: frozenset[str]
     input_shape: tuple[int, ...]
     model: str
 

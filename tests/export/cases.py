@@ -1,0 +1,48 @@
+"""Small trained-looking networks for exports: digits, calibrated, batch norms with statistics of their own."""
+
+import torch
+from torch import nn
+
+from flatbit import data, models
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import quantize_
+from flatbit.quant.presets import policy
+
+DIGITS = data.load("digits")
+SHAPE = DIGITS.image_shape
+
+
+def digits(n=100):
+    """The first n test images and their labels."""
+    return next(iter(DIGITS.test_batches(n)))
+
+
+def settled(model, made=None, *, batches=3):
+    """Quantize by a policy, calibrate, let batch norms take statistics from digits; in eval mode."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    images = [x for x, _ in DIGITS.train_batches(64, seed=0)][:batches]
+    if made is not None:
+        quantize_(model, made)
+        calibrate_(model, images)
+    model.train()
+    with torch.no_grad():
+        for x in images:
+            model(x)
+    return model.eval()
+
+
+def network(name="preresnet8", method="uniq", weights=4, activations=4, **arguments):
+    """A registered network with first and last layers at 8 bits."""
+    torch.manual_seed(0)
+    arguments = {"num_classes": 10} | ({} if name == "fcdnn" else {"in_channels": 1}) | arguments
+    return settled(models.build(name, **arguments), policy(method, weights=weights, activations=activations))
+
+
+def labelled(x, model):
+    """One batch with the model's own answers as labels."""
+    with torch.no_grad():
+        return [(x, model(x).argmax(1))]

@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from flatbit.export.bounds import accumulator_bound, bounds
+from flatbit.export.executor import integer_network
+from flatbit.export.fixed import fixed_point
+from flatbit.export.integer import Accumulate, Encode, Rescale, Round
+from flatbit.export.lowering import lower
+from flatbit.export.program import Product
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import quantize_
+from flatbit.quant.presets import policy
+
+from .cases import SHAPE, digits, network
+
+
+@pytest.mark.parametrize("method", ["uniq", "lsq_plus", "faq"])
+def test_nothing_leaves_its_bits_whatever_the_input(method):
+    net = integer_network(network(method=method, first_width=4), SHAPE)
+    operations = {op.name: op for op in net.program.operations}
+    for x in (digits(8)[0], 1e6 * torch.randn(8, *SHAPE), -1e6 * torch.ones(2, *SHAPE)):
+        results = {}
+        net(x, results.__setitem__)
+        for name, n in results.items():
+            most = int(n.abs().max())
+            op = operations[name]
+            if name in net.program.fraction_bits:
+                assert most < 2**31, name
+            if isinstance(op, Accumulate):
+                assert most < 2 ** (op.accumulator_bits - 1), name
+            if name in net.program.codings:
+                assert net.program.codings[name].low <= n.min()
+                assert n.max() <= net.program.codings[name].high
+
+
+def test_the_accumulators_bits_are_needed():
+    net = integer_network(network(first_width=4), SHAPE)
+    for op in net.program.operations:
+        if isinstance(op, Accumulate):
+            # All inputs at the end of their range, each with the sign of the weight that it meets: the worst case.
+            worst = op.product.weight.abs().sum(1).flatten(1).sum(1).max() if op.product.geometry else None
+            if worst is not None:
+                assert int(worst) * max(-op.read.low, op.read.high) >= 2 ** (op.accumulator_bits - 2)
+
+
+def test_sums_beyond_32_bits_are_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1 << 18, 2))
+    quantize_(model, policy("lsq", weights=8, activations=8))
+    calibrate_(model, [torch.randn(2, 1 << 18)])
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+        model[1].weight_quantizer.step.fill_(0.001)
+    with pytest.raises(ValueError, match=r"layer '1': its sums can reach .* which takes 33 bits"):
+        integer_network(model, (1 << 18,))
+
+
+def test_a_power_of_two_is_a_shift():
+    program = fixed_point(lower(network(method="faq", first_width=4), SHAPE))
+    rounds = [op for op in program.operations if isinstance(op, Round)]
+    assert rounds
+    assert all(op.multiplier & (op.multiplier - 1) == 0 for op in rounds)
+
+
+def test_multipliers_hold_31_bits_and_streams_have_room():
+    program = fixed_point(lower(network(first_width=4), SHAPE))
+    bound = bounds(program.program)
+    for op in program.operations:
+        if isinstance(op, Rescale):
+            assert int(op.multiplier.abs().max()) < 2**31
+            assert int(op.multiplier.abs().max()) >= 2**20
+    for name, f in program.fraction_bits.items():
+        assert float(bound[name].size.max()) * 2.0**f < 2**30
+
+
+def test_streams_that_are_added_share_their_scale():
+    program = fixed_point(lower(network(first_width=4), SHAPE))
+    sums = [op for op in program.operations if type(op).__name__ == "Add"]
+    assert sums
+    for op in sums:
+        assert len({program.fraction_bits[name] for name in (op.name, *op.inputs)}) == 1
+
+
+def test_a_bound_is_reached_by_the_worst_input():
+    weight = torch.tensor([[3, -5], [1, 1]])
+    product = Product(
+        name="p", inputs=("x",), layer="l", weight=weight, scale=torch.ones(2).double(), bits=4,
+        convolve=nn.functional.linear, geometry={},
+    )  # fmt: skip
+    assert accumulator_bound(product, -7, 7) == 56
+    assert int(nn.functional.linear(torch.tensor([[7, -7]]), weight).abs().max()) == 56
+
+
+def test_channels_of_a_grouped_transposed_convolution_are_counted_group_by_group():
+    layer = nn.ConvTranspose2d(4, 6, 1, groups=2, bias=False)
+    product = Product(
+        name="p", inputs=("x",), layer="l", weight=layer.weight.detach(), scale=torch.ones(6).double(), bits=4,
+        convolve=nn.functional.conv_transpose2d, geometry={}, channel_axis=1, groups=2,
+    )  # fmt: skip
+    ones = layer(torch.ones(1, 4, 1, 1)).flatten()
+    assert torch.allclose(product.per_channel(layer.weight.detach()), ones)
+
+
+def test_pixels_go_through_a_table():
+    model = network(first_width=4)
+    from flatbit.data.normalize import Normalize
+
+    normalize = Normalize((0.3,), (0.25,))
+    net = integer_network(model, SHAPE, prepare=normalize)
+    pixels = torch.randint(256, (5, *SHAPE), dtype=torch.uint8)
+    assert torch.equal(net.integers(pixels), net.integers(normalize(pixels)))
+    first = next(op for op in net.program.operations if isinstance(op, Encode))
+    assert first.pixels is not None
+    assert first.pixels.shape == (1, 256)
+
+
+def test_pixels_without_a_table_and_preparing_that_mixes_are_refused():
+    model = network(first_width=4)
+    with pytest.raises(ValueError, match="no table for them"):
+        integer_network(model, SHAPE)(torch.zeros(1, *SHAPE, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="one table per channel cannot"):
+        integer_network(model, SHAPE, prepare=lambda x: x.float().cumsum(-1))
+
+
+def test_float32_errors_are_below_their_bound():
+    model = network(first_width=4)
+    program = lower(model, SHAPE)
+    bound = bounds(program)
+    assert 0 < float(bound[program.output].error.max()) < 1e-3
+    assert math.isfinite(float(bound[program.output].size.max()))

@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import pytest
+
+from flatbit.export.executor import IntegerNetwork, integer_network
+from flatbit.export.integer import Accumulate, Rescale, Round
+from flatbit.export.verification import ExportError, verify
+
+from .cases import DIGITS, SHAPE, digits, labelled, network
+
+
+def tampered(net, kind, change, *, at=-1):
+    """The network with one operation changed."""
+    operations = list(net.program.operations)
+    i = [i for i, op in enumerate(operations) if isinstance(op, kind)][at]
+    operations[i] = change(operations[i])
+    return IntegerNetwork(replace(net.program, operations=tuple(operations)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network("preresnet8", first_width=4)
+
+
+def test_what_was_trained_is_what_is_run(model):
+    found = verify(model, integer_network(model, SHAPE), DIGITS.test_batches(100))
+    assert found.num_images == 450
+    assert found.changed == ()
+    assert found.top1 == found.top1_model
+    assert 0 < found.largest <= found.bound
+    assert "450" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "at"),
+    [
+        (Rescale, lambda op: replace(op, multiplier=op.multiplier + op.multiplier // 200), -1),
+        (Rescale, lambda op: replace(op, addend=op.addend + (1 << (op.shift + 26))), 1),
+        (Round, lambda op: replace(op, addend=op.addend + (1 << op.shift) // 8), 1),
+        (Round, lambda op: replace(op, high=op.high - 1), 0),
+        (Accumulate, lambda op: replace(op, product=replace(op.product, weight=op.product.weight + 1)), 2),
+    ],
+)
+def test_a_changed_number_is_found(model, kind, change, at):
+    with pytest.raises(ExportError, match=r"layer '|a logit differs"):
+        verify(model, tampered(integer_network(model, SHAPE), kind, change, at=at), DIGITS.test_batches(100))
+
+
+def test_no_images_are_refused(model):
+    with pytest.raises(ValueError, match="no images"):
+        verify(model, integer_network(model, SHAPE), [])
+
+
+CASES = [
+    ("resnet20", {"width": 0.5}), ("mobilenet_v2_cifar", {}), ("depthwise_resnet", {}), ("fcdnn", {"in_features": 64}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+@pytest.mark.parametrize(("method", "bits"), [("uniq", 2), ("uniq", 4), ("uniq", 8), ("faq", 4), ("lsq_plus", 2)])
+def test_networks_of_the_library_agree(name, arguments, method, bits):
+    model = network(name, method, bits, bits, **arguments)
+    found = verify(model, integer_network(model, SHAPE), labelled(digits()[0], model))
+    assert len(found.changed) <= 1
+    assert found.largest <= found.bound
