@@ -6,15 +6,12 @@ Every node says since which opset its operation has this form, so that a file as
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-from .program import Slice
 
 FIRST_OPSET = 13
 """The first with scales per channel and axes as inputs."""
@@ -51,6 +48,7 @@ class OnnxGraph:
         self.outputs: list[tuple[str, Any, Sequence[int | str]]] = []
         self.input: tuple[str, Any, Sequence[int | str]] | None = None
         self.notes: dict[str, str] = {}
+        self.types: dict[str, Any] = dict(self._onnx.TensorProto.DataType.items())
 
     def constant(self, name: str, values: Any, dtype: Any = None) -> str:
         """Add a constant; its name in the graph. 2 and 4 bits are numpy types of ``ml_dtypes``, packed in the file."""
@@ -80,9 +78,13 @@ class OnnxGraph:
         indices = [self.constant(f"{name}.{part}", list(numbers), np.int64) for part, numbers in parts.items()]
         return self.node("Slice", [x, *indices], name)
 
-    def cut(self, x: str, name: str, op: Slice) -> str:
-        """Add the slices of an operation."""
-        parts = op.index[1:]
+    def tensor(self, values: Any, dtype: Any) -> Any:
+        """A tensor for an attribute."""
+        return self._onnx.numpy_helper.from_array(np.asarray(values, dtype))
+
+    def cut(self, x: str, name: str, index: tuple[slice, ...]) -> str:
+        """Add a slice, by an index whose first part is the whole batch."""
+        parts = index[1:]
         starts = [part.start or 0 for part in parts]
         ends = [LAST if part.stop is None else part.stop for part in parts]
         return self.slice(x, name, starts, ends, [part.step or 1 for part in parts])
@@ -128,20 +130,3 @@ class OnnxGraph:
     def _fresh(self, name: str) -> str:
         self._taken[name] += 1
         return name if self._taken[name] == 1 else f"{name}.{self._taken[name]}"
-
-
-def window_geometry(
-    size: Sequence[int], out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int],
-) -> list[int]:  # fmt: skip
-    """Padding at the ends that makes windows of these numbers, as ``F.pad`` takes it: torch rounds up its own way."""
-    widths: list[int] = []
-    for axis in reversed(range(len(size))):
-        reach = (out[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
-        widths += [padding[axis], max(0, reach - size[axis] - padding[axis])]
-    return widths
-
-
-def float_ends(low: float, high: float) -> tuple[float | None, float | None]:
-    """Finite ends, None for open ones."""
-    return (None if math.isinf(low) else low), (None if math.isinf(high) else high)

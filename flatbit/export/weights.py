@@ -19,7 +19,7 @@ TRANSPOSED = {nn.ConvTranspose1d: F.conv_transpose1d, nn.ConvTranspose2d: F.conv
 
 
 def product_of(name: str, source: str, path: str, layer: Any, *, coded: bool) -> Product:
-    """The product that a layer makes of codes (``coded``) or floats. Raises ValueError for what has no exported form."""
+    """What a layer multiplies codes (``coded``) or floats by. Raises ValueError where that has no exported form."""
     transposed = isinstance(layer, tuple(TRANSPOSED))
     convolve, geometry = _convolution(path, layer)
     quantized = quantizer_of(layer, "weight") is not None
