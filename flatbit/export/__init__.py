@@ -1,6 +1,7 @@
 """What leaves the package: exact integers, packed files, ONNX. Everything here knows grids only, never methods."""
 
 from .executor import IntegerNetwork, integer_network
+from .onnx_file import OnnxFile, onnx
 from .verification import ExportError, Verification, verify
 
-__all__ = ["ExportError", "IntegerNetwork", "Verification", "integer_network", "verify"]
+__all__ = ["ExportError", "IntegerNetwork", "OnnxFile", "Verification", "integer_network", "onnx", "verify"]

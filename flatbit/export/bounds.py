@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .program import (
+    INPUT,
     Affine,
     AveragePool,
     Clamp,
@@ -51,12 +52,10 @@ class Bound:
 
 
 def bounds(program: Program) -> dict[str, Bound]:
-    """The bound of every result of a program, by name; the input has none."""
+    """The bound of every result of a program, by name."""
     found: dict[str, Bound] = {}
     for op in program:
-        if op.name not in program.given:
-            read = [found[name] for name in op.inputs if name not in program.given]
-            found[op.name] = _bound(op, read, program.input_shape)
+        found[op.name] = _bound(op, [found[name] for name in op.inputs if name != INPUT], program.input_shape)
     return found
 
 

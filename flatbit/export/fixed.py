@@ -20,11 +20,13 @@ from .bounds import Bound, accumulator_bound, bounds
 from .folding import products_with_affine
 from .integer import IntegerOperation
 from .program import (
+    INPUT,
     Affine,
     AveragePool,
     Clamp,
     Coding,
     Flatten,
+    FloatProduct,
     MaxPool,
     Operation,
     Pad,
@@ -35,6 +37,7 @@ from .program import (
     Sum,
 )
 
+MEND = "quantize it with fb.policy(..., first_last_bits=8, image_bits=8), which leaves no operand in float"
 STREAM_BITS = 32
 MULTIPLIER_BITS = 31
 MOST_SHIFT = 30
@@ -75,9 +78,17 @@ class IntegerProgram:
 def fixed_point(program: Program) -> IntegerProgram:
     """The integer form of a program.
 
-    Raises ValueError for a layer whose accumulator does not fit 32 bits, or codes of no integer offset where a
-    layer cannot take them.
+    Raises ValueError for a layer with an operand in float, one whose accumulator does not fit 32 bits, or codes of no
+    integer offset where a layer cannot take them.
     """
+    for op in program:
+        if isinstance(op, FloatProduct):
+            raise ValueError(f"layer {op.layer!r}: its {op.operand} is float, and integer forms take codes: {MEND}")
+        if INPUT in op.inputs and not isinstance(op, Quantize):
+            raise ValueError(
+                f"layer {op.layer!r}: it reads the input in float, and integer forms take codes: quantize the input "
+                "first, by the input of a quantized layer"
+            )
     program = _with_streams(program)
     made = _Fixed(program, bounds(program))
     for op in program:
@@ -125,7 +136,7 @@ def shared_fractions(program: Program, bound: dict[str, Bound]) -> dict[str, int
                 group[find(name)] = find(op.name)
     largest: dict[str, float] = {}
     for op in program:
-        if not isinstance(op, Quantize | Product) and op.name in bound:
+        if not isinstance(op, Quantize | Product):
             size = float(bound[op.name].size.max())
             largest[find(op.name)] = max(largest.get(find(op.name), 0.0), size)
     room = STREAM_BITS - 2  # the sign, and one for what rounding adds
@@ -162,12 +173,13 @@ class _Fixed:
     def _quantize(self, op: Quantize) -> None:
         self.codings[op.name] = op.coding
         parts = {"name": op.name, "inputs": op.inputs, "layer": op.layer}
-        if op.inputs[0] in self.program.given:
+        if op.inputs == (INPUT,):
             self.operations.append(integer.Encode(**parts, grid=op.grid, ties=op.ties, doubled=op.doubled))
             return
         grid, f = op.grid, self.fractions[op.inputs[0]]
         ratio = math.ldexp(1.0, -f) / float(grid.step)
-        shift = min(MULTIPLIER_BITS - 1 - math.frexp(ratio)[1] + 1, 60)
+        room = 60 - max(0, math.frexp(float(grid.offset))[1])  # for the addend, in 64 bits
+        shift = min(MULTIPLIER_BITS - math.frexp(ratio)[1], room)
         addend = round(math.ldexp(0.5 - float(grid.offset), shift))
         self.operations.append(
             integer.Round(

@@ -16,12 +16,12 @@ from ..graph import read_graph
 from ..modes import modes_kept
 from ..quant.quantizer import Quantizer
 from ..quant.table import is_weighted, quantizer_of
-from .folding import folded_norms
+from .folding import codes_first, folded_norms
 from .operators import FUNCTIONS, MODULES, Place
 from .program import INPUT, Affine, Flatten, MaxPool, Operation, Pad, Program, Quantize, Slice
+from .shapes import shapes
 from .weights import bias_of, product_of
 
-MEND = "quantize it with fb.policy(..., first_last_bits=8, image_bits=8), which leaves no operand in float"
 FAR = 1e30
 
 
@@ -33,8 +33,8 @@ def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
         input_shape: of one sample, without the batch.
 
     Raises:
-        ValueError: a graph that depends on data, an operation that has no integer form, a layer whose weight or
-            input is float; the layer is named.
+        ValueError: a graph that depends on data, an operation that has no exported form, an input of another shape;
+            the layer is named.
     """
     graph = read_graph(model)
     if graph is None:
@@ -47,12 +47,10 @@ def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
         model.eval()
         for node in graph.nodes:
             lowering.take(node)
-    return Program(
-        operations=folded_norms(tuple(lowering.operations)),
-        given=frozenset(lowering.given),
-        input_shape=input_shape,
-        model=type(model).__name__,
-    )
+    operations = codes_first(folded_norms(tuple(lowering.operations)))
+    program = Program(operations=operations, input_shape=input_shape, model=type(model).__name__)
+    shapes(program)
+    return program
 
 
 class Lowering:
@@ -61,13 +59,11 @@ class Lowering:
     Attributes:
         operations: in order.
         coded: names of the results that are codes.
-        given: names of the input, as it comes and cut, padded or flattened.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.operations: list[Operation] = []
         self.coded: set[str] = set()
-        self.given: set[str] = {INPUT}
         self._modules = dict(model.named_modules())
         self._names: dict[fx.Node, str] = {}
 
@@ -87,13 +83,8 @@ class Lowering:
     def add(self, kind: type[Operation], at: Place, *sources: Any, **fields: Any) -> str:
         """Add an operation; the name of its result."""
         inputs = tuple(self._source(source, at) for source in sources)
-        moves = kind in (Slice, Pad, Flatten)
-        if self.given.intersection(inputs) and kind is not Quantize:
-            if not moves:
-                raise ValueError(f"layer {at.path!r}: reads the input in float, and integer forms take codes: {MEND}")
-            self.given.add(at.name)
         self.operations.append(kind(name=at.name, inputs=inputs, layer=at.path, **fields))
-        if kind is Quantize or ((moves or kind is MaxPool) and inputs[0] in self.coded):
+        if kind is Quantize or (kind in (MaxPool, Slice, Pad, Flatten) and inputs[0] in self.coded):
             self.coded.add(at.name)
         return at.name
 
@@ -121,11 +112,7 @@ class Lowering:
         quantizer = quantizer_of(layer, "input")
         if quantizer is not None:
             source = self._quantize(at, "input", source, quantizer)
-        if source not in self.coded:
-            raise ValueError(f"layer {at.path!r}: its input is float, and integer forms take codes: {MEND}")
-        if quantizer_of(layer, "weight") is None:
-            raise ValueError(f"layer {at.path!r}: its weight is float, and integer forms take codes: {MEND}")
-        product = product_of(f"{at.name}.product", source, at.path, layer)
+        product = product_of(f"{at.name}.product", source, at.path, layer, coded=source in self.coded)
         self.operations.append(product)
         one, bias = torch.ones((), dtype=torch.float64), bias_of(layer)
         return self.add(Affine, at, product.name, scale=one, shift=torch.zeros_like(one) if bias is None else bias)

@@ -77,6 +77,14 @@ def _add(to: Lowering, at: Place, a: Any, b: Any, *, alpha: float = 1) -> str:
     return to.add(Sum, at, a, b)
 
 
+def _times(to: Lowering, at: Place, a: Any, b: Any) -> str:
+    x, factor = (b, a) if isinstance(a, int | float) else (a, b)
+    if not isinstance(factor, int | float):
+        raise at.refused("a product of two results", "a result times a number")
+    scale = torch.tensor(float(factor), dtype=torch.float64)
+    return to.add(Affine, at, x, scale=scale, shift=torch.zeros_like(scale))
+
+
 def _flatten(to: Lowering, at: Place, x: Any, start_dim: int = 0, end_dim: int = -1) -> str:
     if (start_dim, end_dim) != (1, -1):
         raise at.refused(f"flattening axes {start_dim} to {end_dim}", "1 to -1, all but the batch")
@@ -165,6 +173,7 @@ MODULES: dict[Any, Handler] = {
 
 FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _times),
     **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), _relu),
     F.relu6: _relu6,
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),

@@ -96,6 +96,7 @@ class Product(Operation):
         convolve: the product of an input and a weight without bias, in any dtype.
         channel_axis: of the weight's output channels.
         groups: of a transposed convolution, whose weight has the output channels of one group.
+        doubled: whether ``weight`` holds ``2 code + 1`` in place of codes.
     """
 
     weight: Tensor
@@ -105,6 +106,7 @@ class Product(Operation):
     geometry: dict[str, Any]
     channel_axis: int = 0
     groups: int = 1
+    doubled: bool = False
 
     def per_channel(self, weight: Tensor) -> Tensor:
         """The sum of each output channel's entries, shape (out_channels,)."""
@@ -113,6 +115,26 @@ class Product(Operation):
             return rows.sum(1)
         grouped = rows.reshape(len(rows), self.groups, -1).sum(2)  # inputs of a transposed one come group by group
         return grouped.T.reshape(-1)
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """A number of each output channel, shape (out_channels,), shaped to meet ``weight``."""
+        if self.channel_axis == 0:
+            return values.reshape(-1, *[1] * (self.weight.ndim - 1))
+        rows = values.reshape(self.groups, -1).repeat_interleave(len(self.weight) // self.groups, 0)
+        return rows.reshape(*rows.shape, *[1] * (self.weight.ndim - 2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FloatProduct(Product):
+    """A product with an operand in float, which integer forms refuse.
+
+    Where its weight is float, ``weight`` holds it as it is, float64, with scales of 1, ``bits`` of 32.
+
+    Attributes:
+        operand: which is float, "input" or "weight"; "weight" where both are.
+    """
+
+    operand: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -183,13 +205,11 @@ class Program:
     """The operations in order; the last one gives the model's output.
 
     Attributes:
-        given: names of the input, as it comes and cut, padded or flattened: float until it is quantized.
         input_shape: of one sample, without the batch.
         model: the class name of the network, for messages.
     """
 
     operations: tuple[Operation, ...]
-    given: frozenset[str]
     input_shape: tuple[int, ...]
     model: str
 

@@ -21,7 +21,7 @@ from ..progress import track
 from ..text import as_text
 from .bounds import Bound, bounds
 from .executor import IntegerNetwork
-from .program import Quantize
+from .program import INPUT, Quantize
 
 MOST_CHANGED = 0.001
 """The part of all images whose class may change by ties."""
@@ -137,7 +137,7 @@ class _Comparison:
         """Which images have equal codes; raises where a clean image differs without a tie."""
         quantizer = self._model.get_submodule(op.quantizer)
         codes = op.grid.codes(quantizer(x)).long()
-        differs = codes != ((n - 1) // 2 if op.doubled else n)
+        differs = codes != ((n - 1) // 2 if op.doubled else n).reshape(codes.shape)  # an input may be coded unflattened
         images = differs.flatten(1).any(1)
         for image in torch.nonzero(images & clean).flatten().tolist():
             t = x[image].double() / float(op.grid.step) - float(op.grid.offset)
@@ -157,7 +157,7 @@ class _Comparison:
         source = op.inputs[0]
         reach = max(abs(op.grid.low), abs(op.grid.high)) + 2
         own = 4 * 2.0**-24 * reach  # of the model's own division and rounding
-        if source in self._network.program.program.given:
+        if source == INPUT:
             return own
         error = float(self._float[source].error.max()) + self._network.program.errors[source]
         return own + error / float(op.grid.step)

@@ -5,45 +5,62 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quant.grid import Grid
+from ..quant.spec import FLOAT_BITS
 from ..quant.table import quantizer_of
-from .program import Product
+from .program import FloatProduct, Product
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 TRANSPOSED = {nn.ConvTranspose1d: F.conv_transpose1d, nn.ConvTranspose2d: F.conv_transpose2d}
 
 
-def product_of(name: str, source: str, path: str, layer: Any) -> Product:
-    """The product that a layer with a quantized weight makes. Raises ValueError for what has no integer form."""
+def product_of(name: str, source: str, path: str, layer: Any, *, coded: bool) -> Product:
+    """What a layer multiplies codes (``coded``) or floats by. Raises ValueError where that has no exported form."""
+    transposed = isinstance(layer, tuple(TRANSPOSED))
+    convolve, geometry = _convolution(path, layer)
+    quantized = quantizer_of(layer, "weight") is not None
+    parts = {
+        "name": name,
+        "inputs": (source,),
+        "layer": path,
+        "convolve": convolve,
+        "geometry": geometry,
+        "channel_axis": 1 if transposed else 0,
+        "groups": layer.groups if transposed else 1,
+        **(_coded_weight(path, layer) if quantized else _float_weight(layer)),
+    }
+    if quantized and coded:
+        return Product(**parts)
+    return FloatProduct(**parts, operand="input" if quantized else "weight")
+
+
+def _coded_weight(path: str, layer: Any) -> dict[str, Any]:
     quantizer = quantizer_of(layer, "weight")
     assert quantizer is not None
     grid = quantizer.grid(layer.weight)
     if grid.offset not in (0, 0.5):
-        raise ValueError(f"layer {path!r}: weights on a grid with offset {grid.offset:g} have no integer form")
-    codes = quantizer.codes(layer.weight).long()
-    weight = 2 * codes + 1 if grid.offset else codes
-    transposed = isinstance(layer, tuple(TRANSPOSED))
-    convolve, geometry = _convolution(path, layer)
-    return Product(
-        name=name,
-        inputs=(source,),
-        layer=path,
-        weight=weight,
-        scale=_channel_steps(layer, grid) / (2 if grid.offset else 1),
-        bits=quantizer.bit_width(),
-        convolve=convolve,
-        geometry=geometry,
-        channel_axis=1 if transposed else 0,
-        groups=layer.groups if transposed else 1,
-    )
+        raise ValueError(f"layer {path!r}: weights on a grid with offset {grid.offset:g} have no exported form")
+    codes, doubled = quantizer.codes(layer.weight).long(), bool(grid.offset)
+    return {
+        "weight": 2 * codes + 1 if doubled else codes,
+        "scale": _channel_steps(layer, grid) / (2 if doubled else 1),
+        "bits": quantizer.bit_width(),
+        "doubled": doubled,
+    }
+
+
+def _float_weight(layer: Any) -> dict[str, Any]:
+    weight = layer.weight.detach().double()
+    return {"weight": weight, "scale": torch.ones(_channels(layer), dtype=torch.float64), "bits": FLOAT_BITS}
 
 
 def bias_of(layer: Any) -> Tensor | None:
     """The bias that ``forward`` uses, float64; None where there is none."""
-    bias = layer.quantized_bias()
+    bias = layer.quantized_bias() if hasattr(layer, "quantized_bias") else layer.bias
     return None if bias is None else bias.detach().double()
 
 
@@ -61,7 +78,7 @@ def norm_of(layer: Any) -> tuple[Tensor, Tensor]:
 
 def _channel_steps(layer: Any, grid: Grid) -> Tensor:
     """The step of each output channel, float64."""
-    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    channels = _channels(layer)
     step = grid.step.double()
     if step.numel() == 1:
         return step.reshape(1).expand(channels).clone()
@@ -71,6 +88,10 @@ def _channel_steps(layer: Any, grid: Grid) -> Tensor:
     groups: Any = getattr(layer, "groups", 1)
     rows = per_group.shape[1] // groups
     return per_group[:, ::rows].T.flatten()
+
+
+def _channels(layer: Any) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def _convolution(path: str, layer: Any) -> tuple[Any, dict[str, Any]]:

@@ -120,9 +120,9 @@ def test_a_graph_that_depends_on_data_is_refused():
 
 
 @pytest.mark.parametrize("method", ["hol", "saq", "pact"])
-def test_float_operands_are_refused_with_their_layer(method):
-    with pytest.raises(ValueError, match=r"layer 'conv1': its (input|weight) is float"):
-        lower(network(method=method, first_width=4), SHAPE)
+def test_integers_refuse_float_operands_by_layer(method):
+    with pytest.raises(ValueError, match=r"layer 'conv1': its (input|weight) is float.*first_last_bits=8"):
+        integer_network(network(method=method, first_width=4), SHAPE)
 
 
 def test_other_padding_and_modules_are_refused_by_layer():

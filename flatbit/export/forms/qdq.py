@@ -1,0 +1,108 @@
+"""Quantize and dequantize: the network in float, with QuantizeLinear and DequantizeLinear around what is quantized.
+
+Codes are held in 2, 4 or 8 bits, the least that their width fits (INT2 at opset 25, INT4 at 21), or all in 8. A
+width between has a Clip. A mid-rise grid, ``step (code + 1/2)``, has no integer zero point. Activations have half a
+step subtracted before and added after; so have LSQ+'s, with its offset. Weights are held as ``2 code + 1`` at half the
+step where their container has the bit to spare (3, 5, 6 and 7 bits, and all of these in 8), else as codes, with
+half a step added after.
+
+QuantizeLinear rounds a tie to even. That is the rule of ``even`` and, as it is counted here, of ``even_from_low``; a
+quantizer whose ties go ``away`` from zero differs where a value lies exactly half way. Dividing by a step after
+subtracting may also round otherwise than the model does, where a value lies within float32's error of a tie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..onnx_float import FloatForm, Held, Width, numpy32
+from ..onnx_graph import OnnxGraph
+from ..program import Product, Program, Quantize
+from . import FORMS, Request
+
+OPSETS = {2: 25, 4: 21, 8: 0}
+"""The first opset that has a container, by its bits."""
+CONTAINERS = ("bits", "int8")
+
+
+class _Qdq(FloatForm):
+    def __init__(self, program: Program, graph: OnnxGraph, least: int) -> None:
+        super().__init__(program, graph)
+        self._least = least
+
+    def quantized(self, op: Quantize, x: str) -> str:
+        held, name, graph = Held.of(op), op.name, self.graph
+        width = Width.of(held.low, held.high)
+        bits = self._container(width.bits)
+        shift = np.float32(held.shift * held.step)
+        if held.shift:
+            x = graph.on_constant("Sub", x, shift, None, f"{name}.shifted")
+        if not width.exact or width.narrow or width.bits != bits:
+            x = self.clipped(x, f"{name}.clipped", held.step * held.low, held.step * held.high)
+        step = graph.constant(f"{name}.step", np.float32(held.step))
+        zero = graph.constant(f"{name}.zero", 0, _kind(bits, width.signed))
+        codes = graph.node("QuantizeLinear", [x, step, zero], f"{name}.codes", since=OPSETS[bits])
+        y = graph.node("DequantizeLinear", [codes, step, zero], name, since=OPSETS[bits])
+        return graph.on_constant("Add", y, shift, None, f"{name}.moved") if held.shift else y
+
+    def coded_weight(self, op: Product) -> str:
+        name, codes, scale = f"{op.name}.weight", op.weight, op.scale
+        bits = self._container(op.bits)
+        moved = op.doubled and bits < self._container(op.bits + 1)
+        if moved:
+            codes, scale = (codes - 1) // 2, scale * 2
+        signed = int(codes.max()) < 2 ** (bits - 1)
+        held = self.graph.constant(name, codes.numpy(), _kind(bits, signed))
+        weight = self._stepped(op, name, held, scale, OPSETS[bits])
+        if moved:
+            half = numpy32(op.per_weight(op.scale))
+            weight = self.graph.on_constant("Add", weight, half, None, f"{name}.moved")
+        return weight
+
+    def _stepped(self, op: Product, name: str, held: str, scale: Any, since: int) -> str:
+        """Codes times their steps, one for each output channel."""
+        graph, per = self.graph, numpy32(scale)
+        if (per == per[0]).all():
+            step = graph.constant(f"{name}.step", per[0])
+            return graph.node("DequantizeLinear", [held, step], f"{name}.value", since=since)
+        if op.groups == 1:
+            step, axis = graph.constant(f"{name}.step", per), op.channel_axis
+            return graph.node("DequantizeLinear", [held, step], f"{name}.value", since=since, axis=axis)
+        one = graph.constant(f"{name}.one", np.float32(1))
+        whole = graph.node("DequantizeLinear", [held, one], f"{name}.whole", since=since)
+        return graph.on_constant("Mul", whole, numpy32(op.per_weight(scale)), None, f"{name}.value")
+
+    def _container(self, bits: int) -> int:
+        """Bits of what holds codes of a width; beyond 8, of what nothing holds."""
+        return next((held for held in OPSETS if held >= max(bits, self._least)), 16)
+
+
+def _kind(bits: int, signed: bool) -> Any:
+    """The numpy type of whole numbers of 2, 4 or 8 bits."""
+    name = f"{'' if signed else 'u'}int{bits}"
+    if bits == 8:
+        return name
+    import ml_dtypes  # comes with onnx
+
+    return getattr(ml_dtypes, name)
+
+
+def add_qdq(request: Request, graph: OnnxGraph) -> None:
+    """Add a program. Raises ValueError for an unknown container, or pixels."""
+    request.refuse("qdq", "prepare")
+    container = request.container or "bits"
+    if container not in CONTAINERS:
+        raise ValueError(f"container={container!r}: expected {' or '.join(map(repr, CONTAINERS))}")
+    graph.notes |= {
+        "container": container,
+        "mid-rise": "activations: half a step subtracted before and added after; weights: 2 code + 1 at half the step "
+        "where the container has a bit to spare, else half a step added after",
+        "ties": "to even, as QuantizeLinear has them",
+        "batch": "any",
+    }
+    _Qdq(request.program, graph, 8 if container == "int8" else 0).build("batch")
+
+
+FORMS.add("qdq", add_qdq)
