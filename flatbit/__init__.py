@@ -1,6 +1,6 @@
 """flatbit: neural networks of 1 to 8 bits, trained as five papers have it, in one PyTorch package."""
 
-from . import analysis, data, engine, figures, metrics, models, quant, train
+from . import analysis, data, engine, export, figures, metrics, models, quant, train
 from .files import load, load_, save
 from .metrics.evaluation import Metrics, evaluate
 from .models.shared import split_shared_
@@ -32,6 +32,7 @@ __all__ = [
     "data",
     "engine",
     "evaluate",
+    "export",
     "figures",
     "grids",
     "load",
