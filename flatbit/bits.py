@@ -31,7 +31,7 @@ def packed_bits(numbers: Tensor, bits: int) -> Tensor:
     if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < 1 << bits:
         raise ValueError(f"numbers from {int(numbers.min())} to {int(numbers.max())}: expected 0 to {(1 << bits) - 1}")
     held = numbers.detach().cpu().flatten().numpy().astype(_holder(bits))
-    planes = np.unpackbits(held.view(np.uint8).reshape(len(held), -1), axis=1, bitorder="little")
+    planes = np.unpackbits(held.view(np.uint8).reshape(len(held), held.itemsize), axis=1, bitorder="little")
     return torch.from_numpy(np.packbits(planes[:, :bits], bitorder="little"))
 
 
