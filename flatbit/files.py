@@ -17,12 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from . import models, plain
+from .packing import FORMAT, is_packed, read_packed
 from .quant.convert import apply_specs_, check_plain
+from .quant.fixed import WORDS, has_fixed_grids, refuse_training_
 from .quant.policy import ROLES
+from .quant.quantizer import Quantizer
+from .quant.quantizers import make_quantizer
 from .quant.reparametrized import folded, refuse_reparametrized
 from .quant.settings import check_bits
-from .quant.spec import LayerSpec
+from .quant.site import Site
+from .quant.spec import LayerSpec, TensorSpec
 from .quant.table import is_quantized, quantized_layers, quantizers_of, row_of
+from .rebuilding import MISFITS, rebuilt
 from .tensor_file import distinct, entry, read_description, read_tensors, write_tensors
 from .undo import undone_on_failure
 from .wrappers import load_state_, named_modules, respelled, spelling, state_of, unwrapped
@@ -30,8 +36,6 @@ from .wrappers import load_state_, named_modules, respelled, spelling, state_of,
 FORMATS = ("1", "2")
 OLD_SLOTS = ("weight", "bias", "input", "output")
 """What a layer's description of format 1 held one by one."""
-MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
-"""What a builder or a quantizer raises for arguments that it cannot have, beside ValueError."""
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -46,8 +50,10 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: the file; an existing one is replaced only once the new one is complete.
 
     Raises:
-        ValueError: a state that is no tensor with values (meta device, ``get_extra_state``).
+        ValueError: a state that is no tensor with values (meta device, ``get_extra_state``); a model of a packed
+            file.
     """
+    _refuse_fixed(model, "flatbit.save(model, path)")
     call = getattr(model, models.BUILD_CALL, None) or getattr(unwrapped(model), models.BUILD_CALL, None)
     description = {
         "format": FORMATS[-1],
@@ -62,7 +68,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     """Build the model that a file describes, quantize it as the file says, and load its tensors.
 
     Args:
-        path: a file of ``save``.
+        path: a file of ``save``, or of ``flatbit.export.packed``: the model then has fixed grids, for inference alone.
         trust: let a file that names ``package.module:function`` import and call it. A registered
             model needs no trust, nor does one that this process has built itself.
 
@@ -77,15 +83,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     build = entry(path, description, "build", _build_call)
     if build is None:
         raise ValueError(f"{path} does not say how to build its model: build it and call flatbit.load_(model, path)")
-    if not trust and not models.is_known(build[0]):
-        raise ValueError(
-            f"{path} wants to import and call {build[0]!r}: if you trust it, load it with trust=True "
-            "(--trust), or build the model yourself and call flatbit.load_(model, path)"
-        )
-    try:
-        model = models.build(build[0], **build[1])
-    except (*MISFITS, ValueError) as error:
-        raise ValueError(f"{path}: its model cannot be built, {build[0]} with {build[1]}: {error!r}") from error
+    model = rebuilt(path, build, trust=trust)
     load_(model, path)
     return model.eval()
 
@@ -96,7 +94,8 @@ def load_(model: nn.Module, path: str | Path) -> None:
     Args:
         model: float, or quantized as the file is; then it may be compiled, parallel or averaging (whose own count
             of models stays). A file of such a one, with the names that these add, loads too.
-        path: a file of ``save``, or a safetensors file with the model's names.
+        path: a file of ``save``, or a safetensors file with the model's names; or one of ``flatbit.export.packed``,
+            for a float model, which then has fixed grids: it refuses to be trained and to be calibrated.
 
     Raises:
         ValueError: not a safetensors file, or one that was damaged; a description that cannot be read or that
@@ -104,25 +103,28 @@ def load_(model: nn.Module, path: str | Path) -> None:
             over or of another shape; a wrapped float model that would have to be quantized. The model is then as
             it was.
     """
+    _refuse_fixed(model, f"loading {path}")
     description = _described(path)
     specs = entry(path, description, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
     own = {key for key in state_of(model) if not _of_quantizer(key)}
-    tensors, _ = read_tensors(path)
+    tensors, make = read_packed(path, specs) if is_packed(description) else (read_tensors(path)[0], make_quantizer)
     spell = spelling(tensors, own)
     tensors = respelled(tensors, spell, own)
     specs = {spell(name): replace(spec, producers=tuple(map(spell, spec.producers))) for name, spec in specs.items()}
     present = {name: layer.spec.stated() for name, layer in quantized_layers(model)}
-    if present and present != {name: spec.stated() for name, spec in specs.items()}:
+    if present and (is_packed(description) or present != {name: spec.stated() for name, spec in specs.items()}):
         raise ValueError(f"{path} is quantized otherwise than the model: flatbit.restore_(model) first, then load")
     _check_same_model(model, tensors, specs, path)
     with undone_on_failure(model, chain(model.parameters(), model.buffers())):
         if specs and not present:
             check_plain(model, f"load {path} first")
-            _quantize_(model, specs, path)
+            _quantize_(model, specs, path, make)
         _check_same_quantizers(model, tensors, path)
         load_state_(model, tensors)
         for name, layer in quantized_layers(model):
             layer.spec = specs[name]
+    if has_fixed_grids(model):
+        refuse_training_(model)
 
 
 def load_any_(
@@ -161,10 +163,10 @@ def load_any_(
 def _described(path: str | Path) -> dict[str, str]:
     """A file's description. Raises ValueError for a format that this version does not know."""
     description = read_description(path)
-    if "specs" in description and description.get("format") not in FORMATS:
+    if "specs" in description and description.get("format") not in (*FORMATS, FORMAT):
         raise ValueError(
-            f"{path} has format {description.get('format')!r}, this version reads {', '.join(FORMATS)}: install "
-            "a newer flatbit"
+            f"{path} has format {description.get('format')!r}, this version reads {', '.join((*FORMATS, FORMAT))}: "
+            "install a newer flatbit"
         )
     return description
 
@@ -203,10 +205,17 @@ def _renamed(spec: dict[str, Any]) -> dict[str, Any]:
     return dict(spec) | {"options": options}
 
 
-def _quantize_(model: nn.Module, specs: dict[str, LayerSpec], path: str | Path) -> None:
+def _refuse_fixed(model: nn.Module, who: str) -> None:
+    if has_fixed_grids(model):
+        raise ValueError(f"{who}: the model has fixed grids: {WORDS}")
+
+
+def _quantize_(
+    model: nn.Module, specs: dict[str, LayerSpec], path: str | Path, make: Callable[[TensorSpec, Site], Quantizer]
+) -> None:
     """Quantize a float model by a file's specs, in place. Raises ValueError; the model is then as it was."""
     try:
-        apply_specs_(model, specs)
+        apply_specs_(model, specs, make)
     except MISFITS as error:
         raise ValueError(f"{path}: its entry 'specs' describes quantizers that there cannot be: {error!r}") from error
 

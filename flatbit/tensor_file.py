@@ -68,7 +68,7 @@ def entry(path: str | Path, description: Mapping[str, str], key: str, read: Call
     """One entry of a file's description, read; of an empty one where it is missing. Raises ValueError."""
     try:
         return read(json.loads(description.get(key, "{}")))
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError) as error:
         raise ValueError(
             f"{path}: its entry {key!r} is not what flatbit.save writes ({error!r}): take a sound copy, or save again"
         ) from error

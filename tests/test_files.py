@@ -533,7 +533,9 @@ def test_a_format_of_the_future_is_refused(tmp_path, net):
     save(net, tmp_path / "m.safetensors")
     rewritten(tmp_path / "m.safetensors", {"format": "3"})
     for read in (load, lambda path: load_(twin(), path)):
-        with pytest.raises(ValueError, match=r"has format '3', this version reads 1, 2: install a newer flatbit"):
+        with pytest.raises(
+            ValueError, match=r"has format '3', this version reads 1, 2, flatbit-packed: install a newer flatbit"
+        ):
             read(tmp_path / "m.safetensors")
 
 

@@ -133,6 +133,16 @@ WeightBits = Annotated[int, typer.Option("-w", "--weight-bits", help="Bits of we
 ActivationBits = Annotated[
     int, typer.Option("-a", "--activation-bits", help="Bits of activations, 1 to 8; 32 is float.")
 ]
+FirstLastBits = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of the first and last layer, and of what else the paper keeps in float. Default: the paper's. With "
+        "--image-bits 8 too, every product has integer operands."
+    ),
+]
+ImageBits = Annotated[
+    int | None, typer.Option(help="Bits of the image that the first layer reads. Default: the paper's.")
+]
 
 
 def say(line: str) -> None:

@@ -2,6 +2,18 @@
 
 from .executor import IntegerNetwork, integer_network
 from .onnx_file import OnnxFile, onnx
+from .packed_file import Packed, PackedLayer, packed
 from .verification import ExportError, Verification, verify
 
-__all__ = ["ExportError", "IntegerNetwork", "OnnxFile", "Verification", "integer_network", "onnx", "verify"]
+__all__ = [
+    "ExportError",
+    "IntegerNetwork",
+    "OnnxFile",
+    "Packed",
+    "PackedLayer",
+    "Verification",
+    "integer_network",
+    "onnx",
+    "packed",
+    "verify",
+]

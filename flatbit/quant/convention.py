@@ -11,7 +11,7 @@ from torch import nn
 from ..wrappers import named_modules
 from .grid import has_zero
 from .policy import roles_of
-from .spec import TensorSpec
+from .spec import FLOAT_BITS, TensorSpec
 from .table import bits_of, is_quantized, is_weighted, quantizer_of, row_of, spec_of, tensor_specs
 
 
@@ -44,6 +44,12 @@ class Convention:
     bias: str
     padding: str | None = None
 
+    @property
+    def integer_products(self) -> bool:
+        """Whether every layer multiplies weights by inputs that are both quantized: integers at a step."""
+        bits = (self.first, self.last, self.shortcut, self.inner, self.image)
+        return not any(word in stated for stated in bits for word in ("float", f"W{FLOAT_BITS}", f"A{FLOAT_BITS}"))
+
     def in_words(self) -> str:
         """All but the policy and the inner layers, in a sentence."""
         stated_of = {"first": self.first, "last": self.last, "shortcut": self.shortcut, "image": self.image}
@@ -51,6 +57,7 @@ class Convention:
         parts += ["weights float" if self.weight_step == "none" else f"weight step per {self.weight_step}"]
         parts += ["activations float" if self.activations == "none" else f"activations at the {self.activations}"]
         parts += [f"batch norm {self.batch_norm}", f"bias {self.bias}"]
+        parts += ["every product of integers"] if self.integer_products else []
         parts += [] if self.padding is None else ["padding stays a real zero, which the input's grid has not"]
         return ", ".join(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -123,15 +123,17 @@ def _check_twice(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) 
         )
 
 
-def apply_specs_(model: nn.Module, specs: dict[str, LayerSpec]) -> None:
-    """Narrow each named layer's class and attach the quantizers of its spec, in place.
+def apply_specs_(
+    model: nn.Module, specs: dict[str, LayerSpec], make: Callable[[TensorSpec, Site], Quantizer] = make_quantizer
+) -> None:
+    """Narrow each named layer's class and attach the quantizers of its spec, as ``make`` makes them, in place.
 
     All quantizers are made before the first layer is touched, so a refused bit-width leaves the
     model as it was. Layers that share one weight share its quantizer; frozen layers' steps are frozen.
     """
     modules = dict(named_modules(model))
     refuse_reparametrized(((name, modules[name]) for name in specs), "quantizing")
-    made = {name: _quantizers(name, modules[name], spec) for name, spec in specs.items()}
+    made = {name: _quantizers(name, modules[name], spec, make) for name, spec in specs.items()}
     weight_quantizers: dict[int, Quantizer] = {}
     for name, slots in made.items():
         layer = modules[name]
@@ -177,7 +179,9 @@ def as_float(model: nn.Module) -> Iterator[None]:
             quantizer.enabled = True
 
 
-def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quantizer | None]:
+def _quantizers(
+    name: str, layer: nn.Module, spec: LayerSpec, make: Callable[[TensorSpec, Site], Quantizer]
+) -> dict[str, Quantizer | None]:
     """The quantizers of one layer by their names in it; None where the tensor stays float. Raises ValueError."""
     row = row_of(layer)
     assert row is not None
@@ -187,7 +191,7 @@ def _quantizers(name: str, layer: nn.Module, spec: LayerSpec) -> dict[str, Quant
     made = {}
     for slot in row.slots:
         part = spec.tensors.get(slot.name)
-        made[slot.name + QUANTIZER] = part and make_quantizer(part, _site(name, layer, row, slot, part))
+        made[slot.name + QUANTIZER] = part and make(part, _site(name, layer, row, slot, part))
     return made
 
 

@@ -9,7 +9,6 @@ does not multiply is float, 32 x 32 bits: a weight that is read outside the call
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..bits import num_bytes
 from ..device import device_of
 from ..modes import buffers_kept, modes_kept
 from ..text import as_text
@@ -30,9 +30,10 @@ from .products import Omission, Products, watched_products
 from .quantizer import Quantizer
 from .reparametrized import folded
 from .spec import FLOAT_BITS
+from .stored import stored_buffers
 from .table import bits_of, has_unknown_products, is_quantized, is_weighted, quantizer_of
 
-FLOAT_BYTES = 4
+STEP_BYTES = 4
 FLOAT_BITOPS = FLOAT_BITS * FLOAT_BITS
 
 
@@ -231,10 +232,11 @@ def _shown(name: str) -> str:
 
 
 def _layer_cost(name: str, module: Any, found: Products, counted: set[int]) -> LayerCost:
-    """The cost of one layer; a parameter that an earlier layer ``counted`` (tied weights) is not counted again."""
+    """The cost of one layer; what an earlier layer ``counted`` (tied weights) is not counted again."""
     weight_bits, activation_bits = bits_of(module) if is_weighted(module) else (FLOAT_BITS, FLOAT_BITS)
     own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
-    counted |= {id(p) for p in own.values()}
+    steps = [q for q in module.children() if isinstance(q, Quantizer) and id(q) not in counted]
+    counted |= {id(each) for each in (*own.values(), *steps)}
     macs, outside = found.macs[name], found.outside[name]
     return LayerCost(
         name=name,
@@ -245,16 +247,16 @@ def _layer_cost(name: str, module: Any, found: Products, counted: set[int]) -> L
         outside_macs=outside,
         bitops=(macs - outside) * weight_bits * activation_bits + outside * FLOAT_BITOPS,
         params=sum(p.numel() for p in own.values()),
-        size_bytes=_size_bytes(module, own),
+        size_bytes=_size_bytes(module, own, steps),
     )
 
 
-def _size_bytes(module: Any, parameters: dict[str, Tensor]) -> int:
-    """Each tensor at its bits, rounded up to whole bytes; 4 bytes for every step and float value."""
+def _size_bytes(module: Any, parameters: dict[str, Tensor], steps: list[Quantizer]) -> int:
+    """Each tensor at its bits, rounded up to whole bytes; 4 bytes for every step, and for float values in float32."""
     size = 0
     for role, tensor in parameters.items():
         quantizer = quantizer_of(module, role)
-        bits = quantizer.bit_width() if quantizer is not None else 8 * FLOAT_BYTES
-        size += math.ceil(tensor.numel() * bits / 8)
-    size += FLOAT_BYTES * sum(b.numel() for b in module.buffers(recurse=False) if b.is_floating_point())
-    return size + FLOAT_BYTES * sum(q.num_steps for q in module.children() if isinstance(q, Quantizer))
+        bits = quantizer.bit_width() if quantizer is not None else 8 * tensor.element_size()
+        size += num_bytes(tensor.numel(), bits)
+    size += sum(buffer.numel() * buffer.element_size() for buffer in stored_buffers(module))
+    return size + sum(max(STEP_BYTES, quantizer.bits.element_size()) * quantizer.num_steps for quantizer in steps)

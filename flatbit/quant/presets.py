@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from ..registry import PLUGIN_HINT, nearest
+from .edges import with_edges
 from .first_last import at_bits
 from .policy import KEPT_IDENTITIES, POLICIES, Policy, Rule, base_policy
 from .quantizer import Quantizer
@@ -21,52 +22,73 @@ from .spec import FLOAT_BITS
 Preset = Callable[[int, int], Policy]
 
 
+class Choices(TypedDict, total=False):
+    """What ``policy`` may be told beside the bits, each in place of what the preset says; None is as if not given."""
+
+    activation_method: str | None
+    granularity: Literal["tensor", "channel"] | None
+    placement: Literal["input", "output"] | None
+    weight_options: Mapping[str, Any] | None
+    activation_options: Mapping[str, Any] | None
+    first_last_bits: int | None
+    image_bits: int | None
+
+
+EDGES = ("first_last_bits", "image_bits")
+
+
 def policy(
-    name: str,
-    *,
-    weights: int = FLOAT_BITS,
-    activations: int = FLOAT_BITS,
-    activation_method: str | None = None,
-    granularity: Literal["tensor", "channel"] | None = None,
-    placement: Literal["input", "output"] | None = None,
-    weight_options: Mapping[str, Any] | None = None,
-    activation_options: Mapping[str, Any] | None = None,
+    name: str, *, weights: int = FLOAT_BITS, activations: int = FLOAT_BITS, **choices: Unpack[Choices]
 ) -> Policy:
     """A paper's convention at given bit-widths: ``policy("uniq", weights=2, activations=2)``.
+
+    With ``first_last_bits=8, image_bits=8`` every product has integer operands, whatever the preset keeps in float:
+    the convention of what is deployed on integers.
 
     Args:
         name: a preset (``preset_names()``), or a quantization method, whose first and last layer are
             then kept at 8 bits, or at the most that it has.
         weights, activations: bits, 1 to 8; 32 leaves them in float.
-        activation_method: quantize activations with another method.
-        granularity, placement, weight_options, activation_options: in place of the preset's.
+        choices: in place of the preset's:
+            ``activation_method``: quantize activations with another method;
+            ``granularity``, ``placement``, ``weight_options``, ``activation_options``: as ``Settings`` has them;
+            ``first_last_bits``: of the first layer's weights, of the last layer's weights and input, and of what
+            else the preset keeps in float (1-bit UNIQ's shortcuts); 1 to 8, 32 for float;
+            ``image_bits``: of the first layer's input, likewise. Weights or activations that the whole policy leaves
+            in float stay so. Where the method lacks the width, or levels for images of either sign (XNOR, DoReFa),
+            ``uniq`` serves there.
 
     Raises:
-        ValueError: an unknown name; bits, a granularity or an option that the method does not have; settings of
-            what is left in float; nothing to quantize.
+        ValueError: an unknown name or choice; bits, a granularity or an option that the method does not have;
+            settings of what is left in float; nothing to quantize.
     """
     check_bits("weights", weights)
     check_bits("activations", activations)
     if weights == activations == FLOAT_BITS:
         raise ValueError(f"policy({name!r}): weights and activations are both float: give weights= or activations=")
-    given = {
-        "activation_method": activation_method,
-        "granularity": granularity,
-        "placement": placement,
-        "weight_options": weight_options,
-        "activation_options": activation_options,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in choices.items() if value is not None}
+    edges = _edges(name, given)
     check_changes(f"policy({name!r})", given)
-    made = replace(preset(name, activation_method)(weights, activations), name=name)
-    changes = {key: value for key, value in given.items() if key != "placement"}
-    base = replace(made.base, **changes)
+    made = replace(preset(name, choices.get("activation_method"))(weights, activations), name=name)
+    base = replace(made.base, **{key: value for key, value in given.items() if key != "placement"})
     _check_method(base.method, "weights", weights)
     _check_method(base.activation_method, "activations", activations)
-    _check_acting(name, base, given)
+    _check_acting(name, base, given | edges)
     check_quantizers("*", [base], given)
-    made = replace(made, base=base)
-    return made if placement in (None, base.placement) else _placed(made, placement)
+    made, placement = replace(made, base=base), choices.get("placement")
+    made = made if placement in (None, base.placement) else _placed(made, placement)
+    return with_edges(made, edges.get("first_last_bits"), edges.get("image_bits"))
+
+
+def _edges(name: str, given: dict[str, Any]) -> dict[str, int]:
+    """Take the bits of the edges out of what is given. Raises ValueError for them, and for what nobody knows."""
+    for key in given:
+        if key not in Choices.__annotations__:
+            raise ValueError(f"policy({name!r}): unknown setting {key!r}: {nearest(key, Choices.__annotations__)}")
+    edges = {key: given.pop(key) for key in EDGES if key in given}
+    for key, bits in edges.items():
+        check_bits(f"policy({name!r}): {key}", bits)
+    return edges
 
 
 def preset_names() -> list[str]:
@@ -113,7 +135,7 @@ def _check_acting(name: str, base: Settings, given: Mapping[str, Any]) -> None:
     """Raise ValueError for settings of weights or activations that are float."""
     for bits, what, keys in (
         (base.weights, "weights", METHOD_SETTINGS["weight"]),
-        (base.activations, "activations", METHOD_SETTINGS["input"] | {"placement"}),
+        (base.activations, "activations", METHOD_SETTINGS["input"] | {"placement", "image_bits"}),
     ):
         for key in given:
             if key in keys and bits >= FLOAT_BITS:

@@ -41,9 +41,9 @@ class Quantizer(nn.Module, ABC):
     """
 
     bits: Tensor
-    method: ClassVar[str]
+    method: str
     surrogate: ClassVar[Surrogate]
-    ties: ClassVar[Ties] = "even"
+    ties: Ties = "even"
     supported_bits: ClassVar[Sequence[int]] = range(1, MAX_BITS + 1)
     refusal: ClassVar[str] = ""
     granularities: ClassVar[tuple[str, ...]] = ("tensor",)

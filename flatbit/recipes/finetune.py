@@ -25,6 +25,8 @@ class Layers:
 
     Attributes:
         placement: of activations: at the layers' ``input``, or at the activations' ``output``; None for the paper's.
+        first_last_bits, image_bits: of the first and last layer, and of the image, as ``flatbit.policy`` has them; None
+            for the paper's. Both 8: every product has integer operands.
         first, last: the layers that read the image and that give the logits, where they are not those defined first
             and last.
         leave_float: layers to leave in float, by name or wildcard.
@@ -33,6 +35,8 @@ class Layers:
     """
 
     placement: Literal["input", "output"] | None = None
+    first_last_bits: int | None = None
+    image_bits: int | None = None
     first: str | None = None
     last: str | None = None
     leave_float: tuple[str, ...] = ()
@@ -40,10 +44,19 @@ class Layers:
     assignment: str | None = None
 
     def policy(self, name: str, weights: int, activations: int) -> Policy:
-        """A policy that keeps to this. Raises ValueError for a placement of activations that are float."""
-        if self.placement is not None and activations >= FLOAT_BITS:
-            raise ValueError(f"layers.placement={self.placement} cannot act: activations are float: leave it out")
-        made = policy(name, weights=weights, activations=activations, placement=self.placement)
+        """A policy that keeps to this. Raises ValueError for what is said of activations that are float."""
+        said = {"placement": self.placement, "image_bits": self.image_bits}
+        for setting, value in said.items():
+            if value is not None and activations >= FLOAT_BITS:
+                raise ValueError(f"layers.{setting}={value} cannot act: activations are float: leave it out")
+        made = policy(
+            name,
+            weights=weights,
+            activations=activations,
+            placement=self.placement,
+            first_last_bits=self.first_last_bits,
+            image_bits=self.image_bits,
+        )
         if self.first or self.last:
             made = made.first_last(first=self.first, last=self.last)
         for pattern in self.leave_float:

@@ -71,9 +71,9 @@ def test_the_convention_is_spelled_out():
     assert [row.convention for row in rows] == [
         "float",
         "first W8/A8, last W8/A8, shortcut W2/A2, image 8 bit, weight step per tensor, activations at the input, "
-        "batch norm float, bias float",
+        "batch norm float, bias float, every product of integers",
         "first W8/A8, last W8/A8, shortcut none, image 8 bit, weight step per tensor, activations at the input, "
-        "batch norm fixed point, bias float",
+        "batch norm fixed point, bias float, every product of integers",
     ]
     assert [row.first_last for row in rows] == [
         "", "first W8/A8 last W8/A8 shortcut W2/A2", "first W8/A8 last W8/A8 BN fixed point",

@@ -17,6 +17,8 @@ from ...registry import import_object
 from .. import COMMANDS
 from ..console import (
     ActivationBits,
+    FirstLastBits,
+    ImageBits,
     Json,
     ModelArguments,
     PolicyName,
@@ -39,6 +41,8 @@ def cost_of(
     policy: PolicyName = None,
     weight_bits: WeightBits = FLOAT_BITS,
     activation_bits: ActivationBits = FLOAT_BITS,
+    first_last_bits: FirstLastBits = None,
+    image_bits: ImageBits = None,
     input_shape: Annotated[
         str | None, typer.Option(help="Of one image: channels,height,width. Default: 3,32,32.", show_default=False)
     ] = None,
@@ -62,7 +66,16 @@ def cost_of(
     if (weight_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
         if has_quantized_layers(network):
             raise ValueError(f"{model} is quantized already: -w and -a cannot act on it: leave them out")
-        quantize_(network, policy_of(policy or "uniq", weights=weight_bits, activations=activation_bits))
+        made = policy_of(
+            policy or "uniq",
+            weights=weight_bits,
+            activations=activation_bits,
+            first_last_bits=first_last_bits,
+            image_bits=image_bits,
+        )
+        quantize_(network, made)
+    elif first_last_bits is not None or image_bits is not None:
+        raise ValueError("--first-last-bits and --image-bits without bits cannot act: give -w, -a or both")
     counted = _counted(network, input_shape, example)
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}
     show(str(counted), totals | asdict(counted) | {"activation_bitops": counted.activation_bitops}, json)

@@ -27,6 +27,8 @@ from ..console import (
     DataDir,
     DataName,
     Device,
+    FirstLastBits,
+    ImageBits,
     Json,
     ModelArguments,
     Out,
@@ -63,6 +65,8 @@ def quantize_network(
     policy: PolicyName = "uniq",
     weight_bits: WeightBits = 4,
     activation_bits: ActivationBits = 4,
+    first_last_bits: FirstLastBits = None,
+    image_bits: ImageBits = None,
     epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0 only calibrates.")] = 5,
     lr: Annotated[float | None, typer.Option(help="First learning rate, annealed to 0. Default: 0.01.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per update.")] = 128,
@@ -109,7 +113,8 @@ def quantize_network(
     given: dict[str, Any] = {
         "policy": policy, "weights": weight_bits, "activations": activation_bits, "training.epochs": epochs,
         "training.lr": lr, "training.batch_size": batch_size, "layers.placement": placement, "layers.first": first,
-        "layers.last": last, "layers.leave_float": leave_float or None, "layers.strict": None if strict else False,
+        "layers.last": last, "layers.first_last_bits": first_last_bits, "layers.image_bits": image_bits,
+        "layers.leave_float": leave_float or None, "layers.strict": None if strict else False,
     }  # fmt: skip
     if (share := DISTILL[distill]) is not None:
         given |= {"distillation.teacher": "stage:float", "distillation.weight": share}
