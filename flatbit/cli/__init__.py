@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from ..engine.loop import TrainingError
+from ..export.verification import ExportError
 from ..quant.proof import QuantizationError
 from ..registry import Registry
 from .plugins import DEBUG, load_plugins, plugins_of
@@ -57,7 +58,7 @@ def main() -> None:
         app()(words)
     except ValueError as error:
         _stop(error, 2)
-    except (QuantizationError, TrainingError, OSError) as error:
+    except (QuantizationError, TrainingError, ExportError, ImportError, OSError) as error:
         _stop(error, 1)
     except (TypeError, RuntimeError, SyntaxError) as error:  # out of code of the user's, or of torch's: where it arose
         if os.environ.get(DEBUG):
