@@ -84,14 +84,19 @@ class Width:
 
 
 class FloatForm(ABC):
-    """The graph of a program, operation by operation; abstract."""
+    """The graph of a program, operation by operation; abstract.
+
+    Attributes:
+        shapes: of each result, for a batch of one.
+        values: name in the graph of each result.
+        readers: of each result.
+    """
 
     def __init__(self, program: Program, graph: OnnxGraph) -> None:
         self.program, self.graph = program, graph
         self.shapes = shapes(program)
         self.values = {INPUT: INPUT}
-        self._readers = program.readers()
-        self._in_bias: set[str] = set()
+        self.readers = program.readers()
 
     @abstractmethod
     def quantized(self, op: Quantize, x: str) -> str:
@@ -100,6 +105,10 @@ class FloatForm(ABC):
     @abstractmethod
     def coded_weight(self, op: Product) -> str:
         """Add a weight on its grid, of the shape of ``op.weight``."""
+
+    def sources(self, op: Operation) -> list[Operation]:
+        """The operations that give what an operation reads."""
+        return [other for other in self.program if other.name in op.inputs]
 
     def build(self, batch: int | str) -> None:
         """Add everything: ``input``, float32, to ``logits``, float32."""
@@ -150,25 +159,13 @@ class FloatForm(ABC):
         floating = isinstance(op, FloatProduct) and op.operand == "weight"
         weight = self.graph.constant(f"{op.name}.weight", numpy32(op.weight)) if floating else self.coded_weight(op)
         inputs = [x, weight]
-        if (bias := self._bias(op)) is not None:
-            inputs.append(self.graph.constant(f"{op.name}.bias", numpy32(bias)))
         if op.convolve is F.linear:
             return self.graph.node("Gemm", inputs, op.name, transB=1)
         kind, attributes = convolution_attributes(op)
         return self.graph.node(kind, inputs, op.name, **attributes)
 
-    def _bias(self, op: Product) -> Tensor | None:
-        """The shift of the map that alone reads a product and only adds; it is then done with."""
-        readers = self._readers[op.name]
-        if len(readers) != 1 or not isinstance(readers[0], Affine) or not bool((readers[0].scale == 1).all()):
-            return None
-        self._in_bias.add(readers[0].name)
-        shift = readers[0].shift
-        return shift if bool(shift.any()) and shift.ndim else None
-
     def _affine(self, op: Affine, x: str) -> str:
-        if op.name in self._in_bias:
-            return x
+        """A bias, too, is added by a node of its own: ONNX Runtime rounds a layer's bias to the step of its sums."""
         axes = [1] * (len(self.shapes[op.name]) - 2)
         for kind, values, nothing in (("Mul", op.scale, 1), ("Add", op.shift, 0)):
             if not bool((values == nothing).all()):

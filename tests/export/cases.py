@@ -35,11 +35,12 @@ def settled(model, made=None, *, batches=3):
     return model.eval()
 
 
-def network(name="preresnet8", method="uniq", weights=4, activations=4, **arguments):
-    """A registered network with first and last layers at 8 bits."""
+def network(name="preresnet8", method="uniq", weights=4, activations=4, *, made=None, **arguments):
+    """A registered network by a method's own convention, or by the policy ``made``."""
     torch.manual_seed(0)
     arguments = {"num_classes": 10} | ({} if name == "fcdnn" else {"in_channels": 1}) | arguments
-    return settled(models.build(name, **arguments), policy(method, weights=weights, activations=activations))
+    made = policy(method, weights=weights, activations=activations) if made is None else made
+    return settled(models.build(name, **arguments), made)
 
 
 def labelled(x, model):

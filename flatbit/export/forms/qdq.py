@@ -1,10 +1,11 @@
 """Quantize and dequantize: the network in float, with QuantizeLinear and DequantizeLinear around what is quantized.
 
-Codes are held in 2, 4 or 8 bits, the least that their width fits (INT2 at opset 25, INT4 at 21), or all in 8. A
-width between has a Clip. A mid-rise grid, ``step (code + 1/2)``, has no integer zero point. Activations have half a
-step subtracted before and added after; so have LSQ+'s, with its offset. Weights are held as ``2 code + 1`` at half the
-step where their container has the bit to spare (3, 5, 6 and 7 bits, and all of these in 8), else as codes, with
-half a step added after.
+Codes are held in 2, 4 or 8 bits, the least that their width fits (INT2 at opset 25, INT4 at 21), or all in 8; those
+of activations always in 8 where others than products read them, since ONNX Runtime gives such operations the codes
+themselves and then has none for short ones. A width between has a clip. A mid-rise grid, ``step (code + 1/2)``, has no
+integer zero point. Activations have half a step subtracted before and added after; so have LSQ+'s, with its offset.
+Weights are held as ``2 code + 1`` at half the step where their container has the bit to
+spare (1, 3, 5, 6 and 7 bits, and all of these in 8), else as codes, with half a step added after.
 
 QuantizeLinear rounds a tie to even. That is the rule of ``even`` and, as it is counted here, of ``even_from_low``; a
 quantizer whose ties go ``away`` from zero differs where a value lies exactly half way. Dividing by a step after
@@ -13,29 +14,41 @@ subtracting may also round otherwise than the model does, where a value lies wit
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..onnx_float import FloatForm, Held, Width, numpy32
 from ..onnx_graph import OnnxGraph
-from ..program import Product, Program, Quantize
+from ..program import Flatten, MaxPool, Pad, Product, Program, Quantize, Slice
 from . import FORMS, Request
 
 OPSETS = {2: 25, 4: 21, 8: 0}
 """The first opset that has a container, by its bits."""
 CONTAINERS = ("bits", "int8")
+MOVING = (MaxPool, Slice, Pad, Flatten)
+"""Operations before a quantizer that ONNX Runtime gives codes instead, which fails for short ones."""
 
 
 class _Qdq(FloatForm):
     def __init__(self, program: Program, graph: OnnxGraph, least: int) -> None:
         super().__init__(program, graph)
         self._least = least
+        self._bits = {op.name: self._held(op) for op in program if isinstance(op, Quantize)}
+
+    def clipped(self, x: str, name: str, low: float, high: float) -> str:
+        """As any form's, but without Clip where codes are short: ONNX Runtime fuses it with what follows, and fails."""
+        if min(self._bits.values(), default=8) == 8 or (low == 0 and math.isinf(high)):
+            return super().clipped(x, name, low, high)
+        for kind, end in (("Max", low), ("Min", high)):
+            if not math.isinf(end):
+                x = self.graph.on_constant(kind, x, np.float32(end), None, f"{name}.{kind.lower()}")
+        return x
 
     def quantized(self, op: Quantize, x: str) -> str:
         held, name, graph = Held.of(op), op.name, self.graph
-        width = Width.of(held.low, held.high)
-        bits = self._container(width.bits)
+        width, bits = Width.of(held.low, held.high), self._bits[op.name]
         shift = np.float32(held.shift * held.step)
         if held.shift:
             x = graph.on_constant("Sub", x, shift, None, f"{name}.shifted")
@@ -73,6 +86,12 @@ class _Qdq(FloatForm):
         one = graph.constant(f"{name}.one", np.float32(1))
         whole = graph.node("DequantizeLinear", [held, one], f"{name}.whole", since=since)
         return graph.on_constant("Mul", whole, numpy32(op.per_weight(scale)), None, f"{name}.value")
+
+    def _held(self, op: Quantize) -> int:
+        """Bits of what holds the codes of activations."""
+        beside = all(isinstance(reader, Product) for reader in self.readers[op.name])
+        short = beside and not any(isinstance(source, MOVING) for source in self.sources(op))
+        return self._container(Width.of(op.grid.low, op.grid.high).bits if short else 8)
 
     def _container(self, bits: int) -> int:
         """Bits of what holds codes of a width; beyond 8, of what nothing holds."""
