@@ -216,7 +216,7 @@ def _quantize_(
     """Quantize a float model by a file's specs, in place. Raises ValueError; the model is then as it was."""
     try:
         apply_specs_(model, specs, make)
-    except MISFITS as error:
+    except (*MISFITS, ValueError) as error:
         raise ValueError(f"{path}: its entry 'specs' describes quantizers that there cannot be: {error!r}") from error
 
 

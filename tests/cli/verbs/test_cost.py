@@ -64,6 +64,14 @@ def test_the_table_ends_in_the_totals(flatbit):
     assert all(f"{counted[name]:,}" in last for name in ("bitops", "macs", "params", "size_bytes"))
 
 
+def test_edges_have_the_bits_that_are_asked_for(flatbit, refuses):
+    narrow = totals(
+        flatbit, "resnet8", "--policy", "dorefa", "-w", 2, "-a", 2, "--first-last-bits", 8, "--image-bits", 8
+    )
+    assert narrow["size_bytes"] < totals(flatbit, "resnet8", "--policy", "dorefa", "-w", 2, "-a", 2)["size_bytes"]
+    assert "--first-last-bits and --image-bits without bits cannot act" in refuses("cost", "resnet8", "--image-bits", 8)
+
+
 def test_a_function_of_the_users(flatbit, own):
     module = own("from torch import nn\ndef net(n=5):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, n))\n")
     assert totals(flatbit, f"{module}:net", "--input-shape", "3,2,2", "--model-arg", "n=7")["macs"] == 84

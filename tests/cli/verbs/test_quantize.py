@@ -132,6 +132,13 @@ def test_activations_are_quantized_where_told(flatbit, nets, no_page):
     assert stage("done", "calibrated").policy.base.placement == "output"
 
 
+def test_edges_and_image_have_the_bits_that_are_asked_for(flatbit, nets, no_page):
+    words = ("--policy", "dorefa", "--first-last-bits", 8, "--image-bits", 6, "--out", "done")
+    assert flatbit("quantize", f"{nets}:net", *FAST, *words).status == 0
+    rules = {rule.pattern: rule.changes for rule in stage("done", "calibrated").policy.rules}
+    assert (rules["@last"]["weights"], rules["@first"]["activations"]) == (8, 6)
+
+
 @pytest.mark.parametrize(("kind", "weight"), [("mixed", 0.9), ("only", 1.0)])
 def test_it_learns_from_its_float_net_if_asked(flatbit, nets, no_page, kind, weight):
     words = ("--epochs", 1, "--lr", 0.02, "--batch-size", 64, "--distill", kind, "--out", "done")
@@ -161,6 +168,8 @@ def test_it_learns_from_its_float_net_if_asked(flatbit, nets, no_page, kind, wei
         ("net", ("--epochs", 0, "--distill", "only"), "distillation cannot act: training.epochs=0 only calibrates"),
         ("net", ("--distill", "some"), "--distill some: expected none, mixed, only"),
         ("net", ("--placement", "middle"), "layers.placement='middle': expected input or output"),
+        ("net", ("--first-last-bits", 9), "first_last_bits=9: expected 1 to 8 bits, or 32 for float"),
+        ("net", ("-a", 32, "--image-bits", 8), "image_bits=8 cannot act: activations are float"),
         ("net", ("--first", "nowhere"), "nowhere"),
         ("nett", (), "has no 'nett': did you mean net"),
         ("nothing", ("--epochs", 0), "finds nothing to quantize in Sequential"),
