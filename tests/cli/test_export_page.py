@@ -1,0 +1,29 @@
+"""docs/export.md does what it says: each of its commands, in order, then its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).parents[2] / "docs/export.md").read_text()
+COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()]
+[SNIPPET] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
+
+
+def test_its_commands_lead_to_a_file_that_runs(flatbit, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("qonnx")
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        program, *words = shlex.split(command)
+        assert program == "flatbit"
+        result = flatbit(*words)
+        assert result.status == 0, result
+    assert sorted(path.name for path in Path("runs/digits/export").iterdir()) == sorted(
+        f"{name}{end}"
+        for name in ("integer.onnx", "packed.safetensors", "qdq.onnx", "qonnx.onnx")
+        for end in ("", ".json")
+    )
+    exec(compile(SNIPPET, "docs/export.md", "exec"), {})
+    assert len(re.findall(r"\d", capsys.readouterr().out)) >= 10
