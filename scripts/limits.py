@@ -15,7 +15,7 @@ from pathlib import Path
 MOST_FILE_LINES, MOST_BODY_LINES, MOST_PARAMETERS = 300, 40, 8
 PLUGINS = (
     "data/sets", "models", "quant/quantizers", "train/losses", "analysis", "search/measures", "figures", "recipes",
-    "cli/verbs",
+    "cli/verbs", "export/forms",
 )  # fmt: skip
 VERBS = "cli/verbs"
 RULES = (

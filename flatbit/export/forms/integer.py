@@ -24,7 +24,7 @@ from ..shapes import shapes
 from . import FORMS, Request
 
 
-class _Integer:
+class IntegerGraph:
     """The graph of an integer program, operation by operation.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Integer:
         return len(self.shapes[name])
 
 
-def _encode(to: _Integer, op: integer.Encode, x: str) -> str:
+def _encode(to: IntegerGraph, op: integer.Encode, x: str) -> str:
     held, graph, name = to.held[op.name], to.graph, op.name
     if op.pixels is None:
         codes = _nearest(graph, op, x)
@@ -103,7 +103,7 @@ def _nearest(graph: OnnxGraph, op: integer.Encode, x: str) -> str:
     return on("Add", rounded, origin, "back") if origin else rounded
 
 
-def _accumulate(to: _Integer, op: integer.Accumulate, x: str) -> str:
+def _accumulate(to: IntegerGraph, op: integer.Accumulate, x: str) -> str:
     held = to.held[op.inputs[0]]
     if not held.halved:
         return to.to.product(op.product, x, held.zero, op.name)
@@ -114,12 +114,12 @@ def _accumulate(to: _Integer, op: integer.Accumulate, x: str) -> str:
     return to.graph.node("Add", [to.to.times(half, 2, f"{op.name}.twice"), ones], op.name)
 
 
-def _window_sum(to: _Integer, op: integer.WindowSum, _x: str) -> str:
+def _window_sum(to: IntegerGraph, op: integer.WindowSum, _x: str) -> str:
     ones = to.to.ones(to.shapes[op.inputs[0]], f"{op.name}.of")
     return to.to.product(op.product, ones, 0, op.name)
 
 
-def _rescale(to: _Integer, op: integer.Rescale, x: str, *window: str) -> str:
+def _rescale(to: IntegerGraph, op: integer.Rescale, x: str, *window: str) -> str:
     name, rank = op.name, to.rank(op.name)
     n = to.to.times(to.stream(op.inputs[0], x, op), to.to.along(op.multiplier, rank), f"{name}.product")
     if op.second is not None:
@@ -131,7 +131,7 @@ def _rescale(to: _Integer, op: integer.Rescale, x: str, *window: str) -> str:
     return to.to.plus(to.to.floor_shifted(biased, op.shift, name), -(BIAS >> op.shift), name)
 
 
-def _round(to: _Integer, op: integer.Round, x: str) -> str:
+def _round(to: IntegerGraph, op: integer.Round, x: str) -> str:
     whole, graph, name, base = to.to, to.graph, op.name, BIAS >> op.shift
     n = whole.plus(whole.times(x, op.multiplier, f"{name}.product"), op.addend + BIAS, f"{name}.biased")
     q = whole.floor_shifted(n, op.shift, name)
@@ -154,17 +154,17 @@ def _round(to: _Integer, op: integer.Round, x: str) -> str:
     return whole.cast(whole.plus(q, held.zero - base, f"{name}.held"), "UINT8", name)
 
 
-def _add(to: _Integer, op: integer.Add, *x: str) -> str:
+def _add(to: IntegerGraph, op: integer.Add, *x: str) -> str:
     return to.graph.node("Add", x, op.name)
 
 
-def _limit(to: _Integer, op: integer.Limit, x: str) -> str:
+def _limit(to: IntegerGraph, op: integer.Limit, x: str) -> str:
     ends = {"low": op.low, "high": op.high}
     parts = ["" if end is None else to.graph.constant(f"{op.name}.{key}", end, WHOLE) for key, end in ends.items()]
     return to.graph.node("Clip", [x, *parts], op.name)
 
 
-def _mean(to: _Integer, op: integer.Mean, x: str) -> str:
+def _mean(to: IntegerGraph, op: integer.Mean, x: str) -> str:
     name, size, out = op.name, to.shapes[op.inputs[0]][2:], to.shapes[op.name][2:]
     terms = int(np.prod(op.pool.kernel or size))
     if terms == np.prod(size):
@@ -179,7 +179,7 @@ def _mean(to: _Integer, op: integer.Mean, x: str) -> str:
     return to.to.plus(to.graph.on_constant("Div", positive, terms, WHOLE, f"{name}.mean"), -base, name)
 
 
-def _largest(to: _Integer, op: integer.Largest, x: str) -> str:
+def _largest(to: IntegerGraph, op: integer.Largest, x: str) -> str:
     size, out, pool = to.shapes[op.inputs[0]][2:], to.shapes[op.name][2:], op.pool
     if op.name in to.held:
         return to.graph.node("MaxPool", [x], op.name, **pool_attributes(pool, size, out))
@@ -188,17 +188,17 @@ def _largest(to: _Integer, op: integer.Largest, x: str) -> str:
     return to.graph.node("Max", to.to.windows(x, op.name, pool, out), op.name)
 
 
-def _cut(to: _Integer, op: integer.Cut, x: str) -> str:
+def _cut(to: IntegerGraph, op: integer.Cut, x: str) -> str:
     return to.graph.cut(x, op.name, op.index)
 
 
-def _pad(to: _Integer, op: integer.ZeroPad, x: str) -> str:
+def _pad(to: IntegerGraph, op: integer.ZeroPad, x: str) -> str:
     held = to.held.get(op.name)
     fill = np.asarray(0, WHOLE) if held is None else np.asarray(held.zero, np.uint8)
     return to.graph.pad(x, op.name, op.widths, to.rank(op.name), fill)
 
 
-def _flat(to: _Integer, op: integer.Flat, x: str) -> str:
+def _flat(to: IntegerGraph, op: integer.Flat, x: str) -> str:
     return to.graph.node("Flatten", [x], op.name)
 
 
@@ -230,7 +230,7 @@ def add_integer(request: Request, graph: OnnxGraph) -> None:
         "batch": "any",
         "fraction_bits": str(program.fraction_bits[program.output]),
     }
-    _Integer(program, graph).build()
+    IntegerGraph(program, graph).build()
 
 
 FORMS.add("integer", add_integer)

@@ -4,8 +4,8 @@ Codes are held in 2, 4 or 8 bits, the least that their width fits (INT2 at opset
 of activations always in 8 where others than products read them, since ONNX Runtime gives such operations the codes
 themselves and then has none for short ones. A width between has a clip. A mid-rise grid, ``step (code + 1/2)``, has no
 integer zero point. Activations have half a step subtracted before and added after; so have LSQ+'s, with its offset.
-Weights are held as ``2 code + 1`` at half the step where their container has the bit to
-spare (1, 3, 5, 6 and 7 bits, and all of these in 8), else as codes, with half a step added after.
+Weights are held as ``2 code + 1`` at half the step where their container has the bit to spare (1, 3, 5, 6 and 7 bits,
+and all of these in 8), else as codes, with half a step added after.
 
 QuantizeLinear rounds a tie to even. That is the rule of ``even`` and, as it is counted here, of ``even_from_low``; a
 quantizer whose ties go ``away`` from zero differs where a value lies exactly half way. Dividing by a step after

@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
 from torch import nn
 
 import flatbit as fb
-from flatbit.export.executor import integer_network
+from flatbit.export.executor import IntegerNetwork, integer_network
+from flatbit.export.fixed import fixed_point
+from flatbit.export.forms.integer import IntegerGraph
+from flatbit.export.integer import Accumulate, Rescale, Round
+from flatbit.export.lowering import lower
+from flatbit.export.onnx_graph import OnnxGraph
+from flatbit.export.program import Coding
 
 from ..cases import SHAPE, digits, network
 from .cases import POLICIES, POOLS, Lines, Pooled, ready, run, small
@@ -113,6 +121,39 @@ def test_operands_in_float_are_refused_by_layer(model, says, tmp_path):
         fb.export.onnx(model(), path, SHAPE, form="integer")
     assert path.read_text() == "as it was"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def whole_steps(ties, low, high, *, doubled):
+    """A program of two layers whose second input is ``clip(round(n / 4), low, high)`` of the first input's codes n."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    program = fixed_point(lower(ready(model, (1,), "lsq", 8)[0], (1,)))
+    operations = []
+    for op in program.operations:
+        if isinstance(op, Accumulate):
+            op = replace(op, product=replace(op.product, weight=torch.ones_like(op.product.weight)))
+        elif isinstance(op, Rescale):
+            op = replace(op, multiplier=torch.ones(1).long(), addend=torch.zeros(1).long(), shift=0)
+        elif isinstance(op, Round):
+            rule = {"ties": ties, "low": low, "high": high, "doubled": doubled}
+            op = replace(op, multiplier=1, addend=2, shift=2, **rule)
+            ends = (2 * low + 1, 2 * high + 1) if doubled else (low, high)
+            program.codings[op.name] = Coding(step=1.0, offset=0.0, low=ends[0], high=ends[1])
+        operations.append(op)
+    return replace(program, operations=tuple(operations))
+
+
+@pytest.mark.parametrize("ties", ["even", "even_from_low", "away"])
+@pytest.mark.parametrize(("low", "high"), [(-9, 9), (-8, 7), (0, 40), (-128, 127)])
+@pytest.mark.parametrize("doubled", [False, True])
+def test_every_tie_goes_where_the_executor_has_it_go(ties, low, high, doubled, tmp_path):
+    program, graph = whole_steps(ties, low, high, doubled=doubled), OnnxGraph()
+    IntegerGraph(program, graph).build()
+    path = tmp_path / "net.onnx"
+    path.write_bytes(graph.model("net", {}, "0").SerializeToString())
+    x = torch.arange(-128, 128).reshape(-1, 1) * float(program.operations[0].grid.step)
+    own = IntegerNetwork(program).integers(x)
+    assert len(own.unique()) > 9
+    assert torch.equal(run(path, x)["integers"].long(), own)
 
 
 def test_transposed_convolutions_are_refused_by_layer(tmp_path):
