@@ -57,14 +57,12 @@ def run_all(place: Place, seeds: int, processes: int) -> None:
     work([(find, (place, method, bits)) for method in METHODS for bits in WIDTHS], processes)
     setting = place.setting
     chosen = {f"{m}-{b}bits": find(place, m, b)["bits"] for b in WIDTHS for m in METHODS}
-    jobs: list[Job] = [
-        (tune, (place, name, bits, setting.tune_epochs, seed)) for seed in range(seeds) for name, bits in chosen.items()
-    ]
-    jobs += [
-        (tune, (place, f"alone-{layer}", alone(layer, names), setting.alone_epochs, seed))
-        for seed in range(min(seeds, ALONE_SEEDS))
-        for layer in (None, *names)
-    ]
+    jobs: list[Job] = []
+    for seed in range(seeds):
+        jobs += [(tune, (place, name, bits, setting.tune_epochs, seed)) for name, bits in chosen.items()]
+        if seed < ALONE_SEEDS:
+            nets = {f"alone-{layer}": alone(layer, names) for layer in (None, *names)}
+            jobs += [(tune, (place, name, bits, setting.alone_epochs, seed)) for name, bits in nets.items()]
     work(jobs, processes)
 
 

@@ -13,6 +13,7 @@ import torch
 
 import flatbit as fb
 from flatbit.atomic import replacing
+from flatbit.cli.searching import training_images
 from flatbit.data.held_out import held_out
 from flatbit.engine import Checkpoint, Recipe, Run, Stage, plan, read_run, run
 from flatbit.engine.record import RECORD
@@ -143,10 +144,7 @@ def measure(place: Place, name: str) -> Sensitivity:
     if not (path := place.measured(name)).is_file():
         torch.set_num_threads(1)
         net = searched(place, MEASURED)
-        count = -(-SAMPLES // place.setting.batch_size)
-        batches = net.data.train_batches(place.setting.batch_size, seed=0, augment=False)
-        images = [batch for batch, _ in zip(batches, range(count), strict=False)]
-        images[-1] = tuple(part[: SAMPLES - place.setting.batch_size * (count - 1)] for part in images[-1])  # type: ignore[assignment]
+        images = training_images(net, SAMPLES, place.setting.batch_size)
         sensitivity(net.model, net.policy, net.space, images, measure=name).save(path)
     return Sensitivity.load(path)
 

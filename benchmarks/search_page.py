@@ -163,13 +163,13 @@ def caption(record: Record) -> str:
     text = f"""\
 `python benchmarks/search.py --data-dir DIR`: {net}, {data}, scored on all test images after the last epoch.
 **Shortened** to what two shared cores do in an hour: float {given["float_epochs"]} epochs
-({given["float_top1"]:.2f} %), SAMQ {given["search_epochs"]} epochs (a tenth of them warm-up, half of the images for the generator, rho
-{given["rho"]:g} where it has sharpness), then for all nets alike {given["tune_epochs"]} epochs from the float net:
-SAQ's quantizers, plain SGD 0.9 at {given["lr"]:g} with a cosine to 0, batch {given["batch_size"]}, decay
-{given["weight_decay"]:g}. One search, then one fine-tuning a seed; top-1 is mean ± standard deviation over seeds, the
-difference to the uniform net is taken in pairs of a seed, p by the two-sided paired t-test. Seconds of a search are
-those of one thread: of SAMQ on its processor, of ilp by the clock and with its measure, at all {len(MEASURED)} widths.
-{record.date}: {stated["processor"]}, one thread, torch {stated["torch"]}
+({given["float_top1"]:.2f} %), SAMQ {given["search_epochs"]} epochs (a tenth of them warm-up, half of the images
+for the generator, rho {given["rho"]:g} where it has sharpness), then for all nets alike {given["tune_epochs"]}
+epochs from the float net: SAQ's quantizers, plain SGD 0.9 at {given["lr"]:g} with a cosine to 0, batch
+{given["batch_size"]}, decay {given["weight_decay"]:g}. One search, then one fine-tuning a seed; top-1 is mean ±
+standard deviation over seeds, the difference to the uniform net is taken in pairs of a seed, p by the two-sided
+paired t-test. Seconds of a search are those of one thread: of SAMQ on its processor, of ilp by the clock and with
+its measure, at all {len(MEASURED)} widths. {record.date}: {stated["processor"]}, torch {stated["torch"]}
 ([record](../benchmarks/results/{record.path.name}))."""
     return f"## Whether it paid here\n\n{filled(text)}"
 
