@@ -111,7 +111,7 @@ def _registered(model: str, data: str, mbitops: float, settings: dict[str, Any] 
     )
 
 
-_DIGITS = {"pretraining.schedule": "digits", "training.epochs": 20, "training.batch_size": 64}
+_DIGITS = {"pretraining.schedule": "digits", "training.epochs": 40, "training.batch_size": 64}
 RECIPES.add("dq-preresnet20-cifar100", _registered("preresnet20", "cifar100", 674.644))
 RECIPES.add("dq-mobilenet_v2-cifar100", _registered("mobilenet_v2_cifar", "cifar100", 1508.934))
 RECIPES.add("dq-preresnet8-digits", _registered("preresnet8", "digits", 7.414, _DIGITS))
