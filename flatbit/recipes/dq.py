@@ -26,8 +26,8 @@ class Penalty:
 
     Attributes:
         mbitops: C, in millions of bit-operations of one image.
-        weight: the papers leave it open; ours ends within 2 % of the budget on digits
-            (``dq-preresnet8-digits``); more ends further below, less above it.
+        weight: the papers leave it open; ours ends within 2 % of the budget on digits (``dq-preresnet8-digits``, seeds
+            0 to 2). More, or half of its updates, end up to 8 % below; less ends on either side.
 
     Raises:
         ValueError: one that is not positive.
