@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from ..models import accepts, build
 from ..quant.presets import policy as policy_of
 from ..search.opened import Searched
 from ..search.sensitivity import MEASURES, SAMPLES
+from .console import parse_settings
 
 MODEL = "A model of `flatbit list models`, package.module:function, or the folder of a float run."
 Widths = Annotated[str, typer.Option(help="Bits that each layer chooses from, with commas.")]
@@ -29,9 +30,15 @@ Layers = Annotated[
         "where the model's forward cannot be followed."
     ),
 ]
+Fixed = Annotated[
+    list[str],
+    typer.Option("--fixed", help="NAME=BITS: a layer with no choice, nor those that choose with it; several."),
+]
 MeasureName = Annotated[
     str, typer.Option("--measure", help=f"Of sensitivity; less is better: {', '.join(MEASURES.names())}.")
 ]
+POLICY = "saq"
+"""Of both verbs where none is given: SAMQ's own, with a clip for each width."""
 BATCH = 128
 
 
@@ -77,8 +84,10 @@ class Asked:
             data_arguments=(dict(recipe.data_arguments) if data in (None, recipe.data) else {}) | data_arguments,
         )  # fmt: skip
 
-    def searched(self, policy: str, widths: str, layers: Path | None) -> Searched:
-        """Build and load it, with its space and prices. Raises ValueError."""
+    def searched(
+        self, policy: str | None, widths: str, layers: Path | None, fixed: Sequence[str] = ()
+    ) -> Searched:  # fmt: skip
+        """Build and load it, with its space and prices; ``fixed`` as NAME=BITS. Raises ValueError."""
         data = datasets.load(self.data, self.data_dir, **self.data_arguments)
         follows = {"num_classes": data.num_classes, "in_channels": data.image_shape[0]}
         accepted = accepts(self.model)
@@ -90,14 +99,20 @@ class Asked:
         if (outputs := outputs_of(model)) is not None and outputs < data.num_classes:
             raise ValueError(f"{self.model} has {outputs} outputs, {data.name} {data.num_classes} classes")
         bits = _widths(widths)
-        made = policy_of(policy, weights=bits[-1], activations=bits[-1])
-        return Searched.of(model.eval(), made, data, widths=bits, layers=_groups(layers))
+        made = policy_of(policy or POLICY, weights=bits[-1], activations=bits[-1])
+        return Searched.of(model.eval(), made, data, widths=bits, layers=_groups(layers), fixed=_fixed(fixed))
 
 
-def training_images(searched: Searched, samples: int = SAMPLES) -> list[Batch]:
-    """The first training images in the order of seed 0, not augmented."""
-    size = min(BATCH, samples)
-    return list(islice(searched.data.train_batches(size, seed=0, augment=False), max(1, samples // size)))
+def training_images(searched: Searched, samples: int = SAMPLES, size: int = BATCH) -> list[Batch]:
+    """The first training images in the order of seed 0, not augmented: so many, in batches of ``size``, the last less.
+
+    Raises ValueError where there are fewer.
+    """
+    there = searched.data.train_batches(1, seed=0).num_samples
+    if samples > there:
+        raise ValueError(f"--samples {samples}: {searched.data.name} has {there:,} training images")
+    x, y = next(iter(searched.data.train_batches(samples, seed=0, augment=False)))
+    return list(zip(x.split(size), y.split(size), strict=True))
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -107,6 +122,15 @@ def _widths(text: str) -> tuple[int, ...]:
         found = ()
     if not found or not all(1 <= bits <= 8 for bits in found):
         raise ValueError(f"--widths {text}: expected bits from 1 to 8, with commas, as 2,3,4,5")
+    return found
+
+
+def _fixed(pairs: Sequence[str]) -> dict[str, int]:
+    """Layers with their one width. Raises ValueError."""
+    found = parse_settings([*pairs], "--fixed")
+    for name, bits in found.items():
+        if type(bits) is not int or not 1 <= bits <= 8:
+            raise ValueError(f"--fixed {name}={bits}: expected bits from 1 to 8, as {name}=4")
     return found
 
 

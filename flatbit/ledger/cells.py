@@ -13,18 +13,18 @@ from ..quant.spec import FLOAT_BITS
 from .counting import ANALYTIC, COUNTED, analytic, count
 from .evidence import Evidence, Shelf, label
 from .experiments import Experiment, Point, filled_by
-from .published import Published
+from .published import MIXED, Published
+from .searched import searched
 
 WHOLE = Point()
 IN_POINTS = {"top1", "top5", "train_top1", "mIoU", "region_acc", "diff"}
 """Metrics in percent: reproduced within ``NEAR_POINTS``; the others within ``NEAR_SHARE``."""
 NEAR_POINTS, NEAR_SHARE = 0.5, 0.01
-LESS_IS_BETTER = {"lambda_max", "diff"}
+LESS_IS_BETTER = {"lambda_max", "diff", "BOPs_M", "BOPs_G"}
 LACKING = {"ImageNet": "ImageNet", "VOC2012": "PASCAL VOC 2012 with 10,582 training masks"}
 """Data sets that we do not have, by the papers' names."""
 ABSENT = {
-    "SAMQ": "`flatbit search --method samq` finds the bits, `--set assignment=FILE` trains them: not in the queue yet",
-    "DQ": "DQ's quantizer and penalty are here, a recipe for its bits per layer is not",
+    "SAMQ": "a search, then a run with what it finds: two commands that the queue does not make",
     "HAQ": "HAQ is quoted only: not implemented",
 }
 """Why no experiment fills a method's rows."""
@@ -67,8 +67,11 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """The command that makes the run; "" where there is none."""
-        return "" if self.experiment is None or self.status == "computed" else self.experiment.command()
+        """The command that makes the run, or two with ``&&``; "" where there is none."""
+        if self.experiment is None:
+            found = searched(self.row)
+            return "" if found is None else " && ".join(found.commands())
+        return "" if self.status == "computed" else self.experiment.command()
 
     @property
     def convention(self) -> str:
@@ -115,7 +118,7 @@ def cell(row: Published, shelf: Shelf) -> Cell:
     where: dict[str, Any] = {"row": row, "experiment": experiment, "point": point}
     if row.metric == "rho":
         return Cell(status="setting", ours=_rho(experiment), **where)
-    if row.metric in COUNTED:
+    if row.metric in COUNTED and row.w_bits != MIXED:
         counted = count(row, experiment.name, point.stage)
         why = "" if row.value is None or abs(counted / row.value - 1) <= NEAR_SHARE else _why_counted(row)
         return Cell(status="computed", ours=counted, why=why, **where)
@@ -134,6 +137,9 @@ def summary(found: Iterable[Cell]) -> dict[str, int]:
 def _unfilled(row: Published) -> Cell:
     if row.notes.startswith("cited") or row.method in QUOTED:
         return Cell(row=row, status="cited only")
+    lacks = LACKING.get(row.dataset)
+    if lacks and searched(row) is not None:
+        return Cell(row=row, status=f"needs data {lacks}", why=ABSENT["SAMQ"])
     return Cell(row=row, status="not run", why=ABSENT.get(row.method.split()[0], "no experiment fills it"))
 
 

@@ -17,6 +17,7 @@ from .. import plain
 from ..atomic import replacing
 from ..engine.recipe import Stage
 from ..engine.record import RECORD, RunRecord, StageRecord, read_run
+from .counting import COUNTED
 from .experiments import FILE, Point, experiment, experiments, likeness, unmeasured
 
 FORMAT = 1
@@ -106,6 +107,8 @@ class Evidence:
         if point.epoch is not None:
             epoch = next((each for each in entry.epochs if each.epoch == point.epoch), None)
             return None if epoch is None or metric != "top1" else epoch.test_top1
+        if metric in COUNTED:  # of bits that the run found
+            return COUNTED[metric](entry.cost, next(iter(self.run.stages.values())).cost)
         test = entry.test
         return {"top1": test.top1, "top5": test.top5, "region_acc": test.top1, "mIoU": test.miou}.get(metric)
 

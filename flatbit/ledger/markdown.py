@@ -12,6 +12,7 @@ from .claims import Tested, claims, judged
 from .evidence import Evidence, Shelf
 from .experiments import Experiment, Paper, experiments, papers
 from .published import published
+from .searched import Searched, searched
 
 FINDINGS = Path(__file__).parent / "findings.toml"
 """What our runs show, in words, by table: the only part of the results that is written by hand."""
@@ -156,8 +157,15 @@ def _missing(found: Sequence[Cell]) -> str:
 
 def _experiments_of(paper: Paper) -> str:
     rows = [(entry.what, bits_of(entry), f"`{entry.command()}`") for entry in paper.experiments]
+    rows += [(each.what, "mixed", " then ".join(f"`{line}`" for line in each.commands())) for each in searches(paper)]
     notes = f"{paper.notes.strip()}\n\n" if paper.notes.strip() else ""
     return f"## {paper.title}\n\n{notes}{table(('what', 'W/A', 'command'), rows)}\n"
+
+
+def searches(paper: Paper) -> tuple[Searched, ...]:
+    """What a paper's rows take a search for, each once."""
+    found = (searched(row) for row in published() if row.paper.lower() == paper.name)
+    return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
 def bits_of(entry: Experiment) -> str:

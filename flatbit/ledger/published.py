@@ -12,6 +12,9 @@ from ..registry import nearest
 
 FILE = Path(__file__).parent / "published.csv"
 
+MIXED = "MP"
+"""Bits that differ from layer to layer: a net's cost is known when it is found."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:

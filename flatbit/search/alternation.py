@@ -31,6 +31,9 @@ from .per_bit import SharedNet
 from .samq import Candidate, Found, Samq, SearchEpoch
 
 CHECKPOINT = "search.pt"
+PARTS = {
+    "net", "optimizer", "generator", "adam", "baseline", "stream", "history", "widths", "random", "asked",
+}  # fmt: skip
 Say = Callable[[str], None]
 
 
@@ -86,10 +89,10 @@ class Search:
 
         Raises:
             ValueError: none of the drawn widths costs what it should: the nearest, and what to loosen; a checkpoint of
-                a search with other settings.
+                a search with other settings, or a damaged one.
         """
         if out is not None and resume and (out / CHECKPOINT).is_file():
-            self._restore(torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True))
+            self._restore(_read(out / CHECKPOINT))
             say(f"search: going on after epoch {len(self.history)}")
         with bar("loss", "cost", "mbitops") as progress:
             task = progress.add_task("search", total=self.settings.epochs, loss="", cost="", mbitops="")
@@ -270,6 +273,18 @@ class Search:
         torch.set_rng_state(found["random"])
         self.history = [plain.from_plain(SearchEpoch, each) for each in found["history"]]
         self.net.switch_(found["widths"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint's parts. Raises ValueError for a damaged file, which it names."""
+    reason = "its parts are others"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of zip, of pickle, of torch
+        content, reason = None, str(error).partition("\n")[0] or type(error).__name__
+    if not isinstance(content, dict) or content.keys() != PARTS:
+        raise ValueError(f"{path} is no checkpoint of a search ({reason}): delete it to begin the search anew")
+    return content
 
 
 def _tables(base: torch.optim.Optimizer, parameter: Tensor) -> list[Tensor]:

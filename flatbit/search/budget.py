@@ -72,8 +72,7 @@ class Budget:
 
 def _width(text: str, match: re.Match[str], space: Space) -> int:
     """The width of a budget of so many bits. Raises ValueError for one that no choice has."""
-    widths = sorted({bits for choice in space.choices for bits in choice.widths})
-    found = {str(bits): bits for bits in widths}.get(f"{match['number']}{match['unit']}")
+    found = {str(bits): bits for bits in space.widths}.get(f"{match['number']}{match['unit']}")
     if found is None:
-        raise ValueError(f"--budget {text}: a uniform net has {' or '.join(map(str, widths))} bits here")
+        raise ValueError(f"--budget {text}: a uniform net has {' or '.join(map(str, space.widths))} bits here")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -36,17 +36,18 @@ class Searched:
     @classmethod
     def of(
         cls, model: nn.Module, policy: Policy, data: Data, *, widths: Sequence[int],
-        layers: Iterable[Sequence[str]] | None = None,
+        layers: Iterable[Sequence[str]] | None = None, fixed: Mapping[str, int] | None = None,
     ) -> Searched:  # fmt: skip
         """Quantize a copy, read its space and count it. A model that is quantized is searched from its latent weights.
 
-        Raises ValueError as ``space_of`` and ``Prices.of`` do.
+        Layers that are ``fixed``, with those that choose with them, have that one width. Raises ValueError as
+        ``space_of``, ``Space.with_fixed`` and ``Prices.of`` do.
         """
         if has_quantized_layers(model):
             restore_(model)
         quantized = copy.deepcopy(model)
         quantize_(quantized, policy, strict=False)
-        space = space_of(quantized, widths, layers)
+        space = space_of(quantized, widths, layers).with_fixed(fixed or {})
         return cls(
             model=model, policy=policy, data=data, space=space, prices=Prices.of(quantized, space, data.image_shape)
         )

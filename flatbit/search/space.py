@@ -63,6 +63,12 @@ class Space:
             if not choice.widths or any(not 1 <= bits <= 8 for bits in choice.widths):
                 raise ValueError(f"{choice.name!r}: widths {choice.widths}: expected one or more of 1 to 8 bits")
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """What layers choose from, ascending; fixed ones count where all are."""
+        free = [choice for choice in self.choices if len(choice.widths) > 1]
+        return tuple(sorted({bits for choice in free or self.choices for bits in choice.widths}))
+
     def with_fixed(self, fixed: Mapping[str, int]) -> Space:
         """The same with one width left for some layers. Raises ValueError where tied ones are fixed to two widths."""
         known = {name: choice for choice in self.choices for name in choice.layers}

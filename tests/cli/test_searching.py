@@ -1,10 +1,13 @@
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
 import flatbit as fb
-from flatbit.cli.searching import Asked, _groups, _widths, training_images
+from flatbit.cli.searching import POLICY, Asked, _groups, _widths, training_images
+from flatbit.cli.verbs.search import search_bits
+from flatbit.cli.verbs.sensitivity import measure_layers
 from flatbit.engine.sources import Checkpoint
 
 
@@ -55,10 +58,29 @@ def test_a_net_with_too_few_outputs():
 def test_images_are_training_images_as_they_are():
     searched = asked().searched("saq", "2,4", None)
     batches = training_images(searched, 300)
-    assert [len(y) for _, y in batches] == [128, 128]
+    assert [len(y) for _, y in batches] == [128, 128, 44]
     again = training_images(searched, 300)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, again, strict=True))
     assert [len(y) for _, y in training_images(searched, 7)] == [7]
+    assert [len(y) for _, y in training_images(searched, 7, 3)] == [3, 3, 1]
+    assert sum(len(y) for _, y in training_images(searched, 1347)) == 1347
+    with pytest.raises(ValueError, match="--samples 1348: digits has 1,347 training images"):
+        training_images(searched, 1348)
+
+
+def test_both_verbs_have_one_default_policy():
+    defaults = {verb: signature(verb).parameters["policy"].default for verb in (search_bits, measure_layers)}
+    assert {*defaults.values()} == {POLICY}
+    assert asked().searched(None, "2,4", None).policy.name == POLICY
+
+
+def test_a_fixed_layer_has_one_width_and_those_that_choose_with_it():
+    free, space = (asked().searched(None, "2,4", None, fixed).space for fixed in ((), ("layers.1.0.shortcut=8",)))
+    tied = next(choice for choice in space.choices if "layers.1.0.shortcut" in choice.layers)
+    assert (tied.widths, tied.name) == ((8,), "layers.1.0.conv2")
+    assert space.widths == (2, 4)
+    assert [choice.layers for choice in space.choices] == [choice.layers for choice in free.choices]
+    assert space.uniform(4) == free.uniform(4) | {tied.name: 8}
 
 
 @pytest.mark.parametrize(("text", "widths"), [("2,3,4,5", (2, 3, 4, 5)), ("4, 2,2", (2, 4)), ("8", (8,))])

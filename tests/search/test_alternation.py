@@ -130,6 +130,19 @@ def test_a_checkpoint_of_another_search_is_refused(search_of, tmp_path, settings
         other.run(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("damage", ["cut", "emptied", "text", "other"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(search_of, tmp_path, damage):
+    search_of().run(tmp_path)
+    path = tmp_path / CHECKPOINT
+    whole = path.read_bytes()
+    if damage == "other":
+        torch.save({"net": {}}, path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "emptied": b"", "text": b"no checkpoint"}[damage])
+    with pytest.raises(ValueError, match=r"search\.pt is no checkpoint of a search \(.+\): delete it to begin"):
+        search_of().run(tmp_path, resume=True)
+
+
 def test_what_is_found_is_inside_the_window_and_left_in_the_net(search_of):
     search = search_of(sharpness=FLAT)
     found = search.run()

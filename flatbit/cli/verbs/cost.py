@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from torch import nn
 
+from ...quant.assignment import assignment as bits_of
 from ...quant.convert import quantize_
 from ...quant.cost import Cost, cost
 from ...quant.presets import policy as policy_of
 from ...quant.spec import FLOAT_BITS
 from ...quant.table import has_quantized_layers
 from ...registry import import_object
+from ...search.assignment_file import write_assignment
 from .. import COMMANDS
 from ..console import (
     ActivationBits,
@@ -26,6 +29,7 @@ from ..console import (
     Trust,
     WeightBits,
     parse_settings,
+    say,
     show,
 )
 from ..network import open_network
@@ -53,15 +57,23 @@ def cost_of(
             "the model is called with: a tensor, a tuple, or a mapping by name."
         ),
     ] = None,
+    assignment: Annotated[
+        Path | None,
+        typer.Option(help="Also write the bits per layer to this TOML file, as recipes take it (DQ's learned bits)."),
+    ] = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Count bit-operations, multiply-adds, parameters and bytes; nothing is trained.
 
+    `flatbit cost runs/dq --assignment bits.toml`
+
     `flatbit cost preresnet20 --model-arg variant=saq --model-arg num_classes=100 --policy saq -w 4 -a 4`
     """
     if policy is not None and weight_bits == activation_bits == FLOAT_BITS:
         raise ValueError(f"--policy {policy} without bits: give -w, -a or both")
+    if assignment is not None and assignment.exists():
+        raise ValueError(f"--assignment {assignment}: the file is there already: give another, or remove it")
     network = open_network(model, parse_settings(model_arg, "--model-arg"), stage=stage, trust=trust).network
     if (weight_bits, activation_bits) != (FLOAT_BITS, FLOAT_BITS):
         if has_quantized_layers(network):
@@ -78,6 +90,11 @@ def cost_of(
         raise ValueError("--first-last-bits and --image-bits without bits cannot act: give -w, -a or both")
     counted = _counted(network, input_shape, example)
     totals = {name: getattr(counted, name) for name in ("bitops", "macs", "params", "size_bytes")}
+    if assignment is not None:
+        write_assignment(
+            bits_of(network), assignment, note=f"bits of {model}: {counted.bitops / 1e6:,.3f} M bit-operations"
+        )
+        say(f"written: {assignment}")
     show(str(counted), totals | asdict(counted) | {"activation_bitops": counted.activation_bitops}, json)
 
 

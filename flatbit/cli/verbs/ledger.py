@@ -17,13 +17,14 @@ from ...engine.record import RECORD
 from ...ledger import words
 from ...ledger.cells import Cell, bits_in_words, cells, summary
 from ...ledger.evidence import Shelf, of_run, ours, read, shelf, write
-from ...ledger.experiments import Experiment, chain, experiment
+from ...ledger.experiments import chain, experiment
 from ...ledger.groups import chosen
 from ...ledger.lock import locked
 from ...ledger.packing import MIB, pack, unpack
 from ...ledger.page import write_page
 from ...ledger.published import selected
 from ...ledger.queue import Queue, carried, work
+from ...ledger.searched import searched
 from .. import COMMANDS
 from ..console import DataDir, Device, Json, Out, Smoke, say, show
 
@@ -248,15 +249,20 @@ def _table(found: Sequence[Cell]) -> Lines:
 
 def _commands(found: Sequence[Cell]) -> str:
     """The commands of the runs, of what they start from first; and why rows without one have none."""
-    made: dict[str, Experiment] = {}
+    made: dict[str, str] = {}
     without: dict[str, str] = {}
     for cell in found:
-        if cell.experiment is None:
+        if (search := searched(cell.row)) is not None:
+            needed, last = (search.start,), {search.name: f"# {search.what}\n" + "\n".join(search.commands())}
+        elif cell.experiment is not None:
+            needed, last = (*chain(cell.experiment), cell.experiment.name), {}
+        else:
             without[cell.row.id] = words.status(cell)
             continue
-        for name in (*chain(cell.experiment), cell.experiment.name):
-            made.setdefault(name, experiment(name))
-    lines = [f"# {escape(entry.what)}\n{escape(entry.command())}" for entry in made.values()]
+        for entry in map(experiment, needed):
+            made.setdefault(entry.name, f"# {entry.what}\n{entry.command()}")
+        made |= last
+    lines = [escape(command) for command in made.values()]
     return "\n".join([*lines, *(f"# {row}: {escape(why)}" for row, why in without.items())])
 
 

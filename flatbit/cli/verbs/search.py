@@ -55,7 +55,7 @@ from ..console import (
     show,
 )
 from ..network import given_checkpoint
-from ..searching import MODEL, Asked, Layers, MeasureName, Widths, training_images
+from ..searching import MODEL, POLICY, Asked, Fixed, Layers, MeasureName, Widths, training_images
 
 METHODS = ("ilp", "samq")
 Bits = Mapping[str, int]
@@ -74,9 +74,10 @@ def search_bits(
     data_dir: DataDir = None,
     data_arg: DataArguments = [],  # noqa: B006
     skip_bad: SkipBad = False,
-    policy: PolicyName = "saq",
+    policy: PolicyName = POLICY,
     widths: Widths = "2,3,4,5",
     layers: Layers = None,
+    fixed: Fixed = [],  # noqa: B006
     measure: MeasureName = "loss",
     search_epochs: Annotated[int, typer.Option(min=2, help="Of samq; a tenth of them are its warm-up.")] = 100,
     rho: Annotated[float, typer.Option(min=0, help="Of samq's sharpness; 0 for the search without.")] = 0.4,
@@ -103,11 +104,11 @@ def search_bits(
     out = out or Path("runs/search")
     if (out / "assignment.toml").is_file() and not resume:
         raise ValueError(f"{out} holds a search already: --resume goes on with it, another --out starts a new one")
-    policy = policy or "saq"
+    policy = policy or POLICY
     given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     arguments = parse_settings(model_arg, "--model-arg")
     asked = Asked.of(model, arguments, given, data, data_arguments(data_arg, skip_bad), data_dir)
-    searched = asked.searched(policy, widths, layers)
+    searched = asked.searched(policy, widths, layers, fixed)
     limit = Budget.parse(budget, searched.prices, searched.space)
     limit.check(searched.prices)
     out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def _by_measure(searched: Searched, limit: Budget, measure: str, out: Path, *, r
     say(f"ilp: {measure} {best.loss:.4g}, proven (gap {best.gap:g}), {best.price}")
     points = frontier(found.values, searched.prices)
     uniform = {}
-    for bits in sorted({bits for choice in searched.space.choices for bits in choice.widths}):
+    for bits in searched.space.widths:
         net = searched.space.uniform(bits)
         cost = searched.prices.total(net).bitops / 1e6
         uniform[bits] = cost, sum(found.values[name][width] for name, width in net.items())
@@ -179,9 +180,8 @@ def _by_samq(
 
 
 def _uniform(searched: Searched, limit: Budget) -> tuple[int, Bits] | None:
-    """The widest uniform net inside the budget; None where none is."""
-    widths = sorted({bits for choice in searched.space.choices for bits in choice.widths}, reverse=True)
-    nets = ((bits, searched.space.uniform(bits)) for bits in widths)
+    """The widest uniform net inside the budget, fixed layers as they are; None where none is."""
+    nets = ((bits, searched.space.uniform(bits)) for bits in reversed(searched.space.widths))
     return next(((bits, net) for bits, net in nets if limit.holds(searched.prices.total(net))), None)
 
 

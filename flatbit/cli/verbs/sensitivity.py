@@ -29,7 +29,7 @@ from ..console import (
     show,
 )
 from ..network import given_checkpoint
-from ..searching import MODEL, Asked, Layers, MeasureName, Widths, training_images
+from ..searching import MODEL, POLICY, Asked, Layers, MeasureName, Widths, training_images
 
 
 def measure_layers(
@@ -43,11 +43,11 @@ def measure_layers(
     data_dir: DataDir = None,
     data_arg: DataArguments = [],  # noqa: B006
     skip_bad: SkipBad = False,
-    policy: PolicyName = "uniq",
+    policy: PolicyName = POLICY,
     widths: Widths = "2,3,4,5",
     layers: Layers = None,
     measure: MeasureName = "loss",
-    samples: Annotated[int, typer.Option(min=1, help="Training images, not augmented.")] = SAMPLES,
+    samples: Annotated[int, typer.Option(min=1, help="Training images, not augmented; the first of seed 0.")] = SAMPLES,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -60,7 +60,7 @@ def measure_layers(
     given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     arguments = parse_settings(model_arg, "--model-arg")
     asked = Asked.of(model, arguments, given, data, data_arguments(data_arg, skip_bad), data_dir)
-    searched = asked.searched(policy or "uniq", widths, layers)
+    searched = asked.searched(policy, widths, layers)
     images = training_images(searched, samples)
     found = sensitivity(searched.model, searched.policy, searched.space, images, measure=measure)
     path = out or Path("runs") / f"sensitivity-{measure}.json"

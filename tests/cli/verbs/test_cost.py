@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import flatbit as fb
 from flatbit.engine.record import read_run
+from flatbit.search.assignment_file import read_assignment
 
 
 def totals(flatbit, *arguments):
@@ -192,3 +194,14 @@ def test_a_quantized_file_is_not_quantized_again(refuses, tmp_path):
     fb.calibrate_(model, [])
     fb.save(model, tmp_path / "net.safetensors")
     assert "is quantized already: -w and -a cannot act on it" in refuses("cost", tmp_path / "net.safetensors", "-w", 2)
+
+
+def test_it_writes_bits_per_layer_as_recipes_take_them_and_keeps_what_is_there(flatbit, refuses, own):
+    result = flatbit("cost", "preresnet8", "-w", 2, "-a", 3, "--policy", "dq", "--assignment", "new/bits.toml")
+    assert (result.status, result.err) == (0, "written: new/bits.toml\n")
+    model = fb.models.build("preresnet8")
+    fb.quantize_(model, fb.policy("dq", weights=2, activations=3))
+    path = Path("new/bits.toml")
+    assert read_assignment(path) == fb.assignment(model)
+    assert path.read_text().startswith("# bits of preresnet8: ")
+    assert "is there already" in refuses("cost", "preresnet8", "-w", 2, "--assignment", str(path))

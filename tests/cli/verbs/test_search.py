@@ -125,6 +125,20 @@ def test_bytes_and_both_are_budgets_of_the_exact_way(flatbit, weights):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("method", ["ilp", "samq"])
+def test_a_fixed_layer_keeps_its_width_in_every_net(flatbit, weights, small, method):
+    words = ("--method", method, "--search-epochs", 2) if method == "samq" else ()
+    fixed = ("--fixed", "layers.0.0.conv1=4", "--fixed", "layers.1.0.shortcut=2")
+    result = flatbit("search", *MODEL, *weights, *words, *fixed, "--budget", "3bits", *SHORT)
+    assert result.status == 0, result.err
+    nets = {name: of_choices(f"out/{name}.toml") for name in ("assignment", "uniform")}
+    for bits in nets.values():
+        assert (bits["layers.0.0.conv1"], bits["layers.1.0.conv2"]) == (4, 2)
+    assert {bits for name, bits in nets["uniform"].items() if name not in ("layers.0.0.conv1", "layers.1.0.conv2")} == {
+        3
+    }
+
+
 def test_a_search_is_gone_on_with_only_if_asked(flatbit, refuses, weights, monkeypatch):
     words = ("search", *MODEL, *weights, "--budget", "3bits", *SHORT)
     first = flatbit(*words, "--json")
@@ -215,9 +229,7 @@ def test_an_assignment_may_be_changed_and_taken_by_a_recipe(flatbit, weights):
 
 def test_where_no_uniform_net_is_inside_there_is_none_beside():
     prices = SimpleNamespace(total=lambda bits: bits)
-    space = SimpleNamespace(
-        choices=(SimpleNamespace(widths=(2, 3)), SimpleNamespace(widths=(3, 4))), uniform=lambda bits: bits
-    )
+    space = SimpleNamespace(widths=(2, 3, 4), uniform=lambda bits: bits)
     searched = SimpleNamespace(prices=prices, space=space)
     for most, expected in [(9, (4, 4)), (3, (3, 3)), (1, None)]:
         assert verb._uniform(searched, SimpleNamespace(holds=lambda bits, most=most: bits <= most)) == expected
@@ -233,6 +245,12 @@ def test_where_no_uniform_net_is_inside_there_is_none_beside():
         (("--budget", "1B"), "a budget of 1 bytes: this net takes"),
         (("--budget", "1MB", "--method", "samq"), "--method samq aims at bit-operations"),
         (("--budget", "3bits", "--measure", "los"), "unknown measure 'los': did you mean loss"),
+        (
+            ("--budget", "3bits", "--fixed", "layers.0.0.conv1=9"),
+            "--fixed layers.0.0.conv1=9: expected bits from 1 to 8",
+        ),
+        (("--budget", "3bits", "--fixed", "layers.0.0.conv=4"), "fixed layer 'layers.0.0.conv' is none that chooses"),
+        (("--budget", "3bits", "--fixed", "conv1"), "--fixed 'conv1': expected NAME=VALUE"),
         (("--budget", "3bits", "--policy", "faq"), "is quantized where it is made"),
         (("--budget", "3bits", "--method", "samq", "--held-out", 0), "held_out: count=0: expected 1 to"),
         (("--budget", "3bits", "--method", "samq", "--held-out", 1), "expected 1 to"),
