@@ -50,7 +50,7 @@ class Draft:
         model = copy.deepcopy(self.model)
         apply_specs_(model, dict(specs))
         for _, quantizer in quantizers_of(model):  # on the meta device their bits could not be read
-            quantizer.bits = torch.tensor(specs[quantizer.site.layer].tensors[quantizer.site.name].bits)
+            quantizer.bits = torch.tensor(float(specs[quantizer.site.layer].tensors[quantizer.site.name].bits))
         return convention(model).inner if specs else "float", Totals.of(cost(model, input_shape))
 
 

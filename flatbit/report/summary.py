@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,24 +73,26 @@ def summarize(runs: Sequence[Run]) -> list[StageSummary]:
     return rows
 
 
-def table_of(rows: Sequence[StageSummary], title: str) -> Table:
-    """The rows as a table for a terminal."""
+def table_of(rows: Sequence[StageSummary], title: str, file_bytes: Mapping[str, int] | None = None) -> Table:
+    """The rows as a table for a terminal, with the size of each stage's packed file where it is given."""
     n = max(row.num_seeds for row in rows)
-    spread = f", mean ± std over {n} seeds" if n > 1 else ""
+    spread = f"; mean ± std over {n} seeds" if n > 1 else ""
     table = Table(
         "stage",
         "bits",
-        f"{LABELS[rows[0].metric]} %{spread}",
+        f"{LABELS[rows[0].metric]} %",
         "below float",
         "bytes",
-        "bit-operations",
+        *(() if file_bytes is None else ("file",)),
+        "bit-ops",
         "seconds",
         "convention",
-        title=title,
+        title=title + spread,
     )
     for row in rows:
         loss = "" if row.loss is None or row.method == "float" else f"{row.loss:+.2f}"
-        cost = f"{row.size_bytes:,}", f"{row.bitops / 1e6:,.1f} M"
+        file = () if file_bytes is None else (f"{file_bytes[row.stage]:,}",)
+        cost = f"{row.size_bytes:,}", *file, f"{row.bitops / 1e6:,.1f} M"
         table.add_row(row.stage, row.bits, row.accuracy, loss, *cost, f"{row.seconds:.1f}", row.first_last)
     return table
 

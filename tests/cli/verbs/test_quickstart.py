@@ -42,6 +42,8 @@ def test_json_is_the_same_result(flatbit, done, no_page):
     rows = json.loads(result.out)
     assert [row["stage"] for row in rows] == STAGES
     for row in rows:
+        file = out / "seed0" / "export" / f"{row['stage']}.safetensors"
+        assert row["file_bytes"] == file.stat().st_size >= row["size_bytes"]
         tops = [read_run(out / f"seed{seed}").record.stages[row["stage"]].test.top1 for seed in (0, 1)]
         assert row["score"] == pytest.approx(sum(tops) / 2)
         assert row["num_seeds"] == 2
