@@ -11,13 +11,12 @@ by the deviation, which is folded into a 31-bit multiplier here in place of bein
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from . import integer
 from .bounds import Bound, accumulator_bound, bounds
-from .folding import products_with_affine
 from .integer import IntegerOperation
 from .program import (
     INPUT,
@@ -144,20 +143,15 @@ def shared_fractions(program: Program, bound: dict[str, Bound]) -> dict[str, int
     return {op.name: room - exponent[find(op.name)] for op in program if find(op.name) in exponent}
 
 
-@dataclass
 class _Fixed:
     """The integer operations so far."""
 
-    program: Program
-    bound: dict[str, Bound]
-    operations: list[IntegerOperation] = field(default_factory=list)
-    codings: dict[str, Coding] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.fractions = shared_fractions(self.program, self.bound)
+    def __init__(self, program: Program, bound: dict[str, Bound]) -> None:
+        self.operations: list[IntegerOperation] = []
+        self.codings: dict[str, Coding] = {}
+        self.errors: dict[str, float] = {}
         self.products: dict[str, Product] = {}
-        self.affine = products_with_affine(self.program.operations)
+        self.fractions = shared_fractions(program, bound)
 
     def take(self, op: Operation) -> None:
         """Add the integer form of one operation."""

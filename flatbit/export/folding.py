@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from .program import INPUT, Affine, Flatten, Operation, Product, Quantize
+from .program import INPUT, Affine, Flatten, Operation, Quantize
 
 
 def folded_norms(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -40,9 +40,3 @@ def codes_first(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
             op = replace(before, name=op.name, inputs=(image,))
         made[op.name] = op
     return tuple(made.values())
-
-
-def products_with_affine(operations: tuple[Operation, ...]) -> dict[str, Affine]:
-    """The affine map that reads each product, by the product's name: lowering puts one behind each."""
-    products = {op.name for op in operations if isinstance(op, Product)}
-    return {op.inputs[0]: op for op in operations if isinstance(op, Affine) and op.inputs[0] in products}

@@ -1,4 +1,3 @@
-import importlib
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,6 @@ from flatbit.data.normalize import Normalize
 from flatbit.export import deploy as deployment
 from flatbit.export import reading
 from flatbit.export.deploy import DEPLOYABLE, deploy
-from flatbit.export.gate import check
 from flatbit.export.verification import ExportError
 from flatbit.files import load
 
@@ -70,38 +68,8 @@ def test_a_file_that_computes_something_else_is_not_written(model, tmp_path, mon
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_values_that_are_not_finite_and_no_images_are_refused(model):
-    with pytest.raises(ExportError, match="not finite"):
-        check(model, lambda x: torch.full((len(x), 10), float("nan")), [(*digits(2)[:1], *digits(2))])
-    with pytest.raises(ValueError, match="no images"):
-        check(model, model, [])
-
-
-def test_the_largest_difference_is_found(model):
-    x, y = digits(5)
-
-    def run(given):
-        logits = model(given).clone()
-        logits[3, 7] -= 0.25
-        return logits
-
-    found = check(model, run, [(x, x, y)])
-    assert found.largest_at == (3, 7)
-    assert found.largest == pytest.approx(0.25, rel=1e-5)
-    assert found.identical == 4
-
-
 def test_unknown_forms_and_settings_without_effect_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"unknown form 'integr'.*integer"):
         deploy(model, tmp_path / "x", batches, form="integr", input_shape=SHAPE)
     with pytest.raises(ValueError, match="pixels cannot go into the form 'qdq'"):
         deploy(model, tmp_path / "x", batches, form="qdq", input_shape=SHAPE, prepare=torch.Tensor.float)
-
-
-def test_what_is_not_installed_is_said_with_its_mend(monkeypatch, tmp_path):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r'pip install "flatbit\[onnx\]"'):
-        reading.run_onnx(tmp_path / "x.onnx")

@@ -1,15 +1,12 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from flatbit.export.bounds import accumulator_bound, bounds
+from flatbit.export.bounds import bounds
 from flatbit.export.executor import integer_network
 from flatbit.export.fixed import fixed_point
-from flatbit.export.integer import Accumulate, Encode, Rescale, Round
+from flatbit.export.integer import Accumulate, Rescale, Round
 from flatbit.export.lowering import lower
-from flatbit.export.program import Product
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
@@ -81,52 +78,3 @@ def test_streams_that_are_added_share_their_scale():
     assert sums
     for op in sums:
         assert len({program.fraction_bits[name] for name in (op.name, *op.inputs)}) == 1
-
-
-def test_a_bound_is_reached_by_the_worst_input():
-    weight = torch.tensor([[3, -5], [1, 1]])
-    product = Product(
-        name="p", inputs=("x",), layer="l", weight=weight, scale=torch.ones(2).double(), bits=4,
-        convolve=nn.functional.linear, geometry={},
-    )  # fmt: skip
-    assert accumulator_bound(product, -7, 7) == 56
-    assert int(nn.functional.linear(torch.tensor([[7, -7]]), weight).abs().max()) == 56
-
-
-def test_channels_of_a_grouped_transposed_convolution_are_counted_group_by_group():
-    layer = nn.ConvTranspose2d(4, 6, 1, groups=2, bias=False)
-    product = Product(
-        name="p", inputs=("x",), layer="l", weight=layer.weight.detach(), scale=torch.ones(6).double(), bits=4,
-        convolve=nn.functional.conv_transpose2d, geometry={}, channel_axis=1, groups=2,
-    )  # fmt: skip
-    ones = layer(torch.ones(1, 4, 1, 1)).flatten()
-    assert torch.allclose(product.per_channel(layer.weight.detach()), ones)
-
-
-def test_pixels_go_through_a_table():
-    model = network(first_width=4)
-    from flatbit.data.normalize import Normalize
-
-    normalize = Normalize((0.3,), (0.25,))
-    net = integer_network(model, SHAPE, prepare=normalize)
-    pixels = torch.randint(256, (5, *SHAPE), dtype=torch.uint8)
-    assert torch.equal(net.integers(pixels), net.integers(normalize(pixels)))
-    first = next(op for op in net.program.operations if isinstance(op, Encode))
-    assert first.pixels is not None
-    assert first.pixels.shape == (1, 256)
-
-
-def test_pixels_without_a_table_and_preparing_that_mixes_are_refused():
-    model = network(first_width=4)
-    with pytest.raises(ValueError, match="no table for them"):
-        integer_network(model, SHAPE)(torch.zeros(1, *SHAPE, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="one table per channel cannot"):
-        integer_network(model, SHAPE, prepare=lambda x: x.float().cumsum(-1))
-
-
-def test_float32_errors_are_below_their_bound():
-    model = network(first_width=4)
-    program = lower(model, SHAPE)
-    bound = bounds(program)
-    assert 0 < float(bound[program.output].error.max()) < 1e-3
-    assert math.isfinite(float(bound[program.output].size.max()))

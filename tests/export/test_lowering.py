@@ -2,60 +2,14 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from flatbit.export.executor import integer_network
 from flatbit.export.lowering import lower
 from flatbit.export.program import Affine, Product, Quantize
 from flatbit.export.verification import verify
-from flatbit.quant.presets import policy
 
-from .cases import SHAPE, digits, labelled, network, settled
-
-UNIQ = policy("uniq", weights=3, activations=3)
-
-
-class Mixed(nn.Module):
-    """Every function and module that has an integer form, in a network of one's own."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 6, 3, padding="same", bias=True)
-        self.norm = nn.BatchNorm2d(6)
-        self.same = nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=3, bias=False)
-        self.relu = nn.ReLU()
-        self.up = nn.ConvTranspose2d(6, 6, 2, stride=2, groups=2, bias=True)
-        self.pool = nn.AvgPool2d(2)
-        self.hard = nn.Hardtanh(-1.5, 2.0)
-        self.drop = nn.Dropout(0.5)
-        self.last = nn.Linear(12, 10)
-
-    def forward(self, x):
-        x = F.relu(self.norm(self.first(x)))
-        y = F.max_pool2d(self.relu(self.same(x)), 3, stride=1, padding=1)
-        y = torch.add(y, x)
-        y = self.pool(self.up(y)) + x
-        y = F.pad(self.hard(y)[:, :, ::2, 1:7], (1, 1, 0, 0, 3, 3))
-        y = F.avg_pool2d(y.relu(), 2)
-        return self.last(self.drop(y).mean((2, 3)))
-
-
-class Returned(nn.Module):
-    def __init__(self, after):
-        super().__init__()
-        self.conv, self.relu, self.linear, self.after = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(4 * 36, 10), after
-
-    def forward(self, x):
-        return self.after(self, x)
-
-
-def test_a_network_of_ones_own_runs_in_integers():
-    model = settled(Mixed(), UNIQ)
-    x, _ = digits()
-    found = verify(model, integer_network(model, SHAPE), labelled(x, model))
-    assert found.changed == ()
-    assert found.largest <= found.bound < 1e-3
+from .cases import SHAPE, UNIQ, answering, digits, labelled, network, settled
 
 
 def test_codes_that_are_added_and_pooled_become_streams():
@@ -92,29 +46,8 @@ def test_grids_reach_as_far_as_their_quantizers():
             assert torch.equal(far, op.grid.value(torch.tensor([op.grid.low, op.grid.high])).double())
 
 
-def of(after):
-    return settled(Returned(after), UNIQ)
-
-
-@pytest.mark.parametrize(
-    ("after", "said"),
-    [
-        (lambda m, x: m.linear(F.gelu(m.conv(x)).flatten(1)), "gelu.*has no integer form"),
-        (lambda m, x: m.linear(m.relu(m.conv(x)).flatten(2).flatten(1)), "flattening axes 2 to -1"),
-        (lambda m, x: m.linear(torch.add(m.conv(x), m.conv(x), alpha=2).flatten(1)), "a sum with alpha=2"),
-        (lambda m, x: m.linear(m.conv(x).flatten(1)) + 1.0, "what is made of 1.0"),
-        (lambda m, x: m.linear(F.pad(m.conv(x), (0, 0), value=1.0).flatten(1)), "padding by constant of 1.0"),
-        (lambda m, x: (m.linear(m.conv(x).flatten(1)), m.conv(x))[0], "output is not what its last layer gives"),
-        (lambda m, x: m.linear(F.avg_pool2d(m.conv(x), 3, 1, 1).flatten(1)), "average pooling with padding"),
-    ],
-)  # fmt: skip
-def test_what_has_no_integer_form_is_named(after, said):
-    with pytest.raises(ValueError, match=said):
-        lower(of(after), SHAPE)
-
-
 def test_a_graph_that_depends_on_data_is_refused():
-    model = of(lambda m, x: m.linear((m.conv(x) if x.sum() > 0 else -m.conv(x)).flatten(1)))
+    model = answering(lambda m, x: m.linear((m.conv(x) if x.sum() > 0 else -m.conv(x)).flatten(1)))
     with pytest.raises(ValueError, match="forward depends on data"):
         lower(model, SHAPE)
 
