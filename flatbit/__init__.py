@@ -14,6 +14,7 @@ from .quant.grids import grids
 from .quant.policy import Policy
 from .quant.presets import policy
 from .quant.proof import QuantizationError
+from .shipped import trained
 from .train.averaging import requantize_
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "save",
     "split_shared_",
     "train",
+    "trained",
 ]
