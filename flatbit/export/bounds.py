@@ -83,9 +83,8 @@ def _bound(op: Operation, read: list[Bound], shape: tuple[int, ...]) -> Bound:
         size = x.size + read[1].size
         return Bound(size, x.error + read[1].error + U * size)
     if isinstance(op, Clamp):
-        most = max(abs(end) for end in (op.low, op.high) if end not in (float("inf"), float("-inf")))
-        limited = torch.isfinite(torch.tensor([op.low, op.high])).all()
-        return Bound(x.size.clamp_max(most) if limited else x.size, x.error)
+        ends = torch.stack([(sign * x.size).clamp(op.low, op.high).abs() for sign in (-1, 1)])
+        return Bound(ends.amax(0), x.error + U * ends.amax(0))
     if isinstance(op, AveragePool):
         terms = torch.tensor(op.kernel or shape[1:]).prod()  # no window is larger than the input
         return Bound(x.size, x.error + (terms + 2) * U * x.size)

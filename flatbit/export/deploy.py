@@ -12,10 +12,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..atomic import replacing
+from ..modes import modes_kept
 from ..registry import nearest
 from ..text import as_text
 from .executor import integer_network
-from .gate import Checked, check
+from .gate import CLOSE, EXACT, Agreement, Checked, check
 from .onnx_file import onnx
 from .packed_file import packed
 from .reading import Runs, run_onnx, run_packed, run_qonnx
@@ -29,13 +30,15 @@ class Deployable:
     Attributes:
         suffix: of its name.
         write: from model, path, the shape of one sample, and settings of the form.
-        run: the written file.
+        run: the written file, of a model.
+        agreement: of the file's logits with the model's, or with the integer network's.
         most_images: that it can be run on in reasonable time; None for all.
     """
 
     suffix: str
     write: Callable[..., Any]
-    run: Callable[[Path], Runs]
+    run: Callable[[Path, nn.Module], Runs]
+    agreement: Agreement = CLOSE
     most_images: int | None = None
 
 
@@ -44,9 +47,9 @@ def _packed(model: nn.Module, path: Path, _: tuple[int, ...]) -> Any:
 
 
 DEPLOYABLE = {
-    "packed": Deployable(suffix=".safetensors", write=_packed, run=run_packed),
+    "packed": Deployable(suffix=".safetensors", write=_packed, run=run_packed, agreement=EXACT),
     "qdq": Deployable(suffix=".onnx", write=partial(onnx, form="qdq"), run=run_onnx),
-    "integer": Deployable(suffix=".onnx", write=partial(onnx, form="integer"), run=run_onnx),
+    "integer": Deployable(suffix=".onnx", write=partial(onnx, form="integer"), run=run_onnx, agreement=EXACT),
     "qonnx": Deployable(suffix=".onnx", write=partial(onnx, form="qonnx"), run=run_qonnx, most_images=100),
 }
 
@@ -60,7 +63,7 @@ class Deployed:
         path: of the file.
         file_bytes: on disk.
         float_bytes: of the float model's parameters.
-        checked: the file beside the model.
+        checked: the file beside the model, or beside the integer network, which ``integers`` holds to the model.
         integers: the integer network beside the model, code by code; of "integer" alone.
         notes: what the writer says of the file.
     """
@@ -120,14 +123,17 @@ def deploy(
     if prepare is not None and form != "integer":
         raise ValueError(f"pixels cannot go into the form {form!r}: only 'integer' holds the table for them")
     settings = {} if prepare is None else {"prepare": prepare}
-    integers = None
-    if form == "integer":
-        network = integer_network(model, input_shape, prepare=prepare)
-        integers = verify(model, network, ((x, y) for x, _, y in _three(batches(), prepare)))
-    with replacing(Path(path)) as partial_path:
+    integers, reference = None, model
+    with modes_kept(model), replacing(Path(path)) as partial_path:
+        model.eval()
+        if form == "integer":
+            network = integer_network(model, input_shape, prepare=prepare)
+            integers = verify(model, network, ((x, y) for x, _, y in _three(batches(), prepare)))
+            reference = lambda x: network(x).float()  # noqa: E731, as the file's logits are
         written = made.write(model, partial_path, input_shape, **settings)
         size = partial_path.stat().st_size
-        checked = check(model, made.run(partial_path), _three(batches(), prepare, made.most_images))
+        images = _three(batches(), prepare, made.most_images)
+        checked = check(reference, made.run(partial_path, model), images, made.agreement)
     return Deployed(
         form=form,
         path=str(path),

@@ -84,4 +84,11 @@ def with_pixels(program: IntegerProgram, prepare: Callable[[Tensor], Tensor]) ->
         replace(op, pixels=op.codes(column).reshape(256, -1).T.contiguous()) if isinstance(op, Encode) else op
         for op in program.operations
     ]
-    return replace(program, operations=tuple(operations))
+    made = replace(program, operations=tuple(operations))
+    probe = torch.randint(
+        256, (4, *program.program.input_shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    for op in made.operations:
+        if isinstance(op, Encode) and not torch.equal(op.run(probe), op.codes(prepare(probe))):
+            raise ValueError("prepare= mixes pixels or channels: one table per channel cannot")
+    return made

@@ -71,7 +71,11 @@ class IntegerProgram:
     @property
     def accumulator_bits(self) -> dict[str, int]:
         """Bits that each product's accumulator needs, by layer."""
-        return {op.layer: op.accumulator_bits for op in self.operations if isinstance(op, integer.Accumulate)}
+        found: dict[str, int] = {}
+        for op in self.operations:
+            if isinstance(op, integer.Accumulate):
+                found[op.layer] = max(found.get(op.layer, 0), op.accumulator_bits)
+        return found
 
 
 def fixed_point(program: Program) -> IntegerProgram:
@@ -151,6 +155,7 @@ class _Fixed:
         self.codings: dict[str, Coding] = {}
         self.errors: dict[str, float] = {}
         self.products: dict[str, Product] = {}
+        self.bound = bound
         self.fractions = shared_fractions(program, bound)
 
     def take(self, op: Operation) -> None:
@@ -226,7 +231,7 @@ class _Fixed:
             integer.Rescale(
                 name=op.name, inputs=(source,) if second is None else (source, f"{source}.window"), layer=op.layer,
                 multiplier=multiplier.long(), addend=addend.long(), shift=shift,
-                second=None if second is None else second.long(), exact=not bool(off),
+                second=None if second is None else second.long(),
             )
         )  # fmt: skip
         own = (math.ldexp(float(off), -shift) + 1.0) * math.ldexp(1.0, -f)
@@ -239,8 +244,10 @@ class _Fixed:
         own = sum(self.errors.get(name, 0.0) for name in op.inputs)
         if isinstance(op, Clamp):
             assert f is not None
-            ends = [None if math.isinf(end) else round(math.ldexp(end, f)) for end in (op.low, op.high)]
-            made: IntegerOperation = integer.Limit(**parts, low=ends[0], high=ends[1])
+            size = float(self.bound[op.inputs[0]].size.max())  # an end beyond it limits nothing
+            low = None if op.low < -size else round(math.ldexp(op.low, f))
+            high = None if op.high > size else round(math.ldexp(op.high, f))
+            made: IntegerOperation = integer.Limit(**parts, low=low, high=high)
         elif isinstance(op, AveragePool):
             assert f is not None
             made, own = integer.Mean(**parts, pool=op), own + math.ldexp(1.0, -f)

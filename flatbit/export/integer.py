@@ -53,13 +53,14 @@ class Encode(IntegerOperation):
         if x[0].dtype != torch.uint8:
             return self.codes(x[0])
         if self.pixels is None:
-            raise ValueError(f"layer {self.layer!r}: got pixels, and no table for them: prepare them, or give pixels=")
+            raise ValueError(f"layer {self.layer!r}: got pixels, and no table for them: prepare them, or give prepare=")
         channels = torch.arange(len(self.pixels)).reshape(-1, *[1] * (x[0].ndim - 2))
         return self.pixels[channels, x[0].long()]
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes of float values, int64; ``2 code + 1`` where doubled."""
         grid = self.grid
+        x = x.clamp(*grid.value(torch.tensor([grid.low, grid.high])).tolist())  # ties away from zero know no low
         codes = nearest_code(x, grid.step, grid.offset, grid.low, grid.high, self.ties).long()
         return 2 * codes + 1 if self.doubled else codes
 
@@ -100,14 +101,12 @@ class Rescale(IntegerOperation):
         multiplier: int64, () or (channels,), below 2^31 in magnitude.
         addend: int64, () or (channels,); half of ``2^shift`` is in it, so that the shift rounds.
         second: m' of the second input, int64, () or (channels,); None where there is none.
-        exact: whether the multiplier is the real one, with nothing rounded.
     """
 
     multiplier: Tensor
     addend: Tensor
     shift: int
     second: Tensor | None = None
-    exact: bool = False
 
     def run(self, *x: Tensor) -> Tensor:
         n = x[0] * along_channels(self.multiplier, x[0]) + along_channels(self.addend, x[0])

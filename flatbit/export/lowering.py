@@ -6,16 +6,19 @@ layer's name, and nothing is guessed.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from ..graph import read_graph
 from ..modes import modes_kept
 from ..quant.quantizer import Quantizer
-from ..quant.table import is_weighted, quantizer_of
+from ..quant.reparametrized import folded, kind_of
+from ..quant.table import FLOAT_CLASS, is_weighted, quantizer_of
 from .folding import codes_first, folded_norms
 from .operators import FUNCTIONS, MODULES, Place
 from .program import INPUT, Affine, Flatten, MaxPool, Operation, Pad, Program, Quantize, Slice
@@ -23,6 +26,8 @@ from .shapes import shapes
 from .weights import bias_of, product_of
 
 FAR = 1e30
+RESERVED = (INPUT, "logits", "integers")
+"""Names of inputs and outputs of files."""
 
 
 def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
@@ -36,14 +41,15 @@ def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
         ValueError: a graph that depends on data, an operation that has no exported form, an input of another shape;
             the layer is named.
     """
-    graph = read_graph(model)
+    with folded(model.modules()):
+        graph = read_graph(model)
     if graph is None:
         raise ValueError(
             f"{type(model).__name__}: its forward depends on data, or cannot be followed by torch.fx: "
             "write the evaluation path without branches on values"
         )
     lowering = Lowering(model)
-    with modes_kept(model), torch.no_grad():
+    with folded(model.modules()), modes_kept(model), torch.no_grad():
         model.eval()
         for node in graph.nodes:
             lowering.take(node)
@@ -82,13 +88,13 @@ class Lowering:
 
     def add(self, kind: type[Operation], at: Place, *sources: Any, **fields: Any) -> str:
         """Add an operation; the name of its result."""
-        inputs = tuple(self._source(source, at) for source in sources)
+        inputs = tuple(self.source(source, at) for source in sources)
         self.operations.append(kind(name=at.name, inputs=inputs, layer=at.path, **fields))
         if kind is Quantize or (kind in (MaxPool, Slice, Pad, Flatten) and inputs[0] in self.coded):
             self.coded.add(at.name)
         return at.name
 
-    def _source(self, source: Any, at: Place) -> str:
+    def source(self, source: Any, at: Place) -> str:
         """The name of the result that an argument stands for."""
         if isinstance(source, str):
             return source
@@ -98,15 +104,27 @@ class Lowering:
 
     def _module(self, node: fx.Node) -> str:
         path, module = str(node.target), self._modules[str(node.target)]
-        at = Place(node.name, path)
-        source = self._source(node.args[0], at)
+        at = Place(_name_of(node), path)
+        if len(node.args) != 1 or node.kwargs:
+            raise at.refused("a call with more than its input, or with that by name")
+        source = self.source(node.args[0], at)
         if is_weighted(module):
             return self._weighted(at, source, module)
-        handler = next((handler for kind, handler in MODULES.items() if isinstance(module, kind)), None)
+        kind = kind_of(module)
+        handler = MODULES.get(FLOAT_CLASS.get(kind, kind))
         if handler is None:
-            raise at.refused(type(module).__name__)
+            raise at.refused(kind.__name__)
         result, output = handler(self, at, source, module), quantizer_of(module, "output")
-        return result if output is None else self._quantize(at, "output", result, output)
+        result = result if output is None else self._quantize(at, "output", result, output)
+        if getattr(module, "inplace", False):
+            self._overwrite(source, result)
+        return result
+
+    def _overwrite(self, source: str, result: str) -> None:
+        """What is computed in place is what later readers of its input find there."""
+        for node, name in self._names.items():
+            if name == source:
+                self._names[node] = result
 
     def _weighted(self, at: Place, source: str, layer: Any) -> str:
         quantizer = quantizer_of(layer, "input")
@@ -129,15 +147,34 @@ class Lowering:
         return self.add(Quantize, place, source, grid=grid, ties=quantizer.ties, quantizer=module)
 
     def _function(self, node: fx.Node) -> str:
-        at = Place(node.name, f"{node.name} ({getattr(node.target, '__name__', node.target)})")
+        at = Place(_name_of(node), f"{node.name} ({getattr(node.target, '__name__', node.target)})")
         handler = None if node.op == "get_attr" else FUNCTIONS.get(node.target)
         if handler is None:
             raise at.refused("this operation")
-        return handler(self, at, *node.args, **node.kwargs)
+        try:
+            result = handler(self, at, *node.args, **node.kwargs)
+        except (TypeError, IndexError) as error:
+            raise at.refused(f"a call with arguments {node.args} {node.kwargs or ''}") from error
+        if _is_in_place(node):
+            self._overwrite(self.source(node.args[0], at), result)
+        return result
 
     def _finish(self, node: fx.Node) -> None:
-        answer = self._source(node.args[0], Place("output", "the model's output"))
+        answer = self.source(node.args[0], Place("output", "the model's output"))
         if not self.operations or answer != self.operations[-1].name:
             raise ValueError("the model's output is not what its last layer gives: return that")
         if answer in self.coded:
             raise ValueError("the model's output is quantized: integer forms give logits in fixed point")
+
+
+def _name_of(node: fx.Node) -> str:
+    """Of a node's result: its own, unless a file has that for something else."""
+    return f"{node.name}_" if node.name in RESERVED else node.name
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Whether a function writes its result over its first argument."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    asked = node.kwargs.get("inplace") or (node.target in (F.relu, F.relu6) and node.args[1:] == (True,))
+    return bool(asked) or node.target in (operator.iadd, operator.imul)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .program import Affine, AveragePool, Clamp, Flatten, MaxPool, Pad, Slice, Sum
 from .weights import norm_of
@@ -37,8 +36,8 @@ class Place:
     path: str
 
     def refused(self, what: str, expected: str = "") -> ValueError:
-        """The error for what has no integer form."""
-        return ValueError(f"layer {self.path!r}: {what} has no integer form" + (expected and f": expected {expected}"))
+        """The error for what has no exported form."""
+        return ValueError(f"layer {self.path!r}: {what} has no exported form" + (expected and f": expected {expected}"))
 
 
 Handler = Callable[..., str]
@@ -61,6 +60,20 @@ def _relu(to: Lowering, at: Place, x: Any, *_: Any, **_in_place: Any) -> str:
 
 def _relu6(to: Lowering, at: Place, x: Any, *_: Any, **_in_place: Any) -> str:
     return _clamp(to, at, x, 0.0, 6.0)
+
+
+def _between(to: Lowering, at: Place, x: Any, min: float | None = None, max: float | None = None) -> str:
+    return _clamp(to, at, x, -math.inf if min is None else min, math.inf if max is None else max)
+
+
+def _between_ones(to: Lowering, at: Place, x: Any, min_val: float = -1.0, max_val: float = 1.0, **_: Any) -> str:
+    return _clamp(to, at, x, min_val, max_val)
+
+
+def _undropped(to: Lowering, at: Place, x: Any, *rate: Any, **settings: Any) -> str:
+    if settings.get("training", (*rate, True, True)[1]):
+        raise at.refused("dropout in evaluation", "training=self.training")
+    return to.source(x, at)
 
 
 def _hardtanh(to: Lowering, at: Place, x: str, module: Any) -> str:
@@ -98,7 +111,13 @@ def _flatten_module(to: Lowering, at: Place, x: str, module: Any) -> str:
 def _pool_all(to: Lowering, at: Place, x: Any, output_size: Any) -> str:
     if output_size not in (1, (1,), (1, 1), [1, 1]):
         raise at.refused(f"adaptive pooling to {output_size}", "1")
-    return to.add(AveragePool, at, x, kernel=None)
+    return to.add(AveragePool, at, x, kernel=None, axes=2)
+
+
+def _pool_rows_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    if module.output_size not in (1, (1,)):
+        raise at.refused(f"adaptive pooling to {module.output_size}", "1")
+    return to.add(AveragePool, at, x, kernel=None, axes=1)
 
 
 def _pool_all_module(to: Lowering, at: Place, x: str, module: Any) -> str:
@@ -108,7 +127,7 @@ def _pool_all_module(to: Lowering, at: Place, x: str, module: Any) -> str:
 def _mean(to: Lowering, at: Place, x: Any, dim: Any = (), keepdim: bool = False) -> str:
     if sorted(axis % 4 for axis in dim or ()) != [2, 3]:
         raise at.refused(f"the mean over axes {dim}", "(2, 3)")
-    pooled = to.add(AveragePool, at, x, kernel=None)
+    pooled = to.add(AveragePool, at, x, kernel=None, axes=2)
     return pooled if keepdim else to.add(Flatten, Place(f"{at.name}.flat", at.path), pooled)
 
 
@@ -158,24 +177,28 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
 
 
-MODULES: dict[Any, Handler] = {
-    _BatchNorm: _norm,
+MODULES: dict[type[nn.Module], Handler] = {
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _norm),
     nn.ReLU: _relu,
     nn.ReLU6: _relu6,
     nn.Hardtanh: _hardtanh,
-    (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout): _same,
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), _same),
     nn.Flatten: _flatten_module,
-    (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d): _pool_all_module,
+    nn.AdaptiveAvgPool1d: _pool_rows_module,
+    nn.AdaptiveAvgPool2d: _pool_all_module,
     nn.AvgPool2d: _average_module,
     nn.MaxPool2d: _largest_module,
 }
-"""``nn.ReLU6`` is a hard tanh: the first entry that a module is an instance of counts."""
+"""By exact class: what a subclass of somebody else's computes is not known."""
 
 FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _times),
     **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), _relu),
     F.relu6: _relu6,
+    **dict.fromkeys((torch.clamp, "clamp", "clamp_"), _between),
+    F.hardtanh: _between_ones,
+    F.dropout: _undropped,
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),
     **dict.fromkeys((torch.mean, "mean"), _mean),
     F.adaptive_avg_pool2d: _pool_all,

@@ -164,10 +164,11 @@ class Clamp(Operation):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AveragePool(Operation):
-    """The mean over windows. ``kernel`` None: over everything after the channels, kept as axes of length 1."""
+    """The mean over windows. ``kernel`` None: over all ``axes`` after the channels, kept as axes of length 1."""
 
     kernel: tuple[int, ...] | None
     stride: tuple[int, ...] = ()
+    axes: int = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

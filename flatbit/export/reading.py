@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..files import load
+from ..files import load, load_
+from ..models import BUILD_CALL
+from ..quant.convert import restore_
 
 Runs = Callable[[Tensor], Tensor]
 """From a batch to logits, float (N, ...)."""
@@ -18,12 +21,17 @@ EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "qonnx": "qonnx"}
 """Of this package: which installs what."""
 
 
-def run_packed(path: Path) -> Runs:
-    """A packed file, as ``flatbit.load`` reads it."""
-    return load(path).eval()
+def run_packed(path: Path, model: nn.Module) -> Runs:
+    """A packed file, as ``flatbit.load`` reads it, or ``load_`` where it is not known how its model is built."""
+    if getattr(model, BUILD_CALL, None) is not None:
+        return load(path).eval()
+    network = copy.deepcopy(model)
+    restore_(network)
+    load_(network, path)
+    return network.eval()
 
 
-def run_onnx(path: Path) -> Runs:
+def run_onnx(path: Path, _: nn.Module) -> Runs:
     """An ONNX file in ONNX Runtime, on the CPU. Raises ImportError where that is not installed."""
     runtime = _imported("onnxruntime")
     session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -31,7 +39,7 @@ def run_onnx(path: Path) -> Runs:
     return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
 
 
-def run_qonnx(path: Path) -> Runs:
+def run_qonnx(path: Path, _: nn.Module) -> Runs:
     """A QONNX file in qonnx's own executor, image by image as its batch is 1. Raises ImportError."""
     onnx, execution = _imported("onnx"), _imported("qonnx.core.onnx_exec")
     shaped = _imported("qonnx.transformation.infer_shapes").InferShapes()

@@ -53,6 +53,11 @@ def _result(op: Operation, *x: Tensor) -> Tensor:
         return x[0] * along_channels(op.scale.to("meta", torch.float32), x[0])
     if isinstance(op, Sum):
         return x[0] + x[1]
+    if isinstance(op, AveragePool) and x[0].ndim != 2 + op.axes:
+        raise ValueError(
+            f"layer {op.layer!r}: averages a tensor of shape {tuple(x[0].shape)} over {op.axes} axes, and has an "
+            "exported form where these are all after the channels"
+        )
     if isinstance(op, AveragePool):
         return x[0].mean(tuple(range(2, x[0].ndim)), keepdim=True) if op.kernel is None else _windows(op, x[0])
     if isinstance(op, MaxPool):

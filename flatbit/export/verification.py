@@ -58,7 +58,7 @@ class Verification:
         tied: of these, images in which a value within the bound of a tie was rounded the other way.
         largest: the largest difference of a logit among the images without a tie, and ``bound`` what it may be.
         largest_tied: among those with one.
-        top1, top1_model: percent of images whose class is the label.
+        top1, top1_model: percent of images (of pixels, in segmentation) whose class is the label.
         changed: the images whose class differs.
         accumulator_bits: that each layer needs.
     """
@@ -114,7 +114,7 @@ class _Comparison:
         self._float: dict[str, Bound] = bounds(program.program)
         output = program.output
         self._bound = float(self._float[output].error.max()) + program.errors[output]
-        self._images = self._right = self._right_model = 0
+        self._images = self._labels = self._right = self._right_model = 0
         self._tied: dict[int, tuple[str, float]] = {}
         self._largest = self._largest_tied = 0.0
         self._changed: list[Changed] = []
@@ -132,6 +132,7 @@ class _Comparison:
         self._right += int((own.argmax(1) == y).sum())
         self._right_model += int((logits.argmax(1) == y).sum())
         self._images += len(x)
+        self._labels += y.numel()
 
     def _same_codes(self, op: Quantize, x: Tensor, n: Tensor, clean: Tensor) -> Tensor:
         """Which images have equal codes; raises where a clean image differs without a tie."""
@@ -143,7 +144,7 @@ class _Comparison:
             t = x[image].double() / float(op.grid.step) - float(op.grid.offset)
             from_tie = ((t - t.floor()) - 0.5).abs()[differs[image]]
             allowed = self._allowed(op)
-            if float(from_tie.max()) > allowed:
+            if not float(from_tie.max()) <= allowed:
                 raise ExportError(
                     f"layer {op.layer!r}: image {self._images + image}: {int(differs[image].sum())} codes differ from "
                     f"the model's, one by a value {float(from_tie.max()):.2g} steps from a tie, where float32 and the "
@@ -170,7 +171,7 @@ class _Comparison:
                 self._largest_tied = max(self._largest_tied, difference)
                 continue
             self._largest = max(self._largest, difference)
-            if difference > self._bound:
+            if not difference <= self._bound:
                 raise ExportError(
                     f"image {number}: all codes are the model's, and a logit differs by {difference:.3g}, where "
                     f"float32 and the shifts allow {self._bound:.3g}"
@@ -201,8 +202,8 @@ class _Comparison:
             largest=self._largest,
             bound=self._bound,
             largest_tied=self._largest_tied,
-            top1=100 * self._right / self._images,
-            top1_model=100 * self._right_model / self._images,
+            top1=100 * self._right / self._labels,
+            top1_model=100 * self._right_model / self._labels,
             changed=tuple(self._changed),
             accumulator_bits=self._network.program.accumulator_bits,
         )
@@ -214,7 +215,7 @@ def _quantizer_inputs(model: nn.Module, operations: list[Quantize]) -> Iterator[
     calls: dict[str, list[Tensor]] = {op.quantizer: [] for op in operations}
 
     def note(path: str) -> Callable[..., None]:
-        return lambda _, args: calls[path].append(args[0])
+        return lambda _, args: calls[path].append(args[0].clone())
 
     hooks = [model.get_submodule(path).register_forward_pre_hook(note(path)) for path in calls]
     read: dict[str, Tensor] = {}

@@ -98,7 +98,7 @@ def _convolution(path: str, layer: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(layer, nn.Linear):
         return F.linear, {}
     if layer.padding_mode != "zeros":
-        raise ValueError(f"layer {path!r}: padding_mode={layer.padding_mode!r} has no integer form: only 'zeros' has")
+        raise ValueError(f"layer {path!r}: padding_mode={layer.padding_mode!r} has no exported form: only 'zeros' has")
     padding = _same_padding(path, layer) if isinstance(layer.padding, str) else tuple(layer.padding)
     geometry: dict[str, Any] = {
         "stride": tuple(layer.stride),

@@ -50,7 +50,7 @@ def labelled(x, model):
         return [(x, model(x).argmax(1))]
 
 
-class Returned(nn.Module):
+class Answering(nn.Module):
     def __init__(self, after):
         super().__init__()
         self.conv, self.relu, self.linear, self.after = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(4 * 36, 10), after
@@ -61,4 +61,4 @@ class Returned(nn.Module):
 
 def answering(after):
     """A small net that answers with ``after(net, x)``."""
-    return settled(Returned(after), UNIQ)
+    return settled(Answering(after), UNIQ)

@@ -10,7 +10,7 @@ from flatbit.export.deploy import DEPLOYABLE, deploy
 from flatbit.export.verification import ExportError
 from flatbit.files import load
 
-from .cases import DIGITS, SHAPE, digits, network
+from .cases import DIGITS, SHAPE, answering, digits, network
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,13 @@ def test_integers_take_pixels(model, tmp_path):
     prepare = Normalize(DIGITS.mean, DIGITS.std)
     found = deploy(model, path, lambda: [pixels], form="integer", input_shape=SHAPE, prepare=prepare)
     assert found.checked.num_changed == 0
-    assert torch.equal(reading.run_onnx(path)(pixels[0]).argmax(1), model(prepare(pixels[0])).argmax(1))
+    assert torch.equal(reading.run_onnx(path, model)(pixels[0]).argmax(1), model(prepare(pixels[0])).argmax(1))
 
 
 def test_a_file_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):
     path = tmp_path / "net.safetensors"
     path.write_bytes(b"before")
-    broken = replace(DEPLOYABLE["packed"], run=lambda _: lambda x: torch.zeros(len(x), 10))
+    broken = replace(DEPLOYABLE["packed"], run=lambda *_: lambda x: torch.zeros(len(x), 10))
     monkeypatch.setitem(deployment.DEPLOYABLE, "packed", broken)
     with pytest.raises(ExportError, match="of 40 images is not the model's"):
         deploy(model, path, batches, form="packed", input_shape=SHAPE)
@@ -73,3 +73,9 @@ def test_unknown_forms_and_settings_without_effect_are_refused(model, tmp_path):
         deploy(model, tmp_path / "x", batches, form="integr", input_shape=SHAPE)
     with pytest.raises(ValueError, match="pixels cannot go into the form 'qdq'"):
         deploy(model, tmp_path / "x", batches, form="qdq", input_shape=SHAPE, prepare=torch.Tensor.float)
+
+
+def test_a_model_of_ones_own_is_packed_too(tmp_path):
+    own = answering(lambda m, x: m.linear(m.relu(m.conv(x)).flatten(1)))
+    found = deploy(own, tmp_path / "own.safetensors", batches, form="packed", input_shape=SHAPE)
+    assert found.checked.identical == 40

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flatbit.export.gate import check
+from flatbit.export.gate import EXACT, check
 from flatbit.export.verification import ExportError
 
 from .cases import digits, network
@@ -10,6 +10,25 @@ from .cases import digits, network
 @pytest.fixture(scope="module")
 def model():
     return network("preresnet8", "uniq", 4, 4, first_width=4)
+
+
+def test_logits_of_another_scale_are_no_agreement(model):
+    x, y = digits(8)
+    with pytest.raises(ExportError, match="the logits of 8 of 8 images differ"):
+        check(model, lambda given: 1.01 * model(given), [(x, x, y)])
+    with pytest.raises(ExportError, match="by more than 0 of the largest"):
+        check(model, lambda given: model(given) + 1e-6, [(x, x, y)], EXACT)
+    assert check(model, model, [(x, x, y)], EXACT).identical == 8
+
+
+def test_scores_are_shares_of_labels():
+    x, _ = digits(2)
+    maps = torch.zeros(2, 3, 4, 4)
+    maps[:, 1] = 1
+    labels = torch.ones(2, 4, 4, dtype=torch.int64)
+    labels[0] = 2
+    found = check(lambda _: maps, lambda _: maps, [(x, x, labels)])
+    assert found.top1 == found.top1_model == 50
 
 
 def test_values_that_are_not_finite_and_no_images_are_refused(model):

@@ -63,5 +63,5 @@ def test_other_padding_and_modules_are_refused_by_layer():
     with pytest.raises(ValueError, match="layer '0': padding_mode='reflect'"):
         lower(model, SHAPE)
     model = settled(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(144, 2)), UNIQ)
-    with pytest.raises(ValueError, match=r"layer '1': .*Softplus has no integer form"):
+    with pytest.raises(ValueError, match=r"layer '1': .*Softplus has no exported form"):
         lower(model, SHAPE)

@@ -7,7 +7,7 @@ from flatbit.export.executor import integer_network
 from flatbit.export.lowering import lower
 from flatbit.export.verification import verify
 
-from .cases import SHAPE, UNIQ, answering, digits, labelled, settled
+from .cases import SHAPE, UNIQ, Answering, answering, digits, labelled, settled
 
 
 class Mixed(nn.Module):
@@ -38,7 +38,7 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (lambda m, x: m.linear(F.gelu(m.conv(x)).flatten(1)), "gelu.*has no integer form"),
+        (lambda m, x: m.linear(F.gelu(m.conv(x)).flatten(1)), "gelu.*has no exported form"),
         (lambda m, x: m.linear(m.relu(m.conv(x)).flatten(2).flatten(1)), "flattening axes 2 to -1"),
         (lambda m, x: m.linear(torch.add(m.conv(x), m.conv(x), alpha=2).flatten(1)), "a sum with alpha=2"),
         (lambda m, x: m.linear(m.conv(x).flatten(1)) + 1.0, "what is made of 1.0"),
@@ -58,3 +58,60 @@ def test_a_network_of_ones_own_runs_in_integers():
     found = verify(model, integer_network(model, SHAPE), labelled(x, model))
     assert found.changed == ()
     assert found.largest <= found.bound < 1e-3
+
+
+AS_COMPUTED = [
+    lambda m, x: (lambda y: m.linear((F.relu(y, inplace=True) + y).flatten(1)))(m.conv(x)),
+    lambda m, x: (lambda y: m.linear((y.relu_() + y).flatten(1)))(m.conv(x)),
+    lambda m, x: m.linear(torch.clamp(m.conv(x), -0.5, 0.7).flatten(1)),
+    lambda m, x: m.linear(F.hardtanh(m.conv(x), 0.5, 0.7).flatten(1)),
+    lambda m, x: m.linear(F.hardtanh(m.conv(x), -1.0, 1e30).flatten(1)),
+    lambda m, x: m.linear(F.dropout(m.conv(x), 0.5, m.training).flatten(1)),
+]
+
+
+@pytest.mark.parametrize("after", AS_COMPUTED)
+def test_what_is_computed_in_place_or_clamped_is_what_the_model_computes(after):
+    model = answering(after)
+    x, _ = digits(40)
+    found = verify(model, integer_network(model, SHAPE), labelled(x, model))
+    assert found.tied < 4
+    assert found.largest_tied == 0 or found.tied
+
+
+class Twice(nn.Identity):
+    def forward(self, x):
+        return 2 * x
+
+
+def test_a_subclass_is_not_taken_for_its_base():
+    model = settled(nn.Sequential(nn.Conv2d(1, 4, 3), Twice(), nn.Flatten(), nn.Linear(144, 10)), UNIQ)
+    with pytest.raises(ValueError, match="layer '1': Twice has no exported form"):
+        lower(model, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda m, x: m.linear(m.conv(x).mean(-1)),
+        lambda m, x: m.linear(F.avg_pool2d(m.conv(x), 2, 2, 0, True).flatten(1)),
+        lambda m, x: m.linear(F.dropout(m.conv(x)).flatten(1)),
+    ],
+)
+def test_other_arguments_are_refused_and_not_guessed(after):
+    with pytest.raises(ValueError, match="has no exported form"):
+        lower(Answering(after), SHAPE)
+
+
+class UpSized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.up, self.logits = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 2, 3, stride=2), nn.Linear(392, 10)
+
+    def forward(self, x):
+        return self.logits(self.up(self.conv(x), output_size=(14, 14)).flatten(1))
+
+
+def test_a_layer_called_with_more_than_its_input_is_refused():
+    with pytest.raises(ValueError, match="layer 'up': a call with more than its input"):
+        lower(settled(UpSized(), UNIQ), SHAPE)

@@ -194,6 +194,11 @@ def _cut(to: IntegerGraph, op: integer.Cut, x: str) -> str:
 
 def _pad(to: IntegerGraph, op: integer.ZeroPad, x: str) -> str:
     held = to.held.get(op.name)
+    if held is not None and held.halved:
+        raise ValueError(
+            f"layer {op.layer!r}: codes of 8 bits about a half have no zero to pad with in the form 'integer': give "
+            "what it reads 7 bits, or take the form 'qdq'"
+        )
     fill = np.asarray(0, WHOLE) if held is None else np.asarray(held.zero, np.uint8)
     return to.graph.pad(x, op.name, op.widths, to.rank(op.name), fill)
 

@@ -52,7 +52,7 @@ def test_what_cannot_be_is_said_and_nothing_is_written(flatbit, file, tmp_path, 
 
 
 def test_a_file_that_fails_the_gate_ends_with_1(flatbit, file, tmp_path, monkeypatch):
-    wrong = deploy.replace(deploy.DEPLOYABLE["packed"], run=lambda _: lambda x: x.flatten(1)[:, :10])
+    wrong = deploy.replace(deploy.DEPLOYABLE["packed"], run=lambda *_: lambda x: x.flatten(1)[:, :10])
     monkeypatch.setitem(deploy.DEPLOYABLE, "packed", wrong)
     result = flatbit("export", file, "--data", "digits", "--out", tmp_path / "out")
     assert (result.status, list(tmp_path.iterdir())) == (1, [])
