@@ -24,7 +24,7 @@ from ..network import open_network
 BATCH = 100
 FORMS = (
     "packed: safetensors with codes at their true width, which flatbit.load and 60 lines of numpy read. qdq: ONNX, "
-    "QuantizeLinear and DequantizeLinear, for ONNX Runtime, TensorRT, OpenVINO. integer: ONNX of integer operators "
+    "QuantizeLinear and DequantizeLinear, for ONNX Runtime. integer: ONNX of integer operators "
     "alone, bit for bit. qonnx: Quant nodes, for FINN and hls4ml."
 )
 
@@ -46,8 +46,8 @@ def export_net(
 ) -> None:
     """Write a net in a form, and run the file on the whole test set beside the model first.
 
-    Where the file's classes are not the model's, nothing is written and the exit status is 1. What was found is kept
-    beside the file, as JSON. Without --out it goes to MODEL/export/.
+    Where logits (packed, integer) or classes (others, 0.1 % for ties) are not the model's, nothing is written and the
+    exit status is 1. What was found is kept beside the file, as JSON. Without --out it goes to MODEL/export/.
 
     `flatbit export runs/quickstart/seed0 --form qdq`
     """

@@ -92,6 +92,7 @@ def _nearest(graph: OnnxGraph, op: integer.Encode, x: str) -> str:
 
     step = float(grid.step)
     if op.ties == "away":
+        x = on("Max", x, step * (low + grid.offset), "limited")  # ties away from zero know no low
         moved = on("Add", on("Div", graph.node("Abs", [x], f"{name}.abs"), step, "steps"), 0.5 - grid.offset, "moved")
         size = on("Min", graph.node("Floor", [moved], f"{name}.floor"), high, "size")
         below = on("Sub", graph.node("Neg", [size], f"{name}.neg"), 2 * grid.offset, "below")
