@@ -56,7 +56,9 @@ def bits_of(recipe):
 
 
 def test_every_command_is_in_a_row():
-    assert len(ROWS) == TEXT.count("flatbit run ") == len(experiments()) > 190
+    assert len(ROWS) == TEXT.count("| `flatbit run ") == len(experiments()) > 190
+    searched = [line for line in TEXT.split("\n") if "`flatbit search " in line]
+    assert len(searched) == TEXT.count("flatbit run ") - len(ROWS)  # what a search chose is trained by a run
 
 
 def test_every_paper_has_its_section():

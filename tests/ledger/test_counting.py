@@ -129,12 +129,17 @@ def test_counting_takes_no_memory_for_weights():
     assert counted("hol/t1-resnet-101", "hol-w2a2").params > 44e6
 
 
+def learned(row):
+    """Whether a net that learns its bits (DQ) fills it: what that costs is read from its run."""
+    return row.id in filled_by() and filled_by()[row.id][0].recipe.startswith("dq-")
+
+
 def test_every_own_countable_row_is_computed_and_near_what_is_printed():
     metrics = {*counting.COUNTED, *counting.ANALYTIC}
     asked = [
         row
         for row in published()
-        if row.metric in metrics and (row.id in filled_by() or row.metric in counting.ANALYTIC)
+        if row.metric in metrics and (row.id in filled_by() or row.metric in counting.ANALYTIC) and not learned(row)
     ]
     assert len(asked) >= 75
     found = [cell(row, NOTHING) for row in asked]
