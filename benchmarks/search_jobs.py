@@ -85,9 +85,9 @@ class Place:
         """The file of a measure."""
         return self.out / "measured" / f"{measure}.json"
 
-    def tuned(self, name: str, seed: int) -> Path:
-        """The folder of a fine-tuning."""
-        return self.out / "tuned" / name / f"seed{seed}"
+    def tuned(self, bits: Mapping[str, int], epochs: int, seed: int) -> Path:
+        """The folder of a fine-tuning: of one net, whichever methods chose it."""
+        return self.out / "tuned" / f"{''.join(map(str, bits.values()))}-{epochs}epochs" / f"seed{seed}"
 
     def claim(self) -> None:
         """Say in the folder what its runs are of. Raises ValueError where it holds those of another setting."""
@@ -106,7 +106,7 @@ def train_float(place: Place) -> Run:
     return _trained(place, place.out / "float", setting.float_epochs, descent, seed=0, checkpoint=None)
 
 
-def tune(place: Place, name: str, bits: Mapping[str, int], epochs: int, seed: int) -> Run:
+def tune(place: Place, bits: Mapping[str, int], epochs: int, seed: int) -> Run:
     """A net of given bits, fine-tuned from the float weights; SAQ's quantizers, plain SGD."""
     space = searched(place, MEASURED).space
     policy = assigned(saq(HIGH), space.assignment(bits))
@@ -114,7 +114,7 @@ def tune(place: Place, name: str, bits: Mapping[str, int], epochs: int, seed: in
         "lr": place.setting.lr, "weight_decay": place.setting.weight_decay, "policy": policy,
     }  # fmt: skip
     checkpoint = Checkpoint(path=place.float_file)
-    return _trained(place, place.tuned(name, seed), epochs, descent, seed=seed, checkpoint=checkpoint)
+    return _trained(place, place.tuned(bits, epochs, seed), epochs, descent, seed=seed, checkpoint=checkpoint)
 
 
 def find(place: Place, method: str, bits: int) -> dict[str, Any]:
