@@ -26,8 +26,9 @@ class Penalty:
 
     Attributes:
         mbitops: C, in millions of bit-operations of one image.
-        weight: the papers leave it open; ours ends within 2 % of the budget on digits (``dq-preresnet8-digits``, seeds
-            0 to 2). More, or half of its updates, end up to 8 % below; less ends on either side.
+        weight: the papers leave it open. Tried on digits (``dq-preresnet8-digits``): more ends further below the
+            budget, less above it as often as below. Nothing pulls bits up again below it, so a net ends within about
+            what one bit of one layer costs; in a small net that is several percent.
 
     Raises:
         ValueError: one that is not positive.
