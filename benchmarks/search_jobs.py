@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def measure(place: Place, name: str) -> Sensitivity:
     return Sensitivity.load(path)
 
 
-def alone(layer: str | None, names: list[str]) -> dict[str, int]:
+def alone(layer: str | None, names: Sequence[str]) -> dict[str, int]:
     """All layers at 4 bits, but one at 2; None for none."""
     return {name: LOW if name == layer else HIGH for name in names}
 
