@@ -55,24 +55,25 @@ def run_all(place: Place, seeds: int, processes: int) -> None:
     names = [choice.name for choice in searched(place, WIDTHS[3]).space.choices]
     work([(measure, (place, name)) for name in MEASURES.names()], processes)
     work([(find, (place, method, bits)) for method in METHODS for bits in WIDTHS], processes)
-    setting = place.setting
-    chosen = {f"{m}-{b}bits": find(place, m, b)["bits"] for b in WIDTHS for m in METHODS}
-    jobs: list[Job] = []
+    setting, jobs = place.setting, list[Job]()
+    chosen = [find(place, method, bits)["bits"] for bits in WIDTHS for method in METHODS]
+    chosen = [bits for index, bits in enumerate(chosen) if bits not in chosen[:index]]
     for seed in range(seeds):
-        jobs += [(tune, (place, name, bits, setting.tune_epochs, seed)) for name, bits in chosen.items()]
+        jobs += [(tune, (place, bits, setting.tune_epochs, seed)) for bits in chosen]
         if seed < ALONE_SEEDS:
-            nets = {f"alone-{layer}": alone(layer, names) for layer in (None, *names)}
-            jobs += [(tune, (place, name, bits, setting.alone_epochs, seed)) for name, bits in nets.items()]
+            jobs += [(tune, (place, alone(name, names), setting.alone_epochs, seed)) for name in (None, *names)]
     work(jobs, processes)
 
 
 def work(jobs: Sequence[Job], processes: int) -> None:
     """Do jobs in processes of their own. Raises what the first to fail has raised."""
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(function, *arguments): arguments[1:] for function, arguments in jobs}
+        futures = {pool.submit(function, *arguments): arguments for function, arguments in jobs}
         for count, future in enumerate(as_completed(futures), 1):
             future.result()
-            told = [each for each in futures[future] if isinstance(each, str | int)]
+            told = [
+                " ".join(map(str, each.values())) if isinstance(each, dict) else each for each in futures[future][1:]
+            ]
             print(f"{count} of {len(jobs)}: {' '.join(map(str, told)) or 'float net'}", flush=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ class Place:
         """The file of a measure."""
         return self.out / "measured" / f"{measure}.json"
 
-    def tuned(self, name: str, seed: int) -> Path:
-        """The folder of a fine-tuning."""
-        return self.out / "tuned" / name / f"seed{seed}"
+    def tuned(self, bits: Mapping[str, int], epochs: int, seed: int) -> Path:
+        """The folder of a fine-tuning: of one net, whichever methods chose it."""
+        return self.out / "tuned" / f"{''.join(map(str, bits.values()))}-{epochs}epochs" / f"seed{seed}"
 
     def claim(self) -> None:
         """Say in the folder what its runs are of. Raises ValueError where it holds those of another setting."""
@@ -106,7 +106,7 @@ def train_float(place: Place) -> Run:
     return _trained(place, place.out / "float", setting.float_epochs, descent, seed=0, checkpoint=None)
 
 
-def tune(place: Place, name: str, bits: Mapping[str, int], epochs: int, seed: int) -> Run:
+def tune(place: Place, bits: Mapping[str, int], epochs: int, seed: int) -> Run:
     """A net of given bits, fine-tuned from the float weights; SAQ's quantizers, plain SGD."""
     space = searched(place, MEASURED).space
     policy = assigned(saq(HIGH), space.assignment(bits))
@@ -114,7 +114,7 @@ def tune(place: Place, name: str, bits: Mapping[str, int], epochs: int, seed: in
         "lr": place.setting.lr, "weight_decay": place.setting.weight_decay, "policy": policy,
     }  # fmt: skip
     checkpoint = Checkpoint(path=place.float_file)
-    return _trained(place, place.tuned(name, seed), epochs, descent, seed=seed, checkpoint=checkpoint)
+    return _trained(place, place.tuned(bits, epochs, seed), epochs, descent, seed=seed, checkpoint=checkpoint)
 
 
 def find(place: Place, method: str, bits: int) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def measure(place: Place, name: str) -> Sensitivity:
     return Sensitivity.load(path)
 
 
-def alone(layer: str | None, names: list[str]) -> dict[str, int]:
+def alone(layer: str | None, names: Sequence[str]) -> dict[str, int]:
     """All layers at 4 bits, but one at 2; None for none."""
     return {name: LOW if name == layer else HIGH for name in names}
 

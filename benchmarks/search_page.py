@@ -14,7 +14,7 @@ import numpy as np
 from accuracy_page import plus_minus
 from names import record_name
 from scipy import stats
-from search_jobs import HIGH, LOW, MEASURED, METHODS, WIDTHS, Place, find, finished, measure, searched
+from search_jobs import HIGH, LOW, MEASURED, METHODS, WIDTHS, Place, alone, find, finished, measure, searched
 from search_timing import time_of
 from study import compare, dots, scores, spread
 from timing import environment
@@ -75,10 +75,10 @@ def record_of(place: Place) -> tuple[str, dict[str, Any]]:
 
 def net_rows(place: Place, bits: int) -> list[dict[str, Any]]:
     """What each method chose at one budget, and what it scores by seed, beside the uniform net."""
-    found = {method: top1_by_seed(place, f"{method}-{bits}bits") for method in METHODS}
+    nets = {method: find(place, method, bits) for method in METHODS if place.found(method, bits).is_file()}
+    found = {method: top1_by_seed(place, net["bits"]) for method, net in nets.items()}
     rows = []
-    for method in (method for method in METHODS if found[method]):
-        chosen = find(place, method, bits)
+    for method, chosen in ((method, net) for method, net in nets.items() if found[method]):
         measured_s = measure(place, "loss").seconds if method == "ilp" else 0.0
         rows.append({
             "part": "nets", "method": method, "budget_bits": bits, "budget_bitops": chosen["budget_bitops"],
@@ -93,7 +93,7 @@ def net_rows(place: Place, bits: int) -> list[dict[str, Any]]:
 def measure_rows(place: Place, names: Sequence[str]) -> list[dict[str, Any]]:
     """Each measure of one layer at 2 bits, against the loss of the net that was fine-tuned so; of whole seeds."""
     seeds = range(100)
-    losses = {name: loss_by_seed(place, f"alone-{name}", seeds) for name in (None, *names)}
+    losses = {name: loss_by_seed(place, alone(name, names), seeds) for name in (None, *names)}
     whole = [seed for seed in seeds if all(seed in found for found in losses.values())]
     if not whole:
         return []
@@ -132,15 +132,15 @@ def interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, float
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def top1_by_seed(place: Place, name: str) -> dict[int, float]:
+def top1_by_seed(place: Place, bits: Mapping[str, int]) -> dict[int, float]:
     """Last-epoch top-1 of a net's fine-tunings that are done."""
-    runs = {seed: finished(place.tuned(name, seed)) for seed in range(100)}
+    runs = {seed: finished(place.tuned(bits, place.setting.tune_epochs, seed)) for seed in range(100)}
     return scores({seed: run for seed, run in runs.items() if run is not None})
 
 
-def loss_by_seed(place: Place, name: str, seeds: Sequence[int]) -> dict[int, float]:
+def loss_by_seed(place: Place, bits: Mapping[str, int], seeds: Sequence[int]) -> dict[int, float]:
     """Test loss of a net's fine-tunings that are done."""
-    runs = {seed: finished(place.tuned(name, seed)) for seed in seeds}
+    runs = {seed: finished(place.tuned(bits, place.setting.alone_epochs, seed)) for seed in seeds}
     return {seed: run.record.stages["trained"].test.loss for seed, run in runs.items() if run is not None}
 
 
@@ -162,7 +162,7 @@ def caption(record: Record) -> str:
     data = f"first {images:,} training images of Fashion-MNIST" if images else f"{given['data']}"
     text = f"""\
 `python benchmarks/search.py --data-dir DIR`: {net}, {data}, scored on all test images after the last epoch.
-**Shortened** to what two shared cores do in an hour: float {given["float_epochs"]} epochs
+**Shortened** to what two shared cores do in two hours: float {given["float_epochs"]} epochs
 ({given["float_top1"]:.2f} %), SAMQ {given["search_epochs"]} epochs (a tenth of them warm-up, half of the images
 for the generator, rho {given["rho"]:g} where it has sharpness), then for all nets alike {given["tune_epochs"]}
 epochs from the float net: SAQ's quantizers, plain SGD 0.9 at {given["lr"]:g} with a cosine to 0, batch

@@ -32,7 +32,7 @@ def place(folder, **given):
     tiny = {
         "data": "digits", "data_arguments": {}, "model": "preresnet8", "batch_size": 400,
         "model_arguments": {"first_width": 2, "variant": "saq"}, "float_epochs": 1, "search_epochs": 2,
-        "tune_epochs": 1,
+        "tune_epochs": 2,
     }  # fmt: skip
     return Place(out=folder, data_dir=None, setting=Setting(**tiny | given))
 
@@ -75,18 +75,18 @@ def test_a_fine_tuned_net_has_the_bits_from_the_float_weights_and_is_kept(traine
     bits = alone(names[1], names)
     assert bits == {name: 2 if name == names[1] else 4 for name in names}
     assert {*alone(None, names).values()} == {4}
-    done = tune(trained, "some", bits, 1, 3)
+    done = tune(trained, bits, 1, 3)
     found = fb.assignment(fb.load(done.folder / "model.safetensors"))
     assert {name: found[name] for name in names} == {name: (width, width) for name, width in bits.items()}
-    assert (done.record.seed, done.folder) == (3, trained.tuned("some", 3))
+    assert (done.record.seed, done.folder) == (3, trained.tuned(bits, 1, 3))
     before = (done.folder / "run.json").stat().st_mtime_ns
-    tune(trained, "some", bits, 1, 3)
+    tune(trained, bits, 1, 3)
     assert (done.folder / "run.json").stat().st_mtime_ns == before
 
 
 def test_a_folder_of_another_setting_is_refused(trained):
     other = replace(trained, setting=replace(trained.setting, tune_epochs=7))
-    with pytest.raises(ValueError, match=r"holds runs with \{'tune_epochs': 1\}: take another --out"):
+    with pytest.raises(ValueError, match=r"holds runs with \{'tune_epochs': 2\}: take another --out"):
         other.claim()
     trained.claim()
 
@@ -102,9 +102,9 @@ def test_the_record_and_the_page_say_what_was_run(trained, tmp_path, monkeypatch
     names = [choice.name for choice in searched(trained, WIDTHS[3]).space.choices]
     for method in ("uniform", "ilp"):
         for seed in range(2):
-            tune(trained, f"{method}-3bits", find(trained, method, 3)["bits"], 1, seed)
+            tune(trained, find(trained, method, 3)["bits"], trained.setting.tune_epochs, seed)
     for name in (None, *names):
-        tune(trained, f"alone-{name}", alone(name, names), 1, 0)
+        tune(trained, alone(name, names), trained.setting.alone_epochs, 0)
     measure(trained, "noise")
     name, content = search_page.record_of(trained)
     assert name.endswith("-search-cpu.json")
