@@ -167,7 +167,7 @@ def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, x_labe
     heights = [len(arms) + 1.6 for arms in panels.values()]
     columns = [list(panels)[: (len(panels) + 1) // 2], list(panels)[(len(panels) + 1) // 2 :]]
     tallest = max(sum(len(panels[name]) + 1.6 for name in column) for column in columns)
-    picture = Figure(figsize=(13, 0.27 * tallest + 0.6))
+    picture = Figure(figsize=(13, 0.27 * tallest + 1.3))
     for index, column in enumerate(columns):
         ratios = [heights[list(panels).index(name)] for name in column]
         rows = picture.add_gridspec(
@@ -190,4 +190,4 @@ def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, x_labe
             if name == column[-1]:
                 axes.set_xlabel(x_label, fontsize=8.5)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=130)
+    picture.savefig(path, dpi=130, bbox_inches="tight")
