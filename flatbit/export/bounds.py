@@ -10,6 +10,7 @@ Algorithms, 2nd ed., section 3.1), of each further operation u of what it handle
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ from .program import (
     Slice,
     Sum,
 )
+from .shapes import shapes
 
 U = 2.0**-24
 """Half the distance from 1 to the next float32."""
@@ -54,8 +56,10 @@ class Bound:
 def bounds(program: Program) -> dict[str, Bound]:
     """The bound of every result of a program, by name."""
     found: dict[str, Bound] = {}
+    shape = shapes(program)
     for op in program:
-        found[op.name] = _bound(op, [found[name] for name in op.inputs if name != INPUT], program.input_shape)
+        read = [found[name] for name in op.inputs if name != INPUT]
+        found[op.name] = _bound(op, read, shape[op.inputs[0]][2:])
     return found
 
 
@@ -65,7 +69,8 @@ def accumulator_bound(product: Product, low: int, high: int) -> int:
     return int(product.per_channel(product.weight.abs()).max()) * most
 
 
-def _bound(op: Operation, read: list[Bound], shape: tuple[int, ...]) -> Bound:
+def _bound(op: Operation, read: list[Bound], extent: tuple[int, ...]) -> Bound:
+    """Of one operation, from the bounds of what it reads and the axes behind its channels."""
     if isinstance(op, Quantize):
         ends = (op.grid.value(torch.tensor([op.grid.low, op.grid.high]))).double().abs()
         return Bound(ends.max(), torch.zeros((), dtype=torch.float64))
@@ -86,7 +91,7 @@ def _bound(op: Operation, read: list[Bound], shape: tuple[int, ...]) -> Bound:
         ends = torch.stack([(sign * x.size).clamp(op.low, op.high).abs() for sign in (-1, 1)])
         return Bound(ends.amax(0), x.error + U * ends.amax(0))
     if isinstance(op, AveragePool):
-        terms = torch.tensor(op.kernel or shape[1:]).prod()  # no window is larger than the input
+        terms = math.prod(op.kernel or extent)
         return Bound(x.size, x.error + (terms + 2) * U * x.size)
     changes_channels = isinstance(op, Flatten | Pad) or (isinstance(op, Slice) and len(op.index) > 1 and _cuts(op))
     return x.flat() if changes_channels else x

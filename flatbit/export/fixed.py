@@ -4,7 +4,7 @@ A stream is held in 32 bits as ``n 2^-f``. Its f follows from the bound that the
 nothing overflows whatever the input, and no calibration is asked; streams that are added share theirs. A real scale r
 is ``m 2^-s`` with ``|m| < 2^31``.
 
-Deliberate difference from FAQ (section 4.3 of its paper): its batch norm is 8-bit in training only up to the division
+Deliberate difference from FAQ: its batch norm is 8-bit in training only up to the division
 by the deviation, which is folded into a 31-bit multiplier here in place of being rounded a second time.
 """
 
@@ -20,11 +20,11 @@ from .bounds import Bound, accumulator_bound, bounds
 from .integer import IntegerOperation
 from .program import (
     INPUT,
+    MOVING,
     Affine,
     AveragePool,
     Clamp,
     Coding,
-    Flatten,
     FloatProduct,
     MaxPool,
     Operation,
@@ -40,7 +40,7 @@ MEND = "quantize it with fb.policy(..., first_last_bits=8, image_bits=8), which 
 STREAM_BITS = 32
 MULTIPLIER_BITS = 31
 MOST_SHIFT = 30
-SAME_SCALE = (Sum, Clamp, AveragePool, MaxPool, Slice, Pad, Flatten)
+SAME_SCALE = (Sum, Clamp, AveragePool, *MOVING)
 """Operations whose result has the scale of what they read."""
 
 
@@ -119,7 +119,7 @@ def _with_streams(program: Program) -> Program:
                     operations.append(Affine(name=names[i], inputs=(name,), layer=op.layer, scale=one, shift=zero))
             op = replace(op, inputs=tuple(names))
         operations.append(op)
-        if isinstance(op, Quantize) or (isinstance(op, MaxPool | Slice | Pad | Flatten) and op.inputs[0] in coded):
+        if isinstance(op, Quantize) or (isinstance(op, MOVING) and op.inputs[0] in coded):
             coded.add(op.name)
     return replace(program, operations=tuple(operations))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..progress import track
 from .reading import Runs
-from .verification import MOST_CHANGED, ExportError
+from .verification import ExportError, too_many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ def check(
         images, labels = images + len(x), labels + y.numel()
     if not images:
         raise ValueError("got no images to run the file on")
-    if len(changed) > max(1, MOST_CHANGED * images):
+    if too_many(len(changed), images):
         raise ExportError(
             f"the class of {len(changed)} of {images} images is not the model's (images {changed[:5]} first; the "
             f"largest difference, {largest:.3g}, at {largest_at}), more than ties explain: nothing is written"

@@ -21,7 +21,7 @@ from ..quant.reparametrized import folded, kind_of
 from ..quant.table import FLOAT_CLASS, is_weighted, quantizer_of
 from .folding import codes_first, folded_norms
 from .operators import FUNCTIONS, MODULES, Place
-from .program import INPUT, Affine, Flatten, MaxPool, Operation, Pad, Program, Quantize, Slice
+from .program import INPUT, MOVING, Affine, Operation, Program, Quantize
 from .shapes import shapes
 from .weights import bias_of, product_of
 
@@ -90,7 +90,7 @@ class Lowering:
         """Add an operation; the name of its result."""
         inputs = tuple(self.source(source, at) for source in sources)
         self.operations.append(kind(name=at.name, inputs=inputs, layer=at.path, **fields))
-        if kind is Quantize or (kind in (MaxPool, Slice, Pad, Flatten) and inputs[0] in self.coded):
+        if kind is Quantize or (kind in MOVING and inputs[0] in self.coded):
             self.coded.add(at.name)
         return at.name
 

@@ -234,6 +234,10 @@ class Program:
         return found
 
 
+MOVING = (MaxPool, Slice, Pad, Flatten)
+"""Operations that compute nothing: of codes they give codes, of a stream a stream."""
+
+
 def along_channels(values: Tensor, like: Tensor) -> Tensor:
     """Numbers per channel, shape (C,) or (), shaped to meet a tensor (N, C, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 2)) if values.ndim else values

@@ -31,6 +31,11 @@ class ExportError(RuntimeError):
     """What was exported does not compute what the model computes."""
 
 
+def too_many(changed: int, images: int) -> bool:
+    """Whether more classes changed than ties explain: one image may, however few there are."""
+    return changed > max(1, MOST_CHANGED * images)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changed:
     """An image whose class changed, by a tie.
@@ -156,7 +161,7 @@ class _Comparison:
     def _allowed(self, op: Quantize) -> float:
         """How far from a tie a value may be that is rounded the other way, in steps."""
         source = op.inputs[0]
-        reach = max(abs(op.grid.low), abs(op.grid.high)) + 2
+        reach = max(abs(op.grid.low), abs(op.grid.high)) + abs(float(op.grid.offset)) + 2
         own = 4 * 2.0**-24 * reach  # of the model's own division and rounding
         if source == INPUT:
             return own
@@ -191,7 +196,7 @@ class _Comparison:
         """Raises ExportError where too many classes changed, ValueError without images."""
         if not self._images:
             raise ValueError("verify: got no images")
-        if len(self._changed) > max(1, MOST_CHANGED * self._images):
+        if too_many(len(self._changed), self._images):
             raise ExportError(
                 f"the class of {len(self._changed)} of {self._images} images changed by ties (the first: "
                 f"{self._changed[0]}), more than {100 * MOST_CHANGED:g} %"

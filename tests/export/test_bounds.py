@@ -36,3 +36,17 @@ def test_float32_errors_are_below_their_bound():
     bound = bounds(program)
     assert 0 < float(bound[program.output].error.max()) < 1e-3
     assert math.isfinite(float(bound[program.output].size.max()))
+
+
+def test_a_products_float32_error_is_seen_and_within_its_bound():
+    program = lower(network(first_width=4), SHAPE)
+    bound = bounds(program)
+    for op in [op for op in program if isinstance(op, Product) and op.geometry]:
+        coding = next(other for other in program if other.name == op.inputs[0]).coding
+        n = torch.randint(coding.low, coding.high + 1, (4, op.weight.shape[1], 8, 8))
+        scale = op.scale.reshape(-1, 1, 1, 1)
+        exact = op.convolve(n.double() * coding.step, op.weight.double() * scale)
+        found = op.convolve(n.float() * torch.tensor(coding.step), (op.weight.double() * scale).float())
+        off = (found.double() - exact).abs().amax((0, 2, 3))
+        assert off.max() > 0
+        assert bool((off <= bound[op.name].error).all())

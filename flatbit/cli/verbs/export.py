@@ -44,7 +44,7 @@ def export_net(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Write a net in a form, and run the file on the whole test set beside the model first.
+    """Write a net in a form, and run the file on the test set (qonnx: 100 images of it) beside the model first.
 
     Where logits (packed, integer) or classes (others, 0.1 % for ties) are not the model's, nothing is written and the
     exit status is 1. What was found is kept beside the file, as JSON. Without --out it goes to MODEL/export/.
