@@ -126,7 +126,7 @@ class FloatForm(ABC):
         if isinstance(op, Quantize):
             return self.quantized(op, x[0])
         if isinstance(op, Product):
-            return self._product(op, x[0])
+            return self.product(op, x[0])
         if isinstance(op, Affine):
             return self._affine(op, x[0])
         if isinstance(op, Sum):
@@ -155,7 +155,8 @@ class FloatForm(ABC):
         parts = ["" if math.isinf(end) else self.graph.constant(f"{name}.{key}", np.float32(end)) for key, end in ends]
         return self.graph.node("Clip", [x, *parts], name)
 
-    def _product(self, op: Product, x: str) -> str:
+    def product(self, op: Product, x: str) -> str:
+        """Add a convolution or linear layer, without its bias."""
         floating = isinstance(op, FloatProduct) and op.operand == "weight"
         weight = self.graph.constant(f"{op.name}.weight", numpy32(op.weight)) if floating else self.coded_weight(op)
         inputs = [x, weight]

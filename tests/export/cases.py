@@ -11,6 +11,8 @@ from flatbit.quant.presets import policy
 DIGITS = data.load("digits")
 SHAPE = DIGITS.image_shape
 UNIQ = policy("uniq", weights=3, activations=3)
+DEPLOYABLE = {"first_last_bits": 8, "image_bits": 8}
+"""The convention by which every product has integer operands."""
 
 
 def digits(n=100):
