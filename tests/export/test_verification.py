@@ -6,7 +6,7 @@ from flatbit.export.executor import IntegerNetwork, integer_network
 from flatbit.export.integer import Accumulate, Rescale, Round
 from flatbit.export.verification import ExportError, verify
 
-from .cases import DIGITS, SHAPE, digits, labelled, network
+from .cases import DIGITS, SHAPE, network
 
 
 def tampered(net, kind, change, *, at=-1):
@@ -49,17 +49,3 @@ def test_a_changed_number_is_found(model, kind, change, at):
 def test_no_images_are_refused(model):
     with pytest.raises(ValueError, match="no images"):
         verify(model, integer_network(model, SHAPE), [])
-
-
-CASES = [
-    ("resnet20", {"width": 0.5}), ("mobilenet_v2_cifar", {}), ("depthwise_resnet", {}), ("fcdnn", {"in_features": 64}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "arguments"), CASES)
-@pytest.mark.parametrize(("method", "bits"), [("uniq", 2), ("uniq", 4), ("uniq", 8), ("faq", 4), ("lsq_plus", 2)])
-def test_networks_of_the_library_agree(name, arguments, method, bits):
-    model = network(name, method, bits, bits, **arguments)
-    found = verify(model, integer_network(model, SHAPE), labelled(digits()[0], model))
-    assert len(found.changed) <= 1
-    assert found.largest <= found.bound
