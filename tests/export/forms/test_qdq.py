@@ -10,7 +10,7 @@ from .cases import POOLS, Lines, Pooled, agree, ready, run, small
 
 IMAGES = digits()[0]
 TYPES = {
-    (1, "bits"): {"INT2", "UINT2"},
+    (1, "bits"): {"INT2", "INT8", "UINT2", "UINT8"},
     (2, "bits"): {"INT2", "INT8", "UINT2", "UINT8"},
     (3, "bits"): {"INT4", "INT8", "UINT4", "UINT8"},
     (4, "bits"): {"INT4", "INT8", "UINT4", "UINT8"},
