@@ -10,7 +10,7 @@ from flatbit.engine import read_run
 
 TEXT = (Path(__file__).parents[2] / "docs/export.md").read_text()
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()]
-[SNIPPET] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
+DEPLOY, SNIPPET = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
 
 
 def test_its_commands_lead_to_a_file_that_runs(flatbit, tmp_path, monkeypatch, capsys):
@@ -30,3 +30,11 @@ def test_its_commands_lead_to_a_file_that_runs(flatbit, tmp_path, monkeypatch, c
     assert all(name in Path("runs/digits/report.html").read_text() for name in written)
     exec(compile(SNIPPET, "docs/export.md", "exec"), {})
     assert len(re.findall(r"\d", capsys.readouterr().out)) >= 10
+
+
+def test_its_one_call_in_python(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(DEPLOY, "docs/export.md", "exec"), {})
+    assert (tmp_path / "net.onnx").is_file()
+    assert "class changed" in capsys.readouterr().out
