@@ -18,6 +18,7 @@ from .program import (
     Affine,
     AveragePool,
     Clamp,
+    Concat,
     Flatten,
     FloatProduct,
     MaxPool,
@@ -26,6 +27,7 @@ from .program import (
     Product,
     Program,
     Quantize,
+    Resize,
     Slice,
     Sum,
 )
@@ -131,6 +133,10 @@ class FloatForm(ABC):
             return self._affine(op, x[0])
         if isinstance(op, Sum):
             return graph.node("Add", x, name)
+        if isinstance(op, Concat):
+            return graph.node("Concat", x, name, axis=1)
+        if isinstance(op, Resize):
+            return self._resized(op, x[0])
         if isinstance(op, Clamp):
             return self.clipped(x[0], name, op.low, op.high)
         if isinstance(op, AveragePool):
@@ -163,6 +169,14 @@ class FloatForm(ABC):
             return self.graph.node("Gemm", inputs, op.name, transB=1)
         kind, attributes = convolution_attributes(op)
         return self.graph.node(kind, inputs, op.name, **attributes)
+
+    def _resized(self, op: Resize, x: str) -> str:
+        """Two products with the shares: what ``Resize`` computes, whatever its modes are called where it is read."""
+        graph, name = self.graph, op.name
+        rows = graph.constant(f"{name}.rows", numpy32(op.rows / op.denominator))
+        return graph.on_constant(
+            "MatMul", graph.node("MatMul", [rows, x], f"{name}.tall"), numpy32(op.columns.T), None, name
+        )
 
     def _affine(self, op: Affine, x: str) -> str:
         """A bias, too, is added by a node of its own: ONNX Runtime rounds a layer's bias to the step of its sums."""

@@ -4,7 +4,7 @@ import pytest
 
 from flatbit.export.executor import IntegerNetwork, integer_network
 from flatbit.export.integer import Accumulate, Rescale, Round
-from flatbit.export.verification import ExportError, verify
+from flatbit.export.verification import ExportError, too_many, verify
 
 from .cases import DIGITS, SHAPE, digits, labelled, network
 
@@ -44,6 +44,18 @@ def test_what_was_trained_is_what_is_run(model):
 def test_a_changed_number_is_found(model, kind, change, at):
     with pytest.raises(ExportError, match=r"layer '|a logit differs"):
         verify(model, tampered(integer_network(model, SHAPE), kind, change, at=at), DIGITS.test_batches(100))
+
+
+def test_codes_two_apart_are_no_tie(model):
+    change = lambda op: replace(op, multiplier=2 * op.multiplier)  # noqa: E731
+    with pytest.raises(ExportError, match=r"codes differ from the model's, by up to [2-9]"):
+        verify(model, tampered(integer_network(model, SHAPE), Round, change, at=0), DIGITS.test_batches(100))
+
+
+def test_how_many_classes_may_change_is_said():
+    assert not too_many(1, 100)
+    assert too_many(2, 100)
+    assert not too_many(2, 100, most_changed=0.02)
 
 
 def test_no_images_are_refused(model):

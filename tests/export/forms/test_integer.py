@@ -14,7 +14,7 @@ from flatbit.export.lowering import lower
 from flatbit.export.onnx_graph import OnnxGraph
 from flatbit.export.program import Coding
 
-from ..cases import SHAPE, digits, network
+from ..cases import SHAPE, UNIQ, Branches, digits, network, settled
 from .cases import POLICIES, POOLS, Lines, Pooled, ready, run, small
 
 IMAGES = digits()[0]
@@ -66,6 +66,15 @@ def test_pooling_of_streams_and_of_codes(pool, placement, tmp_path):
 def test_axes_and_groups(tmp_path):
     model, x = ready(Lines(nn.Conv1d(6, 4, 3, groups=2)), (3, 12), "uniq", 8)
     assert same_bits(model, tmp_path / "net.onnx", x)
+
+
+def test_branches_that_are_joined_and_resized(tmp_path):
+    assert same_bits(settled(Branches(), UNIQ), tmp_path / "net.onnx", IMAGES)
+
+
+def test_a_segmentation_net(tmp_path):
+    model, x = ready(fb.models.build("deeplab_mobilenet_v2", width=0.25, head_width=32), (3, 33, 33), "uniq")
+    assert same_bits(model, tmp_path / "net.onnx", x[:4])
 
 
 def test_products_of_whole_numbers_do_not_saturate(tmp_path):

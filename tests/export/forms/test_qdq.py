@@ -5,7 +5,7 @@ from torch import nn
 
 import flatbit as fb
 
-from ..cases import SHAPE, digits, network
+from ..cases import SHAPE, UNIQ, Branches, digits, network, settled
 from .cases import POLICIES, POOLS, Lines, Pooled, agree, ready, run, small
 
 IMAGES = digits()[0]
@@ -73,6 +73,10 @@ def test_other_networks(name, method, bits, arguments, tmp_path):
 def test_pooling(pool, placement, tmp_path):
     model, x = ready(Pooled(POOLS[pool], groups=2), (2, 9, 9), "lsq", 2, placement=placement)
     assert agree(*written(model, tmp_path / "net.onnx", x), ties=0)
+
+
+def test_branches_that_are_joined_and_resized(tmp_path):
+    assert agree(*written(settled(Branches(), UNIQ), tmp_path / "net.onnx", IMAGES))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

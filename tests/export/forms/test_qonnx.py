@@ -5,7 +5,7 @@ from torch import nn
 
 import flatbit as fb
 
-from ..cases import SHAPE, digits
+from ..cases import SHAPE, UNIQ, Branches, digits, settled
 from .cases import POLICIES, Lines, agree, ready, run_qonnx, small
 
 IMAGES = digits(8)[0]
@@ -24,6 +24,10 @@ def written(model, path, x):
 )
 def test_what_the_model_computes_but_for_ties(method, bits, tmp_path):
     assert agree(*written(small(method, bits), tmp_path / "net.onnx", IMAGES), ties=1)
+
+
+def test_branches_that_are_joined_and_resized(tmp_path):
+    assert agree(*written(settled(Branches(), UNIQ), tmp_path / "net.onnx", IMAGES))
 
 
 @pytest.mark.parametrize("method", ["saq", "xnor"])
