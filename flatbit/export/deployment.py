@@ -175,7 +175,8 @@ def deploy(
         run = made.run(partial_path, model)
         if form == "integer":
             network = integer_network(model, input_shape, prepare=prepare)
-            integers = verify(model, network, ((x, y) for x, _, y in _three(batches(), prepare)))
+            images = ((x, y) for x, _, y in _three(batches(), prepare))
+            integers = verify(model, network, images, most_changed=1.0)  # classes are counted beside the file, below
             check(lambda x: network(x).float(), run, _three(batches(), prepare), EXACT)  # as the file's logits are
         checked = check(model, run, _three(batches(), prepare, made.most_images), made.agreement, most)
         content = partial_path.read_bytes()

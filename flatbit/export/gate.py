@@ -13,7 +13,7 @@ from torch import Tensor
 from ..progress import track
 from ..text import first_of
 from .reading import Runs
-from .verification import MOST_CHANGED, ExportError
+from .verification import MOST_CHANGED, ExportError, too_many
 
 KEPT = 100
 """So many numbers of images whose class changed are kept."""
@@ -127,7 +127,7 @@ class _Found:
     def hold(self, most_changed: float) -> None:
         """Raise ExportError for what the form does not promise."""
         images, changed = len(self.gaps), len(self.changed)
-        if changed > allowed(most_changed, images):
+        if too_many(changed, images, most_changed) or (changed and not most_changed):
             raise ExportError(
                 f"the class of {changed} of {images} images is not the model's (images {first_of(self.changed)}; "
                 f"{self._moved()}), and {100 * most_changed:g} % may change: nothing is written. Where that is good "
@@ -159,11 +159,6 @@ class _Found:
             largest_at=self.largest_at,
             identical=self.gaps.count(0.0),
         )
-
-
-def allowed(most_changed: float, images: int) -> float:
-    """How many of so many images may change their class: one may, however few there are, unless none may."""
-    return max(1.0, most_changed * images) if most_changed else 0.0
 
 
 def _percent(share: float) -> str:
