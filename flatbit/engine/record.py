@@ -223,7 +223,8 @@ def read_plain(folder: str | Path) -> Mapping[str, Any]:
     """The plain values of a run's record, nothing made of them yet. Raises ValueError where there is none."""
     path = Path(folder) / RECORD
     if not path.is_file():
-        raise ValueError(f"no run in {folder}: it has no {RECORD}")
+        runs = ", ".join(sorted(each.parent.name for each in Path(folder).glob(f"*/{RECORD}")))
+        raise ValueError(f"no run in {folder}: it has no {RECORD}{runs and f'; name one of those in it: {runs}'}")
     try:
         found = json.loads(path.read_text())
     except ValueError as error:

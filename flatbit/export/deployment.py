@@ -190,7 +190,9 @@ def deploy(
         pixels=prepare is not None,
         checked=checked,
         integers=integers,
-        notes=str(replace(written, path=Path(path)) if integers is None else integers),
+        notes=str(replace(written, path=Path(path)))
+        if integers is None
+        else f"The integer network, which the file equals bit for bit, beside the model code by code:\n{integers}",
     )
 
 

@@ -413,3 +413,10 @@ def test_a_run_leaves_a_record_that_is_read_back_equal(tmp_path):
     made = ran(recipe(*SQWA), tmp_path, smoke=True)
     assert read_run(tmp_path) == made
     assert isinstance(read_run(str(tmp_path)).record.recipe, Recipe)
+
+
+def test_a_folder_of_several_runs_names_them(tmp_path):
+    for seed in (0, 1):
+        write_record(tmp_path / f"seed{seed}", recorded(recipe(FLOAT)))
+    with pytest.raises(ValueError, match=r"no run in .*: it has no run\.json; name one of those in it: seed0, seed1"):
+        read_run(tmp_path)
