@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import models
+from .registry import PLUGIN_HINT
 
 MISFITS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError)
 """What a builder or a quantizer raises for arguments that it cannot have, beside ValueError."""
@@ -39,6 +40,8 @@ def rebuilt(path: str | Path, call: tuple[str, dict[str, Any]], *, trust: bool) 
             f"{path} wants to import and call {name!r}: if you trust it, load it with trust=True "
             "(--trust), or build the model yourself and call flatbit.load_(model, path)"
         )
+    if not models.is_there(name):
+        raise ValueError(f"{path}: its model {name!r} is not registered {PLUGIN_HINT}")
     try:
         _check_size(name, arguments, VALUES_PER_BYTE * Path(path).stat().st_size)
         return models.build(name, **arguments)

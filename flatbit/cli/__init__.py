@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -15,8 +16,10 @@ import typer
 
 from ..engine.loop import TrainingError
 from ..export.verification import ExportError
+from ..plugins import load_installed
 from ..quant.proof import QuantizationError
 from ..registry import Registry
+from .console import say
 from .plugins import DEBUG, load_plugins, plugins_of
 from .spelling import check_spelling
 
@@ -51,8 +54,17 @@ def _everywhere(plugin: Annotated[list[str], typer.Option(help=f"Before or after
 
 def main() -> None:
     """Run the command line; the console script."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: say(f"flatbit: {message}")
+        _run()
+
+
+def _run() -> None:
+    """Run the verb, and end with its status."""
     try:
         plugins, words = plugins_of(sys.argv[1:])
+        for line in load_installed():
+            say(line)
         load_plugins(plugins)
         check_spelling(words)
         app()(words)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from torch import nn
 from .. import plain
 from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.scores import LABELS
+from ..plugins import plugins_behind
 from ..reference import From
 from .fit import TEST_BATCH, build_model
 from .loop import TrainingError
@@ -34,6 +36,7 @@ from .record import (
     StageRecord,
     decisive,
     first_difference,
+    names_in,
     read_plain,
     read_run,
     write_record,
@@ -175,7 +178,9 @@ def check_recompute(plan: Plan, recompute: bool) -> None:
 def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say) -> RunRecord:
     """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
     here = Environment.here()
-    fresh = RunRecord(recipe=plan.recipe, seed=plan.seed, device=plan.device, environment=here, precision=precision)
+    plugins = plugins_behind(names_in(plan.recipe))
+    facts: dict[str, Any] = {"recipe": plan.recipe, "seed": plan.seed, "precision": precision, "plugins": plugins}
+    fresh = RunRecord(**facts, device=plan.device, environment=here)
     if resume and not (out / RECORD).is_file():
         say(f"{out} holds no run to resume: this is a new one")
     if not (out / RECORD).is_file():
@@ -200,7 +205,8 @@ def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say)
         raise ValueError(f"{out} holds another run ({first_difference(there, here)}): give another --out")
     record = read_run(out, trust=True).record  # it names what this recipe names, and that is imported already
     _check_same_checkpoint(record, plan.checkpoint)
-    return record
+    added = tuple(plugin for plugin in plugins if plugin not in record.plugins)
+    return write_record(out, replace(record, plugins=record.plugins + added)) if added else record
 
 
 def _check_same_checkpoint(record: RunRecord, checkpoint: Checkpoint | None) -> None:
