@@ -139,7 +139,7 @@ def main() -> None:
     path = write({"environment": facts, "settings": settings, "rows": rows}, name)
     TABLE.write_text(in_lines(table_of(rows)))
     for row in table_of(rows):
-        print(f"{row['net']}  {row['policy']:9} W{row['weights']}A{row['activations']}  {row['loss']:6.2f}  ± {row['std']}")
+        print("{net}  {policy:9} W{weights}A{activations}  {loss:6.2f} ± {std}".format_map(row))
     print(path)
 
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from .registry import importing, is_registered, registered_by
 
 GROUP = "flatbit.plugins"
-"""The entry points of packages that hold plug-ins: ``[project.entry-points."flatbit.plugins"]``, ``NAME = "module"``."""
+"""Entry points of packages that hold plug-ins: ``[project.entry-points."flatbit.plugins"]``, ``NAME = "module"``."""
 MODULE = "module"
 """The kind of a plug-in's name that is the module itself, of which a record names something as ``module:Class``."""
 

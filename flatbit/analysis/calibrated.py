@@ -11,13 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from .. import plain
-from ..metrics.health import Finding
 from ..quant.policy import Policy
-from ..quant.spec import FLOAT_BITS
 
 TABLE = Path(__file__).with_suffix(".json")
 POOR = 1.0
-"""So many points more than the best policy at that width make a poor one: small test sets scatter by a few tenths."""
+"""So many points more than the best policy at its bits make a poor one, if they are also twice the spread."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,26 +51,15 @@ def calibration_losses() -> tuple[CalibrationLoss, ...]:
     return plain.from_plain(tuple[CalibrationLoss, ...], json.loads(TABLE.read_text()))
 
 
-def poor_at_its_width(policy: Policy) -> Finding | None:
-    """What the table says against a policy at its bits; None where it says nothing, or nothing against it.
+def better_start(policy: Policy) -> tuple[CalibrationLoss, CalibrationLoss] | None:
+    """What a policy lost at its bits, and the best one on the same net; None where the table has nothing against it.
 
-    A width of the table is that of weights, with activations of the same or in float. The policy is held against the
-    best one on the same net, at the same bits of weights and activations.
+    A width of the table is that of weights, with activations of the same or in float; only rows of the same bits are
+    held against each other. Where several nets speak against the policy, it is the one that does so the most.
     """
     bits = (policy.base.weights, policy.base.activations)
-    if bits[1] not in (bits[0], FLOAT_BITS):
-        return None
     alike = [each for each in calibration_losses() if (each.weights, each.activations) == bits]
-    own = [each for each in alike if each.policy == policy.name]
-    pairs = [(each, min((one for one in alike if one.net == each.net), key=lambda one: one.loss)) for each in own]
-    pairs = [(each, best) for each, best in pairs if each.loss - best.loss > POOR]
-    if not pairs:
-        return None
-    worst, best = max(pairs, key=lambda pair: pair[0].loss - pair[1].loss)
-    width = f"W{worst.weights}/A{worst.activations}"
-    return Finding(
-        layer="the net",
-        problem="poor start at this width",
-        evidence=f"calibrated to {width}, {worst.in_words}, {best.in_words} ({worst.net}, n={worst.n})",
-        mend=f"train it on from there, or take --policy {best.policy}",
-    )
+    best = {each.net: each for each in sorted(alike, key=lambda each: -each.loss)}
+    pairs = [(each, best[each.net]) for each in alike if each.policy == policy.name]
+    pairs = [(own, other) for own, other in pairs if own.loss - other.loss > max(POOR, 2 * (own.std or 0.0))]
+    return max(pairs, key=lambda pair: pair[0].loss - pair[1].loss, default=None)

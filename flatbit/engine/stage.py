@@ -28,6 +28,7 @@ from ..train.sharpness import SharpnessAware
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .choice import choose_way
 from .fit import TEST_BATCH
+from .loggers import Callback, EpochEnd
 from .loop import Hooks, Position, failure, train
 from .recipe import Stage
 from .record import BatchNormChange, EpochRecord, StageRecord, Totals
@@ -56,6 +57,7 @@ class Work:
         way: how updates are run.
         out: the run's folder.
         note: called with a line where something took its time that is no training.
+        callbacks: called after each epoch.
     """
 
     stage: Stage
@@ -69,6 +71,7 @@ class Work:
     way: Way
     out: Path
     note: Callable[[str], None]
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def num_updates(self) -> int:
@@ -179,14 +182,20 @@ def descend(work: Work) -> Metrics | None:
 
 
 def hooks_of(work: Work, seen: dict[int, Metrics]) -> Hooks:
-    """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), and checkpoints."""
+    """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), callbacks, checkpoints."""
+
+    def look(epoch: EpochRecord) -> EpochRecord:
+        epoch = after_epoch(work, epoch, seen)
+        for callback in work.callbacks:
+            callback(EpochEnd(out=work.out, stage=work.stage, epoch=epoch, model=work.model))
+        return epoch
 
     def save_now(position: Position) -> None:
         save_checkpoint(
             work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.way, work.average
         )
 
-    return Hooks(after_epoch=lambda epoch: after_epoch(work, epoch, seen), save=save_now, note=work.note)
+    return Hooks(after_epoch=look, save=save_now, note=work.note)
 
 
 def after_last(work: Work, seen: dict[int, Metrics]) -> Metrics | None:

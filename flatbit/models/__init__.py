@@ -13,7 +13,17 @@ from .third_party import read_checkpoint
 from .weights import Matching, load_weights_
 from .zoo import library_builder
 
-__all__ = ["BUILD_CALL", "MODELS", "Matching", "accepts", "build", "is_known", "is_there", "load_weights_", "read_checkpoint"]
+__all__ = [
+    "BUILD_CALL",
+    "MODELS",
+    "Matching",
+    "accepts",
+    "build",
+    "is_known",
+    "is_there",
+    "load_weights_",
+    "read_checkpoint",
+]
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", __name__)
 BUILD_CALL = "flatbit_build_call"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...engine import plan
+from ...engine import TensorBoard, plan
 from ...engine import run as execute
 from ...engine.edges import edged
 from ...engine.loop import TrainingError
@@ -45,6 +45,7 @@ from ..console import (
     Seeds,
     SkipBad,
     Smoke,
+    Tensorboard,
     data_arguments,
     parse_seeds,
     parse_settings,
@@ -80,6 +81,7 @@ def run_recipe(
     out: Out = None,
     resume: Resume = False,
     smoke: Smoke = False,
+    tensorboard: Tensorboard = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan: stages, updates, bits, cost, time. Nothing is trained.")
     ] = False,
@@ -129,6 +131,7 @@ def run_recipe(
         eager = "" if (asked.alone if several else asked).way(device) == asked.simplest else ", if it is run eager"
         say(f"{made.name}: about {in_words(planned.seconds)}{each}{eager}")
     how: dict[str, Any] = {"engine": chosen, "precision": precision, "recompute": recompute, "resume": resume}
+    how["callbacks"] = [TensorBoard()] if tensorboard else []
     runs = run_seeds(planned, several, out, **how, say=say) if several else [execute(planned, out, **how, say=say)]
     done = [each for each in runs if each.record.failure is None]
     if done:
