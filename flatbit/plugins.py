@@ -45,11 +45,6 @@ class Plugin:
         kinds = [(kind, name) for kind, names in self.needed.items() for name in names]
         return [f"{kind} {name!r}" for kind, name in kinds if not _is_known(kind, name)]
 
-    @property
-    def mend(self) -> str:
-        """How it is loaded."""
-        return f"--plugin {self.file}" if self.package is None else f"install {self.package}"
-
 
 _loaded: dict[str, Plugin] = {}
 
@@ -117,11 +112,13 @@ def plugins_behind(texts: Iterable[str]) -> tuple[Plugin, ...]:
 
 def check_plugins(plugins: Iterable[Plugin]) -> None:
     """Raise ValueError where what a record needs of plug-ins is not known here; none is imported on its word."""
-    lacking = {plugin.mend: missing for plugin in plugins if (missing := plugin.missing())}
+    lacking = [(plugin, missing) for plugin in plugins if (missing := plugin.missing())]
     if lacking:
-        needs = ", ".join(name for missing in lacking.values() for name in missing)
-        mends = " ".join(sorted(lacking, key=lambda mend: not mend.startswith("--")))
-        raise ValueError(f"needs {needs} of a plug-in that is not loaded: if you trust it, give {mends}")
+        needs = ", ".join(name for _, missing in lacking for name in missing)
+        files = "".join(f" --plugin {plugin.file}" for plugin, _ in lacking if plugin.package is None)
+        packages = "".join(f" {plugin.package}" for plugin, _ in lacking if plugin.package is not None)
+        mends = " and ".join(f"{verb}{what}" for verb, what in (("give", files), ("install", packages)) if what)
+        raise ValueError(f"needs {needs} of a plug-in that is not loaded: if you trust it, {mends}")
 
 
 def changed_since(plugins: Iterable[Plugin]) -> list[str]:
