@@ -36,7 +36,7 @@ class Penalty:
     """
 
     mbitops: float
-    weight: float = 2.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         for key in ("mbitops", "weight"):
@@ -113,7 +113,9 @@ def _registered(model: str, data: str, mbitops: float, settings: dict[str, Any] 
     )
 
 
-_DIGITS = {"pretraining.schedule": "digits", "training.epochs": 40, "training.batch_size": 64}
+_DIGITS = {
+    "pretraining.schedule": "digits", "training.epochs": 40, "training.batch_size": 64, "training.lr": 0.003,
+}  # fmt: skip
 RECIPES.add("dq-preresnet20-cifar100", _registered("preresnet20", "cifar100", 674.644))
 RECIPES.add("dq-mobilenet_v2-cifar100", _registered("mobilenet_v2_cifar", "cifar100", 1508.934))
-RECIPES.add("dq-preresnet8-digits", _registered("preresnet8", "digits", 7.414, _DIGITS))
+RECIPES.add("dq-preresnet20-digits", _registered("preresnet20", "digits", 41.001, _DIGITS))
