@@ -18,7 +18,6 @@ from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
     apply_specs_,
-    as_float,
     quantize_,
     restore_,
 )
@@ -29,6 +28,7 @@ from flatbit.quant.proof import prove
 from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.switched import as_float
 from flatbit.quant.table import quantizers_of
 
 UNIQ = policy("uniq", weights=2, activations=2)
