@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.pairs import input_of
 from ..device import device_of, float32_products
+from ..inputs import check_one_input
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
@@ -73,6 +74,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
+    check_one_input(model, "calibrate_")
     quantizers = [quantizer for _, quantizer in quantizers_of(model)]
     state = chain.from_iterable(chain(q.parameters(), q.buffers()) for q in quantizers)
     with undone_on_failure(model, state):
