@@ -128,7 +128,7 @@ def _prove(model: nn.Module, x: Tensor) -> Proof:
             f"the quantized weights of {', '.join(map(repr, unread))} are used outside of their layers' calls, and "
             "nothing shows that what they multiply is quantized: call the layers"
         )
-    if wrong := order.wrong_end():
+    if wrong := order.wrong_end(floats.provenance.read):
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
         if name not in levels:

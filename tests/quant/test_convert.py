@@ -332,18 +332,6 @@ def test_exports_through_torch_export(net, images, quantized, method):
     assert torch.allclose(program.module()(images), net(images), atol=1e-5)
 
 
-def test_as_float_is_the_float_network(net, images, quantized):
-    expected = net(images)
-    quantized(net)
-    assert not torch.equal(net(images), expected)
-    with as_float(net):
-        assert torch.equal(net(images), expected)
-        with as_float(net):
-            pass
-        assert torch.equal(net(images), expected)  # the inner one does not switch on what the outer switched off
-    assert not torch.equal(net(images), expected)
-
-
 def test_refused_bits_leave_the_model_untouched(small):
     with pytest.raises(ValueError, match=r"weight of layer '3'.*2 to 8 bits, got 1"):
         quantize_(small, policy("faq", weights=4, activations=4).override("3", weights=1))
