@@ -96,7 +96,7 @@ class Products:
         return self.of_activations.total()
 
     def leaves_alone(self, name: str) -> bool:
-        """Whether a module's own tensors were read, and met nothing in a product, of known operations or unknown."""
+        """Whether a module ran, or was read, and its own tensors met nothing in a product that is known or unknown."""
         met = {*self.macs, *(owner for owner, _ in self.omitted), *(where for where, _ in self.unknown)}
         return name in self.reached and name not in met
 

@@ -98,4 +98,4 @@ def _own_reason(module: nn.Module, ran: Products | None) -> str:
     held = f"{type(module).__name__} holds weights {shapes} itself"
     if ran is None:
         return f"{held}, which its forward may multiply with: quantize_(..., example=x) runs it once on x and sees"
-    return f"{held}, and in the run they met activations in a product, or were never read"
+    return f"{held}, and in the run they met something in a product, or it never ran"
