@@ -20,7 +20,8 @@ function has no curvature to speak of).
 
 Two faces compute this. ``fake_quantize_reference`` is the definition, composed of differentiable
 operations. ``fake_quantize`` is what runs: one autograd node that keeps its input and its output
-(a convolution keeps its input anyway) and no masks. They agree in value and in first and second
+(a convolution keeps its input anyway) and no masks; of an activation, whose output others may change in place, its
+input alone (``fake_quantize_output``). They agree in value and in first and second
 derivatives; ``tests/quant/test_rounding.py`` holds them to it. Under ``torch.vmap`` that node takes the
 stacked tensors; under the transforms that differentiate (``torch.func.grad``) the reference runs.
 """

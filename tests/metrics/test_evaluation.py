@@ -264,7 +264,7 @@ def test_what_is_no_batch_is_named_by_its_number():
     for wrong, message in (
         (x[:2], "batch 1 is a Tensor, expected a pair"),
         ((x, y, y), "batch 1 is a tuple of 3, expected a pair"),
-        ({"x": x, "y": y}, "batch 1 is a dict, expected a pair"),
+        ({"x": x, "more": y}, "batch 1 is a dict of 'x', 'more': expected one input"),
         ((x[0], y[0]), r"batch 1 has x of shape \(8,\) and y of shape \(\)"),
         ((x.numpy(), y.numpy()), "batch 1 is a pair of ndarray and ndarray"),
     ):
