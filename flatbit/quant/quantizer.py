@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .facts import FACTS, Facts, is_finite
 from .grid import CodeRange, Grid
 from .passes import read_is_free, wide
-from .rounding import Surrogate, Ties, fake_quantize
+from .rounding import Surrogate, Ties, fake_quantize, fake_quantize_output
 from .site import Site
 
 MAX_BITS = 8
@@ -73,7 +73,7 @@ class Quantizer(nn.Module, ABC):
         self.granularity = granularity
         self.step_shape = site.step_shape if granularity == "channel" else ()
         self.enabled = True
-        self.primitive = fake_quantize
+        self.primitive = fake_quantize_output if site.role == "output" else fake_quantize
         self.perturbation: Tensor | None = None
         self._judged: tuple[tuple[int, int], ...] = ()
         self.facts = Facts()
