@@ -16,7 +16,9 @@ from .quant.presets import policy
 from .quant.proof import QuantizationError
 from .shipped import trained
 from .train.averaging import requantize_
+from .version import VERSION
 
+__version__ = VERSION
 __all__ = [
     "Calibration",
     "Cost",
@@ -25,6 +27,7 @@ __all__ = [
     "Metrics",
     "Policy",
     "QuantizationError",
+    "__version__",
     "analysis",
     "assign_bits_",
     "assignment",

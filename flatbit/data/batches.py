@@ -105,6 +105,10 @@ class Data(ABC):
             f"data set {self.name!r} comes as a stream whose samples have no numbers: a part of them cannot be held out"
         )
 
+    def swapped(self) -> Data:
+        """The same data with its two splits in each other's place. Raises ValueError where that cannot be."""
+        raise ValueError(f"data set {self.name!r} cannot be tested on its training samples: it has no swapped()")
+
     @abstractmethod
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""

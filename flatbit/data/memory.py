@@ -104,6 +104,10 @@ class MemoryData(Data):
         """The same data with some of the training samples, by index."""
         return replace(self, train=Images(images=self.train.images[index], labels=self.train.labels[index]))
 
+    def swapped(self) -> MemoryData:
+        """The same data with its two splits in each other's place."""
+        return replace(self, train=self.test, test=self.train)
+
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""
         if len(self.image_shape) != 3:

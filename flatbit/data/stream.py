@@ -116,6 +116,10 @@ class StreamData(Data):
             return super(StreamData, self).with_train(index)
         return replace(self, train=Chosen(self.train, index))
 
+    def swapped(self) -> StreamData:
+        """The same data with its two splits in each other's place."""
+        return replace(self, train=self.test, test=self.train)
+
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W); the index counts what ``test_batches`` gave so far.
 
