@@ -75,12 +75,12 @@ def run(
         TrainingError: a stage diverged or collapsed; the folder keeps what was finished, the last sound
             checkpoint, and in the record what the layers showed (``flatbit doctor`` explains it).
     """
+    for note in plan.notes:
+        say(note)
     asked = Asked(engine=engine, precision=precision, recompute=recompute)
     asked.way(plan.device)
     check_recompute(plan, recompute)
     execution = Execution.open(plan, Path(out), precision=precision, resume=resume, say=say)
-    for note in plan.notes:
-        say(note)
     for stage in plan.recipe.stages:
         if stage.name not in execution.record.stages:
             execution.train(stage, asked)

@@ -26,8 +26,8 @@ def measure(work: Work, last: Metrics | None, test: Metrics | None = None) -> St
     metric = last.score[0]
     changes = _frozen(stage, history, last.score[0])
     if stage.reestimate_batches:
-        last, change = _reestimated(work, last)
-        changes.append(change)
+        last, found = _reestimated(work, last)
+        changes += found
     if work.held_out is not None:
         test = test or evaluate(work.model, work.test, description=f"{stage.name}, test set")
     scores = [score for epoch in history if (score := epoch.score(metric)) is not None]
@@ -44,10 +44,12 @@ def measure(work: Work, last: Metrics | None, test: Metrics | None = None) -> St
     )
 
 
-def _reestimated(work: Work, before: Metrics) -> tuple[Metrics, BatchNormChange]:
+def _reestimated(work: Work, before: Metrics) -> tuple[Metrics, list[BatchNormChange]]:
     """The score with re-estimated batch-norm statistics; taken back where held-out samples score less with them."""
     old = [(buffer, buffer.clone()) for buffer in work.model.buffers()]
     used = reestimate_batchnorm_(work.model, work.batches, work.stage.reestimate_batches)
+    if not used:
+        return before, []  # it has no batch norms
     after = evaluate(work.model, work.watched, description=f"{work.stage.name}, statistics re-estimated")
     undone = work.held_out is not None and after.score[1] < before.score[1]
     if undone:
@@ -57,7 +59,7 @@ def _reestimated(work: Work, before: Metrics) -> tuple[Metrics, BatchNormChange]
         step=f"re-estimated from {used} batches", before=before.score[1], after=after.score[1],
         held_out=work.held_out is not None, undone=undone,
     )  # fmt: skip
-    return before if undone else after, change
+    return before if undone else after, [change]
 
 
 def _frozen(stage: Stage, history: Sequence[EpochRecord], metric: str) -> list[BatchNormChange]:

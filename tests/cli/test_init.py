@@ -220,3 +220,17 @@ def test_a_process_of_its_own_has_clean_streams_and_status():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("flatbit: unknown model 'resnet21': did you mean")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_version(flatbit):
+    import flatbit as package
+
+    assert flatbit("--version") == (0, f"flatbit {package.__version__}\n", "")
+    assert package.__version__ == metadata.version("flatbit")
+
+
+def test_quiet_stands_anywhere_and_lasts_one_line(flatbit, own):
+    own("")
+    words = ("run", "uniq-preresnet8-digits", "--smoke", "--out", "a", "--overwrite")
+    assert [flatbit(*words, "--quiet").err, flatbit("--quiet", *words).err] == ["", ""]
+    assert "float: top-1" in flatbit(*words).err
