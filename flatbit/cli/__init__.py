@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -94,6 +94,6 @@ def _heard(words: Sequence[str]) -> list[str]:
     return [word for word in words if word != "--quiet"]
 
 
-def _stop(message: object, status: int) -> None:
+def _stop(message: object, status: int) -> NoReturn:
     print(f"flatbit: {message}", file=sys.stderr)
     raise SystemExit(status)

@@ -124,7 +124,7 @@ def test_two_bits_come_first_only_where_one_bit_is_asked_for_and_the_method_has_
     for name, bits, first in (("uniq", 1, True), ("uniq", 2, False), ("xnor", 1, False)):
         assert may_begin_at_two_bits(preset(name, weights=bits, activations=bits)) is first
     assert may_begin_at_two_bits(preset("uniq", weights=4, activations=1))
-    with pytest.raises(ValueError, match="training.begin=2-bit cannot act: nothing has 1 bit"):
+    with pytest.raises(ValueError, match=r"training\.begin=2-bit cannot act: nothing has 1 bit"):
         made("finetune", {"training.begin": "2-bit"}, weights=2, activations=2)
 
 
@@ -134,6 +134,6 @@ def test_statistics_are_left_alone_if_asked():
 
 def test_overrides_and_other_quantizers_reach_the_policy():
     settings = {"layers.override": {"head": {"weights": 6}}, "layers.activation_method": "lsq"}
-    policy = last("finetune", settings | {"layers.granularity": "channel"}, policy="saq").policy
+    policy = last("finetune", settings | {"layers.granularity": "channel"}).policy
     assert policy.rules[-1].changes == {"weights": 6}
     assert (policy.base.activation_method, policy.base.granularity) == ("lsq", "channel")
