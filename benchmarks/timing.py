@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from flatbit.device import processor_name
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,15 +42,10 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, l
 
 def environment(device: str, threads: int, packages: Iterable[str]) -> dict:
     """Hardware and versions; None for a package that is not installed."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        processor = next(models, processor)
     versions = {name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in packages}
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": processor,
+        "processor": processor_name("cpu"),
         "cores": os.cpu_count(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,

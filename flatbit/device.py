@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,18 @@ def device_of(model: nn.Module) -> torch.device:
     """The device of a model's first parameter, else of its first buffer; the CPU for a model without either."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+@cache
+def processor_name(device: str | torch.device) -> str:
+    """The model of a GPU, or of the processor: what decides how long a step takes."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
 
 @contextmanager

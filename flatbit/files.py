@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models, plain
-from .packing import FORMAT, is_packed, read_packed
+from .packing import FORMAT, by_name, check_version, is_packed, read_packed
 from .quant.convert import apply_specs_, check_plain
 from .quant.fixed import WORDS, has_fixed_grids, refuse_training_
 from .quant.policy import ROLES
@@ -105,7 +105,8 @@ def load_(model: nn.Module, path: str | Path) -> None:
     """
     _refuse_fixed(model, f"loading {path}")
     description = _described(path)
-    specs = entry(path, description, "specs", lambda found: {name: _spec(fields) for name, fields in found.items()})
+    said = by_name if is_packed(description) else dict
+    specs = entry(path, description, "specs", lambda found: {name: _spec(each) for name, each in said(found).items()})
     own = {key for key in state_of(model) if not _of_quantizer(key)}
     tensors, make = read_packed(path, specs) if is_packed(description) else (read_tensors(path)[0], make_quantizer)
     spell = spelling(tensors, own)
@@ -149,7 +150,7 @@ def load_any_(
     description = _described(path) if Path(path).suffix == ".safetensors" else {}
     options = {"rename": rename, "key": key, "as_built": as_built}
     given = [name for name, value in options.items() if value]
-    if "specs" not in description or (given and not entry(path, description, "specs", dict)):
+    if "specs" not in description or (given and not entry(path, description, "specs", bool)):
         return str(models.load_weights_(model, path, rename=rename, key=key, as_built=as_built))
     if given:
         raise ValueError(
@@ -168,6 +169,8 @@ def _described(path: str | Path) -> dict[str, str]:
             f"{path} has format {description.get('format')!r}, this version reads {', '.join((*FORMATS, FORMAT))}: "
             "install a newer flatbit"
         )
+    if is_packed(description):
+        check_version(path, description)
     return description
 
 

@@ -2,7 +2,8 @@
 
 A quantized parameter stands under its own name as bytes (``flatbit.bits``) of ``code - low``, the step of a quantizer
 as ``NAME_quantizer.step``, everything else of the state as it is. The description holds the format, its version, how
-the model is built, the layers' specs, a ``Coding`` for each quantized tensor, and counters: single whole numbers.
+the model is built, the layers' specs, a ``Coding`` for each quantized tensor, and counters: single whole numbers. What
+many layers have alike stands there once, with their names: ``[[what, [name, ...]], ...]``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,21 @@ from .quant.site import Site
 from .quant.spec import LayerSpec, TensorSpec
 from .tensor_file import CHECKSUMS, DAMAGED, entry, read_tensors
 
-FORMAT, VERSION = "flatbit-packed", "1"
+FORMAT, VERSION = "flatbit-packed", "2"
 
 
 def is_packed(description: Mapping[str, str]) -> bool:
     """Whether the description of a file is a packed one's."""
     return description.get("format") == FORMAT
+
+
+def check_version(path: str | Path, description: Mapping[str, str]) -> None:
+    """Raise ValueError for a packed file of another version."""
+    if (found := description.get("version")) != VERSION:
+        raise ValueError(
+            f"{path} is of version {found!r} of packed files, this flatbit reads {VERSION}: export its net again, or "
+            "install the flatbit that wrote it"
+        )
 
 
 def tensor_name(layer: str, slot: str) -> str:
@@ -52,9 +63,28 @@ def describe(
     specs: Mapping[str, LayerSpec], codings: Mapping[str, Coding], counters: Mapping[str, int]
 ) -> dict[str, str]:
     """The entries of a packed file's description that are not of every file; short, as small nets are packed too."""
-    entries = {"specs": specs, "grids": codings, "counters": counters}
-    texts = {key: json.dumps(_short(plain.to_plain(found)), separators=(",", ":")) for key, found in entries.items()}
+    shapes = {name: list(coding.shape) for name, coding in codings.items() if coding.shape is not None}
+    grids = {name: replace(coding, shape=None) for name, coding in codings.items()}
+    entries = {"specs": _grouped(specs), "grids": _grouped(grids), "shapes": shapes, "counters": counters}
+    texts = {key: json.dumps(found, separators=(",", ":")) for key, found in entries.items()}
     return {"format": FORMAT, "version": VERSION} | texts
+
+
+def _grouped(found: Mapping[str, Any]) -> list[Any]:
+    """What is found under names, as pairs of something and the names that have it."""
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, part in found.items():
+        said = _short(plain.to_plain(part))
+        groups.setdefault(json.dumps(said), (said, []))[1].append(name)
+    return [list(group) for group in groups.values()]
+
+
+def by_name(found: Any) -> dict[str, Any]:
+    """What pairs of something and the names that have it say of each name. Raises ValueError where they are none."""
+    pairs = [(str(name), part) for part, names in found for name in names]
+    if len(by := dict(pairs)) < len(pairs):
+        raise ValueError("a name comes twice")
+    return by
 
 
 def _short(found: Any) -> Any:
@@ -78,17 +108,13 @@ def read_packed(
         from a spec and its site to the quantizer.
 
     Raises:
-        ValueError: another version; no checksums, or such as do not hold; a description that contradicts the tensors.
+        ValueError: no checksums, or such as do not hold; a description that contradicts the tensors.
     """
     tensors, description = read_tensors(path)
-    if description.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {description.get('version')!r} of packed files, this flatbit reads {VERSION}: "
-            "install a newer one"
-        )
     if CHECKSUMS not in description:
         raise ValueError(f"{path}: a packed file has checksums, and this one has none: {DAMAGED}")
-    codings = entry(path, description, "grids", _codings)
+    shapes = entry(path, description, "shapes", dict)
+    codings = entry(path, description, "grids", lambda found: _codings(by_name(found), shapes))
     counters = entry(path, description, "counters", _counters)
     stated = {tensor_name(layer, slot): part for layer, spec in specs.items() for slot, part in spec.tensors.items()}
     if odd := sorted(stated.keys() ^ codings.keys()):
@@ -102,8 +128,11 @@ def read_packed(
     return state, lambda spec, site: FixedGrid(spec, site, codings[tensor_name(site.layer, site.name)])
 
 
-def _codings(found: Any) -> dict[str, Coding]:
-    return {str(name): plain.from_plain(Coding, said, str(name)) for name, said in found.items()}
+def _codings(found: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Coding]:
+    if odd := sorted(shapes.keys() - found.keys()):
+        raise ValueError(f"a shape of {odd[0]!r}, which has no grid")
+    shaped = {name: {"shape": shapes[name]} if name in shapes else {} for name in found}
+    return {name: plain.from_plain(Coding, dict(said) | shaped[name], name) for name, said in found.items()}
 
 
 def _counters(found: Any) -> dict[str, int]:

@@ -32,10 +32,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     described = dict(description) | {"aliases": json.dumps(aliases)}
     checksums = {
         "description": _of_description(described),
-        "tensors": {name: _of_tensor(tensor) for name, tensor in kept.items()},
+        "names": _of_names(kept),
+        "tensors": [_of_tensor(kept[name]) for name in sorted(kept)],
     }
     with replacing(path) as partial:
-        save_file(kept, partial, described | {CHECKSUMS: json.dumps(checksums)})
+        save_file(kept, partial, described | {CHECKSUMS: json.dumps(checksums, separators=(",", ":"))})
 
 
 def read_description(path: str | Path) -> dict[str, str]:
@@ -52,7 +53,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     tensors, description = _read(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     if CHECKSUMS in description:
-        stated = entry(path, description, CHECKSUMS, lambda found: dict(found["tensors"]))
+        stated = entry(path, description, CHECKSUMS, lambda found: _by_name(found, tensors))
         if missing := sorted(stated.keys() ^ tensors.keys()):
             raise ValueError(f"{path}: {missing[0]!r} is not both in its tensors and its checksums: {DAMAGED}")
         bad = [name for name, tensor in tensors.items() if _of_tensor(tensor) != stated[name]]
@@ -108,6 +109,22 @@ def distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
         kept[name] = tensor.contiguous() if storage not in storages else tensor.clone().contiguous()
         storages.add(storage)
     return kept, aliases
+
+
+def _by_name(stated: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Checksums by the names of their tensors, in whose order they are listed; earlier files name each.
+
+    Raises ValueError for a list of other names.
+    """
+    if isinstance(stated["tensors"], dict):
+        return stated["tensors"]
+    if stated["names"] != _of_names(tensors):
+        raise ValueError(f"the names of its tensors have not their checksum: {DAMAGED}")
+    return dict(zip(sorted(tensors), stated["tensors"], strict=True))
+
+
+def _of_names(tensors: Mapping[str, Tensor]) -> int:
+    return zlib.crc32(" ".join(sorted(tensors)).encode())
 
 
 def _of_description(description: Mapping[str, str]) -> int:

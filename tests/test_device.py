@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.device import device_of, float32_products
+from flatbit.device import device_of, float32_products, processor_name
 
 
 def test_the_first_parameter_tells_the_device():
@@ -16,6 +16,12 @@ def test_a_buffer_tells_it_where_there_is_no_parameter():
 
 def test_a_model_without_tensors_is_on_the_cpu():
     assert device_of(nn.Sequential(nn.ReLU())) == torch.device("cpu")
+
+
+def test_a_processor_has_a_name_of_its_own():
+    name = processor_name("cpu")
+    assert name not in ("", "cpu")
+    assert name == processor_name(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from flatbit import export, models
 from flatbit.files import load
-from flatbit.packing import FORMAT, VERSION, is_packed, read_packed, step_name, tensor_name, values_of
+from flatbit.packing import FORMAT, VERSION, by_name, is_packed, read_packed, step_name, tensor_name, values_of
 from flatbit.quant.fixed import Coding
 from flatbit.tensor_file import CHECKSUMS, read_description, write_tensors
 
@@ -42,15 +42,20 @@ def rewritten(path, entries=(), tensors=(), aliases=False):
 
 def grids(path, **changes):
     """The entry ``grids`` with other fields of fc's weight."""
-    found = json.loads(read_description(path)["grids"])
-    found["fc.weight"] |= changes
-    return {"grids": json.dumps(found)}
+    description = read_description(path)
+    found, shapes = by_name(json.loads(description["grids"])), json.loads(description["shapes"])
+    if "shape" in changes:
+        shapes["fc.weight"] = changes.pop("shape")
+    if shapes["fc.weight"] is None:
+        del shapes["fc.weight"]
+    pairs = [[dict(grid) | (changes if name == "fc.weight" else {}), [name]] for name, grid in found.items()]
+    return {"grids": json.dumps(pairs), "shapes": json.dumps(shapes)}
 
 
 def test_a_sound_file_says_what_it_is(sound):
     description = read_description(sound)
     assert is_packed(description)
-    assert (description["format"], description["version"]) == (FORMAT, VERSION) == ("flatbit-packed", "1")
+    assert (description["format"], description["version"]) == (FORMAT, VERSION) == ("flatbit-packed", "2")
     assert description["convention"].startswith("uniq: W2/A2")
     assert json.loads(description["build"]) == ["preresnet8", {"in_channels": 1, "first_width": 4}]
     load(rewritten(sound))  # the liar's way of writing is no fault by itself
@@ -59,6 +64,13 @@ def test_a_sound_file_says_what_it_is(sound):
 def test_names():
     assert (tensor_name("a.b", "weight"), tensor_name("", "weight")) == ("a.b.weight", "weight")
     assert step_name("a.weight") == "a.weight_quantizer.step"
+
+
+def test_what_layers_have_alike_is_said_once(sound):
+    description = read_description(sound)
+    grids, specs = (json.loads(description[key]) for key in ("grids", "specs"))
+    assert len({json.dumps(grid) for grid, _ in grids}) == len(grids) < len(by_name(grids)) / 3
+    assert len({json.dumps(spec) for spec, _ in specs}) == len(specs) < len(by_name(specs))
 
 
 def test_values_of_groups():
@@ -70,12 +82,15 @@ def test_values_of_groups():
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"version": "2"}, "is of version '2' of packed files, this flatbit reads 1: install a newer one"),
+        ({"version": "1"}, "is of version '1' of packed files, this flatbit reads 2: export its net again, or install"),
+        ({"grids": '[[{}, ["a", "a"]]]'}, "its entry 'grids' is not what"),
+        ({"shapes": '{"nobody": [1]}'}, "its entry 'grids' is not what"),
+        ({"shapes": "3"}, "its entry 'shapes' is not what"),
         ({"version": None}, "is of version None"),
         ({"format": "flatbit-other"}, "has format 'flatbit-other'"),
-        ({"grids": "[]"}, "its entry 'grids' is not what"),
-        ({"grids": "{}"}, "is not both in its specs and its grids"),
-        ({"specs": "{}"}, "is not both in its specs and its grids"),
+        ({"grids": "{}"}, "its entry 'grids' is not what"),
+        ({"grids": "[]", "shapes": "{}"}, "is not both in its specs and its grids"),
+        ({"specs": "[]"}, "is not both in its specs and its grids"),
         ({"counters": '{"bn.num_batches_tracked": 1.5}'}, "its entry 'counters' is not what"),
         ({"counters": '{"bn.num_batches_tracked": 1e999}'}, "its entry 'counters' is not what"),
         ({"counters": '{"fc.bias": 1}'}, "'fc.bias' is a tensor and a counter"),
@@ -205,7 +220,7 @@ def other(found, draws):
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # by torch, of a layer without outputs
-@pytest.mark.parametrize("key", ["specs", "grids", "counters", "build", "aliases"])
+@pytest.mark.parametrize("key", ["specs", "grids", "shapes", "counters", "build", "aliases"])
 def test_entries_that_lie_anyhow_give_an_error_or_a_net(sound, key):
     """With checksums that hold: a hostile writer's."""
     draws = random.Random(key)

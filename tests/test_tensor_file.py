@@ -72,8 +72,19 @@ def test_a_changed_description_is_an_error_before_its_tensors_are_read(written):
 
 
 def test_a_tensor_too_many_is_an_error(written):
-    with pytest.raises(ValueError, match="'new' is not both in its tensors and its checksums"):
+    with pytest.raises(ValueError, match="the names of its tensors have not their checksum"):
         read_tensors(changed(written, {"new": torch.zeros(1)}))
+
+
+def test_files_that_name_each_checksum_are_read(written):
+    """As versions before wrote them."""
+    tensors, description = read_tensors(written)
+    stated = json.loads(description["checksums"])
+    stated["tensors"] = dict(zip(sorted(tensors), stated["tensors"], strict=False))
+    old = changed(written, checksums=json.dumps(stated))
+    assert read_tensors(old)[0].keys() == tensors.keys()
+    with pytest.raises(ValueError, match="'new' is not both in its tensors and its checksums"):
+        read_tensors(changed(old, {"new": torch.zeros(1)}, checksums=json.dumps(stated)))
 
 
 def test_the_same_bytes_as_another_number_are_an_error(written):

@@ -150,20 +150,25 @@ class Execution:
         test = given.test if given is not None and _only_measures(stage) else None
         entry = measure(work, last, test)
         keep(work)
-        self.record = write_record(self.out, self.record.with_stage(stage.name, entry))
+        self._keep(self.record.with_stage(stage.name, entry))
         shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
         _say_stage(stage, entry, self.plan.data.num_classes, self.say)
 
     def fail(self, stage: Stage, error: TrainingError) -> TrainingError:
         """Record why a stage could not go on; the error to raise of it."""
         failure = Failure(stage=stage.name, message=str(error), findings=error.findings)
-        self.record = write_record(self.out, replace(self.record, failure=failure))
+        self._keep(replace(self.record, failure=failure))
         return TrainingError(f"{error}. `flatbit doctor {self.out}` explains", error.findings)
+
+    def _keep(self, record: RunRecord) -> None:
+        """Write the record, with what was exported of finished stages since it was read."""
+        exports = read_run(self.out, trust=True).record.exports  # it names what this recipe names
+        self.record = write_record(self.out, replace(record, exports=exports))
 
     def close(self) -> Run:
         """The run, all of whose stages are done: its model is the last one's, or the best one's on held-out samples."""
         if self.plan.data.left_out:
-            self.record = write_record(self.out, replace(self.record, left_out=dict(self.plan.data.left_out)))
+            self._keep(replace(self.record, left_out=dict(self.plan.data.left_out)))
             _say_left_out(self.plan, self.say)
         best, last = best_stage(self.record), self.plan.recipe.stages[-1].name
         if best != last:

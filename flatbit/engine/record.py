@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .. import plain
 from ..atomic import replacing
 from ..metrics.evaluation import Metrics
 from ..metrics.health import Finding
 from ..quant.cost import Cost
-from ..version import VERSION
+from .environment import Environment
+from .exported import Exported
 from .recipe import Recipe, Stage
 from .way import EAGER, Precision, Way
 
@@ -153,30 +152,6 @@ class GivenCheckpoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Environment:
-    """Versions and hardware."""
-
-    flatbit: str
-    torch: str
-    python: str
-    machine: str
-    threads: int
-    gpu: str | None = None
-
-    @classmethod
-    def here(cls) -> Environment:
-        """Those of this process."""
-        return cls(
-            flatbit=VERSION,
-            torch=torch.__version__,
-            python=platform.python_version(),
-            machine=platform.machine(),
-            threads=torch.get_num_threads(),
-            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
     """What a run is and has reached so far.
 
@@ -188,6 +163,8 @@ class RunRecord:
         kept: the stage whose net the run leaves, where the last one's scores less on held-out samples.
         failure: why it stopped, where it did.
         left_out: files of the data that could not be read, and why.
+        exports: what ``flatbit export`` wrote last of each net in each form: ``{"qdq": ...}``, of a stage
+            ``{"float/qdq": ...}``.
     """
 
     recipe: Recipe
@@ -200,6 +177,7 @@ class RunRecord:
     kept: str | None = None
     failure: Failure | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    exports: Mapping[str, Exported] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the number of their format. Raises ValueError for what has no name (``flatbit.plain``)."""
@@ -223,6 +201,10 @@ class RunRecord:
         """The record with one stage more, and no failure."""
         return replace(self, stages=dict(self.stages) | {name: entry}, failure=None)
 
+    def with_export(self, entry: Exported) -> RunRecord:
+        """The record with an exported file more, in place of an earlier one of its net and form."""
+        return replace(self, exports=dict(self.exports) | {entry.name: entry})
+
     def finished(self) -> list[Stage]:
         """The stages of the recipe that are done, in order."""
         return [stage for stage in self.recipe.stages if stage.name in self.stages]
@@ -239,6 +221,14 @@ class Run:
         """The model file of a finished stage."""
         return self.folder / "stages" / f"{name}.safetensors"
 
+    @property
+    def finished(self) -> str:
+        """When, in UTC: its last net was written, or the record of what went wrong; exports write the record later."""
+        path = self.folder / RECORD
+        if self.record.failure is None and (net := self.stage_file(self.record.recipe.stages[-1].name)).is_file():
+            path = net
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
 
 def _check_format(found: Any) -> None:
     """Raise ValueError for plain values that are no record of this version's format."""
@@ -253,7 +243,8 @@ def read_plain(folder: str | Path) -> Mapping[str, Any]:
     """The plain values of a run's record, nothing made of them yet. Raises ValueError where there is none."""
     path = Path(folder) / RECORD
     if not path.is_file():
-        raise ValueError(f"no run in {folder}: it has no {RECORD}")
+        runs = ", ".join(sorted(each.parent.name for each in Path(folder).glob(f"*/{RECORD}")))
+        raise ValueError(f"no run in {folder}: it has no {RECORD}{runs and f'; name one of those in it: {runs}'}")
     try:
         found = json.loads(path.read_text())
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 Both follow from the grids alone: a quantizer's output lies between its lowest and highest level, so the product that
 reads it is bounded by the sum of its weights' magnitudes, and so on. No data are asked, and nothing can overflow.
+Where a model is held to its integers on given images, ``sum|x||w|`` of these is tighter.
 
 The error is what the model's own float32 arithmetic may make of the same codes, to first order in
 ``u = 2^-24``: of a sum of n products at most ``(n + 3) u sum|x||w|`` (Higham, Accuracy and Stability of Numerical
@@ -11,6 +12,7 @@ Algorithms, 2nd ed., section 3.1), of each further operation u of what it handle
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +23,14 @@ from .program import (
     Affine,
     AveragePool,
     Clamp,
+    Concat,
     Flatten,
     Operation,
     Pad,
     Product,
     Program,
     Quantize,
+    Resize,
     Slice,
     Sum,
 )
@@ -53,13 +57,19 @@ class Bound:
         return Bound(self.size.max(), self.error.max())
 
 
-def bounds(program: Program) -> dict[str, Bound]:
-    """The bound of every result of a program, by name."""
+def bounds(program: Program, sums: Mapping[str, Tensor] | None = None) -> dict[str, Bound]:
+    """The bound of every result of a program, by name.
+
+    Args:
+        program: whose results.
+        sums: ``sum|x||w|`` of products, float64 (channels,), the largest among the inputs that the bound is for. In
+            wide layers it is far below what the grids allow; a product without one is bounded by its grids.
+    """
     found: dict[str, Bound] = {}
-    shape = shapes(program)
+    shape, sums = shapes(program), sums or {}
     for op in program:
         read = [found[name] for name in op.inputs if name != INPUT]
-        found[op.name] = _bound(op, read, shape[op.inputs[0]][2:])
+        found[op.name] = _bound(op, read, shape[op.inputs[0]][2:], sums.get(op.name))
     return found
 
 
@@ -69,21 +79,25 @@ def accumulator_bound(product: Product, low: int, high: int) -> int:
     return int(product.per_channel(product.weight.abs()).max()) * most
 
 
-def _bound(op: Operation, read: list[Bound], extent: tuple[int, ...]) -> Bound:
-    """Of one operation, from the bounds of what it reads and the axes behind its channels."""
+def _bound(op: Operation, read: list[Bound], extent: tuple[int, ...], summed: Tensor | None) -> Bound:
+    """Of one operation, from the bounds of what it reads, the axes behind its channels, and its ``sum|x||w|``."""
     if isinstance(op, Quantize):
         ends = (op.grid.value(torch.tensor([op.grid.low, op.grid.high]))).double().abs()
         return Bound(ends.max(), torch.zeros((), dtype=torch.float64))
     x = read[0]
     if isinstance(op, Product):
-        summed = op.per_channel(op.weight.abs()).double() * op.scale.abs()
+        weights = op.per_channel(op.weight.abs()).double() * op.scale.abs()
         terms = op.per_channel(torch.ones_like(op.weight)).double()
-        size = summed * x.size.max()
-        return Bound(size, summed * x.error.max() + (terms + 3) * U * size)
+        size = weights * x.size.max() if summed is None else summed
+        return Bound(size, weights * x.error.max() + (terms + 3) * U * size)
     if isinstance(op, Affine):
-        size, shift = op.scale.abs() * x.size, op.shift.abs()
-        # A norm may subtract its mean first, which is as large as what the shift makes up for.
-        return Bound(size + shift, op.scale.abs() * x.error + 6 * U * (size + 2 * shift))
+        size = op.scale.abs() * x.size
+        return Bound(size + op.shift.abs(), op.scale.abs() * x.error + 6 * U * (size + 2 * op.handled))
+    if isinstance(op, Concat):
+        return Bound(*(torch.stack([getattr(each.flat(), key) for each in read]).amax() for key in ("size", "error")))
+    if isinstance(op, Resize):
+        places = max(*op.rows.shape, *op.columns.shape)  # a share is found from a place, in float32
+        return Bound(x.size, x.error + (8 + 4 * places) * U * x.size)
     if isinstance(op, Sum):
         size = x.size + read[1].size
         return Bound(size, x.error + read[1].error + U * size)

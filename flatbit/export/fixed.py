@@ -25,6 +25,7 @@ from .program import (
     AveragePool,
     Clamp,
     Coding,
+    Concat,
     FloatProduct,
     MaxPool,
     Operation,
@@ -32,6 +33,7 @@ from .program import (
     Product,
     Program,
     Quantize,
+    Resize,
     Slice,
     Sum,
 )
@@ -40,7 +42,7 @@ MEND = "quantize it with fb.policy(..., first_last_bits=8, image_bits=8), which 
 STREAM_BITS = 32
 MULTIPLIER_BITS = 31
 MOST_SHIFT = 30
-SAME_SCALE = (Sum, Clamp, AveragePool, *MOVING)
+SAME_SCALE = (Sum, Concat, Clamp, AveragePool, Resize, *MOVING)
 """Operations whose result has the scale of what they read."""
 
 
@@ -106,12 +108,12 @@ def fixed_point(program: Program) -> IntegerProgram:
 
 
 def _with_streams(program: Program) -> Program:
-    """The program with codes turned to a stream before what reads streams: sums, clamps, means, other quantizers."""
+    """The program with codes turned to a stream before what computes with streams, and before other quantizers."""
     coded: set[str] = set()
     operations: list[Operation] = []
     one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for op in program:
-        if isinstance(op, Sum | Clamp | AveragePool | Quantize):
+        if isinstance(op, Sum | Concat | Clamp | AveragePool | Resize | Quantize):
             names = list(op.inputs)
             for i, name in enumerate(names):
                 if name in coded:
@@ -251,6 +253,9 @@ class _Fixed:
         elif isinstance(op, AveragePool):
             assert f is not None
             made, own = integer.Mean(**parts, pool=op), own + math.ldexp(1.0, -f)
+        elif isinstance(op, Resize):
+            assert f is not None
+            made, own = integer.Enlarge(**parts, resize=op), own + math.ldexp(1.0, -f)
         else:
             made = _as_it_is(op, parts)
         if op.inputs[0] in self.codings:
@@ -263,6 +268,8 @@ class _Fixed:
 def _as_it_is(op: Operation, parts: dict) -> IntegerOperation:
     if isinstance(op, Sum):
         return integer.Add(**parts)
+    if isinstance(op, Concat):
+        return integer.Join(**parts)
     if isinstance(op, MaxPool):
         return integer.Largest(**parts, pool=op)
     if isinstance(op, Slice):

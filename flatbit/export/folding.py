@@ -20,8 +20,8 @@ def folded_norms(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         before = made.get(op.inputs[0])
         if isinstance(op, Affine) and isinstance(before, Affine) and read[before.name] == 1:
             del made[before.name]
-            shift = before.shift * op.scale + op.shift
-            op = replace(op, inputs=before.inputs, scale=before.scale * op.scale, shift=shift)
+            shift, terms = before.shift * op.scale + op.shift, before.handled * op.scale.abs() + op.handled
+            op = replace(op, inputs=before.inputs, scale=before.scale * op.scale, shift=shift, terms=terms)
         made[op.name] = op
     return tuple(made.values())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..quant.grid import Grid
 from ..quant.rounding import Ties, nearest_code
-from .program import AveragePool, Coding, MaxPool, Product, along_channels
+from .program import AveragePool, Coding, MaxPool, Product, Resize, along_channels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -186,6 +186,25 @@ class Largest(IntegerOperation):
         pool = self.pool
         found = F.max_pool2d(x[0].double(), pool.kernel, pool.stride, pool.padding, pool.dilation, pool.ceil)
         return found.long()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Enlarge(IntegerOperation):
+    """A stream resized, rounded to the nearest whole number: shares of pixels, divided by what they have in common."""
+
+    resize: Resize
+
+    def run(self, *x: Tensor) -> Tensor:
+        total, terms = self.resize.of(x[0].double()).long(), self.resize.denominator
+        return (total + terms // 2).div(terms, rounding_mode="floor")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Join(IntegerOperation):
+    """Streams of one scale, one behind another along the channels."""
+
+    def run(self, *x: Tensor) -> Tensor:
+        return torch.cat(x, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

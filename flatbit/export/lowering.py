@@ -20,7 +20,7 @@ from ..quant.quantizer import Quantizer
 from ..quant.reparametrized import folded, kind_of
 from ..quant.table import FLOAT_CLASS, is_weighted, quantizer_of
 from .folding import codes_first, folded_norms
-from .operators import FUNCTIONS, MODULES, Place
+from .operators import BATCH, FUNCTIONS, MODULES, Place
 from .program import INPUT, MOVING, Affine, Operation, Program, Quantize
 from .shapes import shapes
 from .weights import bias_of, product_of
@@ -48,7 +48,7 @@ def lower(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
             f"{type(model).__name__}: its forward depends on data, or cannot be followed by torch.fx: "
             "write the evaluation path without branches on values"
         )
-    lowering = Lowering(model)
+    lowering = Lowering(model, input_shape)
     with folded(model.modules()), modes_kept(model), torch.no_grad():
         model.eval()
         for node in graph.nodes:
@@ -67,24 +67,25 @@ class Lowering:
         coded: names of the results that are codes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         self.operations: list[Operation] = []
         self.coded: set[str] = set()
         self._modules = dict(model.named_modules())
-        self._names: dict[fx.Node, str] = {}
+        self._input_shape = input_shape
+        self._found: dict[fx.Node, Any] = {}
 
     def take(self, node: fx.Node) -> None:
         """Add what one node computes."""
         if node.op == "placeholder":
-            if INPUT in self._names.values():
+            if INPUT in self._found.values():
                 raise ValueError(f"the model takes a second input, {node.name!r}: integer forms take one")
-            self._names[node] = INPUT
+            self._found[node] = INPUT
         elif node.op == "output":
             self._finish(node)
         elif node.op == "call_module":
-            self._names[node] = self._module(node)
+            self._found[node] = self._module(node)
         else:
-            self._names[node] = self._function(node)
+            self._found[node] = self._function(node)
 
     def add(self, kind: type[Operation], at: Place, *sources: Any, **fields: Any) -> str:
         """Add an operation; the name of its result."""
@@ -96,11 +97,15 @@ class Lowering:
 
     def source(self, source: Any, at: Place) -> str:
         """The name of the result that an argument stands for."""
-        if isinstance(source, str):
-            return source
-        if isinstance(source, fx.Node) and source in self._names:
-            return self._names[source]
+        found = self._found[source] if isinstance(source, fx.Node) else source
+        if isinstance(found, str) and found != BATCH:
+            return found
         raise at.refused(f"what is made of {source!r}", "the result of an earlier layer")
+
+    def sizes(self, source: Any, at: Place) -> tuple[Any, ...]:
+        """The shape of a result, with ``BATCH`` as its first size."""
+        program = Program(operations=tuple(self.operations), input_shape=self._input_shape, model="")
+        return (BATCH, *shapes(program)[self.source(source, at)][1:])
 
     def _module(self, node: fx.Node) -> str:
         path, module = str(node.target), self._modules[str(node.target)]
@@ -122,9 +127,9 @@ class Lowering:
 
     def _overwrite(self, source: str, result: str) -> None:
         """What is computed in place is what later readers of its input find there."""
-        for node, name in self._names.items():
+        for node, name in self._found.items():
             if name == source:
-                self._names[node] = result
+                self._found[node] = result
 
     def _weighted(self, at: Place, source: str, layer: Any) -> str:
         quantizer = quantizer_of(layer, "input")
@@ -147,12 +152,13 @@ class Lowering:
         return self.add(Quantize, place, source, grid=grid, ties=quantizer.ties, quantizer=module)
 
     def _function(self, node: fx.Node) -> str:
-        at = Place(_name_of(node), f"{node.name} ({getattr(node.target, '__name__', node.target)})")
+        at = Place(_name_of(node), _path_of(node))
         handler = None if node.op == "get_attr" else FUNCTIONS.get(node.target)
         if handler is None:
             raise at.refused("this operation")
         try:
-            result = handler(self, at, *node.args, **node.kwargs)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), self._found.__getitem__)
+            result = handler(self, at, *args, **kwargs)
         except (TypeError, IndexError) as error:
             raise at.refused(f"a call with arguments {node.args} {node.kwargs or ''}") from error
         if _is_in_place(node):
@@ -170,6 +176,13 @@ class Lowering:
 def _name_of(node: fx.Node) -> str:
     """Of a node's result: its own, unless a file has that for something else."""
     return f"{node.name}_" if node.name in RESERVED else node.name
+
+
+def _path_of(node: fx.Node) -> str:
+    """A function as messages name it: within the module whose forward calls it."""
+    inside = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    called = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+    return f"{inside[-1]}: {called}" if inside else called
 
 
 def _is_in_place(node: fx.Node) -> bool:

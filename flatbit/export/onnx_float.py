@@ -18,6 +18,7 @@ from .program import (
     Affine,
     AveragePool,
     Clamp,
+    Concat,
     Flatten,
     FloatProduct,
     MaxPool,
@@ -26,6 +27,7 @@ from .program import (
     Product,
     Program,
     Quantize,
+    Resize,
     Slice,
     Sum,
 )
@@ -126,11 +128,15 @@ class FloatForm(ABC):
         if isinstance(op, Quantize):
             return self.quantized(op, x[0])
         if isinstance(op, Product):
-            return self._product(op, x[0])
+            return self.product(op, x[0])
         if isinstance(op, Affine):
             return self._affine(op, x[0])
         if isinstance(op, Sum):
             return graph.node("Add", x, name)
+        if isinstance(op, Concat):
+            return graph.node("Concat", x, name, axis=1)
+        if isinstance(op, Resize):
+            return self._resized(op, x[0])
         if isinstance(op, Clamp):
             return self.clipped(x[0], name, op.low, op.high)
         if isinstance(op, AveragePool):
@@ -155,7 +161,8 @@ class FloatForm(ABC):
         parts = ["" if math.isinf(end) else self.graph.constant(f"{name}.{key}", np.float32(end)) for key, end in ends]
         return self.graph.node("Clip", [x, *parts], name)
 
-    def _product(self, op: Product, x: str) -> str:
+    def product(self, op: Product, x: str) -> str:
+        """Add a convolution or linear layer, without its bias."""
         floating = isinstance(op, FloatProduct) and op.operand == "weight"
         weight = self.graph.constant(f"{op.name}.weight", numpy32(op.weight)) if floating else self.coded_weight(op)
         inputs = [x, weight]
@@ -163,6 +170,14 @@ class FloatForm(ABC):
             return self.graph.node("Gemm", inputs, op.name, transB=1)
         kind, attributes = convolution_attributes(op)
         return self.graph.node(kind, inputs, op.name, **attributes)
+
+    def _resized(self, op: Resize, x: str) -> str:
+        """Two products with the shares: what ``Resize`` computes, whatever its modes are called where it is read."""
+        graph, name = self.graph, op.name
+        rows = graph.constant(f"{name}.rows", numpy32(op.rows / op.denominator))
+        return graph.on_constant(
+            "MatMul", graph.node("MatMul", [rows, x], f"{name}.tall"), numpy32(op.columns.T), None, name
+        )
 
     def _affine(self, op: Affine, x: str) -> str:
         """A bias, too, is added by a node of its own: ONNX Runtime rounds a layer's bias to the step of its sums."""

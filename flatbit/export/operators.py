@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .program import Affine, AveragePool, Clamp, Flatten, MaxPool, Pad, Slice, Sum
+from .program import Affine, AveragePool, Clamp, Concat, Flatten, MaxPool, Pad, Resize, Slice, Sum
+from .resizing import MODES, shares
 from .weights import norm_of
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ class Place:
         return ValueError(f"layer {self.path!r}: {what} has no exported form" + (expected and f": expected {expected}"))
 
 
-Handler = Callable[..., str]
+Handler = Callable[..., Any]
+"""Gives the name of a result; of ``size`` and ``shape`` numbers, with ``BATCH`` for that of samples."""
+BATCH = "batch"
 
 
 def _norm(to: Lowering, at: Place, x: str, module: Any) -> str:
     if module.running_mean is None:
         raise at.refused("a batch norm without running statistics")
-    scale, shift = norm_of(module)
-    return to.add(Affine, at, x, scale=scale, shift=shift)
+    return to.add(Affine, at, x, **norm_of(module))
 
 
 def _clamp(to: Lowering, at: Place, x: Any, low: float, high: float) -> str:
@@ -82,6 +84,10 @@ def _hardtanh(to: Lowering, at: Place, x: str, module: Any) -> str:
 
 def _same(_to: Lowering, _at: Place, x: str, _module: Any) -> str:
     return x
+
+
+def _stored_anew(to: Lowering, at: Place, x: Any) -> str:
+    return to.source(x, at)
 
 
 def _add(to: Lowering, at: Place, a: Any, b: Any, *, alpha: float = 1) -> str:
@@ -158,7 +164,9 @@ def _largest_module(to: Lowering, at: Place, x: str, module: Any) -> str:
     return _largest(to, at, x, **{key: getattr(module, key) for key in keys})
 
 
-def _cut(to: Lowering, at: Place, x: Any, index: Any) -> str:
+def _cut(to: Lowering, at: Place, x: Any, index: Any) -> Any:
+    if isinstance(x, tuple):
+        return x[index]
     index = index if isinstance(index, tuple) else (index,)
     plain = all(isinstance(part, slice) for part in index) and index[0] == slice(None)
     if not plain or any(part.step is not None and part.step < 1 for part in index):
@@ -172,9 +180,60 @@ def _zeros_around(to: Lowering, at: Place, x: Any, pad: Any, mode: str = "consta
     return to.add(Pad, at, x, widths=tuple(pad))
 
 
+def _zeros_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    return to.add(Pad, at, x, widths=tuple(module.padding))
+
+
+def _size(to: Lowering, at: Place, x: Any, dim: int | None = None) -> Any:
+    sizes = to.sizes(x, at)
+    return sizes if dim is None else sizes[dim]
+
+
+def _attribute(to: Lowering, at: Place, x: Any, name: str) -> Any:
+    if name != "shape":
+        raise at.refused(f"the attribute {name!r} of a result", "its shape")
+    return to.sizes(x, at)
+
+
+def _reshape(to: Lowering, at: Place, x: Any, *shape: Any) -> str:
+    asked = tuple(shape[0]) if isinstance(shape[0], tuple | list) else shape
+    own = to.sizes(x, at)
+    features = math.prod(own[1:])
+    if asked not in {(BATCH, -1), (BATCH, features), (-1, features)}:
+        raise at.refused(f"the shape {asked} of {own}", f"(batch, -1) or (-1, {features}), one row per sample")
+    return to.add(Flatten, at, x)
+
+
+def _join(to: Lowering, at: Place, tensors: Any, dim: int = 0) -> str:
+    axes = {len(to.sizes(x, at)) for x in tensors}
+    if any(dim % count != 1 for count in axes):
+        raise at.refused(f"joining along axis {dim}", "1, the channels")
+    return to.add(Concat, at, *tensors)
+
+
+def _resize(
+    to: Lowering, at: Place, x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: bool | None = None, **rest: Any,
+) -> str:  # fmt: skip
+    before = to.sizes(x, at)[2:]
+    factors = _pair(scale_factor) if isinstance(scale_factor, float | int | tuple | list) else None
+    after = _pair(size) if factors is None else tuple(n * f for n, f in zip(before, factors, strict=True))
+    if mode not in MODES or any(rest.values()) or len(before) != 2 or any(n % 1 for n in after):
+        raise at.refused(f"resizing {before} to {after} by {mode!r} {rest or ''}", f"an image, whole sizes, {[*MODES]}")
+    (rows, down), (columns, across) = (
+        shares(n, int(m), mode, bool(align_corners)) for n, m in zip(before, after, strict=True)
+    )
+    return to.add(Resize, at, x, rows=rows, columns=columns, denominator=down * across)
+
+
+def _resize_module(to: Lowering, at: Place, x: str, module: Any) -> str:
+    keys = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+    return _resize(to, at, x, **{key: getattr(module, key) for key in keys})
+
+
 def _pair(size: Any) -> tuple[int, int]:
     """One size for both axes, or one for each."""
-    return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
+    return (size, size) if isinstance(size, int | float) else tuple(size)  # type: ignore[return-value]
 
 
 MODULES: dict[type[nn.Module], Handler] = {
@@ -188,6 +247,8 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.AdaptiveAvgPool2d: _pool_all_module,
     nn.AvgPool2d: _average_module,
     nn.MaxPool2d: _largest_module,
+    nn.ZeroPad2d: _zeros_module,
+    **dict.fromkeys((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d), _resize_module),
 }
 """By exact class: what a subclass of somebody else's computes is not known."""
 
@@ -206,4 +267,10 @@ FUNCTIONS: dict[Any, Handler] = {
     F.max_pool2d: _largest,
     operator.getitem: _cut,
     F.pad: _zeros_around,
+    **dict.fromkeys(("view", "reshape", torch.reshape), _reshape),
+    **dict.fromkeys((torch.cat, torch.concat), _join),
+    F.interpolate: _resize,
+    **dict.fromkeys(("contiguous", "clone", torch.clone), _stored_anew),
+    "size": _size,
+    getattr: _attribute,
 }

@@ -143,10 +143,18 @@ class Affine(Operation):
 
     Attributes:
         scale, shift: float64, () or (channels,).
+        terms: the summed magnitudes of what ``shift`` is the sum of, float64, a bias and a mean that is taken off:
+            float32 rounds each, though they may cancel. None where it is one term.
     """
 
     scale: Tensor
     shift: Tensor
+    terms: Tensor | None = None
+
+    @property
+    def handled(self) -> Tensor:
+        """``terms``, or the magnitude of ``shift``."""
+        return self.shift.abs() if self.terms is None else self.terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -194,6 +202,30 @@ class Pad(Operation):
     """Zeros added: ``widths`` as ``torch.nn.functional.pad`` takes them, last axis first."""
 
     widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Concat(Operation):
+    """Streams one behind another along the channels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Resize(Operation):
+    """``rows x columns^T / denominator``: images made larger or smaller, separably.
+
+    Attributes:
+        rows: int64 (height, height before): the share of each row, times its part of the denominator.
+        columns: int64 (width, width before), likewise.
+        denominator: that all shares have in common.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    denominator: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """The sum in the dtype of x (N, C, H, W), not yet divided."""
+        return self.rows.to(x) @ x @ self.columns.to(x).T
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,12 +10,14 @@ from .program import (
     INPUT,
     Affine,
     AveragePool,
+    Concat,
     Flatten,
     MaxPool,
     Operation,
     Pad,
     Product,
     Program,
+    Resize,
     Slice,
     Sum,
     along_channels,
@@ -66,6 +68,10 @@ def _result(op: Operation, *x: Tensor) -> Tensor:
         return x[0][op.index]
     if isinstance(op, Pad):
         return F.pad(x[0], op.widths)
+    if isinstance(op, Concat):
+        return torch.cat(x, 1)
+    if isinstance(op, Resize):
+        return op.of(x[0])
     return x[0].flatten(1) if isinstance(op, Flatten) else x[0]
 
 

@@ -64,16 +64,16 @@ def bias_of(layer: Any) -> Tensor | None:
     return None if bias is None else bias.detach().double()
 
 
-def norm_of(layer: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift, float64 (channels,), of a batch norm in evaluation."""
+def norm_of(layer: Any) -> dict[str, Tensor]:
+    """A batch norm in evaluation: scale, shift and terms of an ``Affine``, float64 (channels,)."""
     quantized = hasattr(layer, "quantized_weight")
     weight = layer.quantized_weight() if quantized else layer.weight
     bias = layer.quantized_bias() if quantized else layer.bias
     mean, variance = (tensor.detach().double() for tensor in (layer.running_mean, layer.running_var))
     scale = (variance + layer.eps).rsqrt()
     scale = scale if weight is None else scale * weight.detach().double()
-    shift = -mean * scale
-    return scale, shift if bias is None else shift + bias.detach().double()
+    bias = torch.zeros_like(scale) if bias is None else bias.detach().double()
+    return {"scale": scale, "shift": bias - mean * scale, "terms": (mean * scale).abs() + bias.abs()}
 
 
 def _channel_steps(layer: Any, grid: Grid) -> Tensor:

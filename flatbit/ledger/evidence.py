@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,23 +178,22 @@ def of_run(
     """The evidence of a run's folder, which is read without importing anything.
 
     Args:
-        folder: of the run; it was finished when its record was written.
+        folder: of the run; it was finished when its last net was, or the record of what went wrong, was written.
         name: of its experiment; None to find it by the recipe.
         measures: of its models, as ``Evidence`` has them.
 
     Raises:
         ValueError: no run, or one that is not finished.
     """
-    record = read_run(folder).record
+    run = read_run(folder)
+    record = run.record
     if record.failure is None and len(record.stages) < len(record.recipe.stages):
         raise ValueError(f"{folder}: this run is not finished: go on with it (flatbit run ... --resume)")
-    files = {name: folder / "stages" / f"{name}.safetensors" for name in record.stages}
+    files = {name: run.stage_file(name) for name in record.stages}
     files |= {} if record.failure is not None else {"": folder / "model.safetensors"}
     models = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
     name = name if name is not None else named(record)
-    written = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC)
-    finished = written.isoformat(timespec="seconds")
-    return Evidence(experiment=name, run=thinned(record), measures=measures, models=models, finished=finished)
+    return Evidence(experiment=name, run=thinned(record), measures=measures, models=models, finished=run.finished)
 
 
 def named(record: RunRecord) -> str:

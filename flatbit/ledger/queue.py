@@ -2,7 +2,7 @@
 
 OUT/runs/PAPER/NAME/seedN     the run, as `flatbit run` leaves it
 OUT/records/                  a file for each finished or diverged run
-OUT/times.json                what a run of each experiment takes
+OUT/times.json                what a run of each experiment takes on a processor or GPU
 OUT/untrained/, OUT/smoke/    nets in place of untrained ones, for timing; runs that were only tried
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .. import data as datasets
 from ..atomic import replacing
+from ..device import processor_name
 from ..engine.checkpoint import load_checkpoint
 from ..engine.fit import build_model
 from ..engine.planning import Plan, plan
@@ -104,8 +105,7 @@ class Queue:
         planned = self._planned(entry, seeds[0])
         folder = self.folder(entry.name).parent
         begun = any((folder / f"seed{seed}" / RECORD).is_file() for seed in seeds)
-        runs = run_seeds(planned, seeds, folder, resume=begun, say=lambda line: self.say(f"  {line}"))
-        for run in runs:
+        for run in run_seeds(planned, seeds, folder, resume=begun, say=lambda line: self.say(f"  {line}")):
             if not self.smoke:
                 self._keep(entry, run, planned)
             elif (failure := run.record.failure) is not None:
@@ -183,7 +183,7 @@ class Queue:
         if self.smoke:
             self._planned(entry, seeds[0], timing=True)
             return 0.0
-        key = f"{self.device}/{entry.name}"
+        key = f"{processor_name(self.device)}/{entry.name}"
         times = self._times or self._read_times()
         if key not in times:
             times[key] = self._planned(entry, seeds[0], timing=True).seconds or 0.0

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from run folders: table, curves, weights, misread images, conventions."""
+"""One self-contained HTML page from run folders: table, exported files, curves, weights, misread images."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def write_page(runs: Sequence[Run], path: str | Path, *, data_root: str | Path |
         rows=rows,
         trainings=trainings(record),
         seeds=[run.record.seed for run in runs],
+        exports=[(run.record.seed, found) for run in runs for found in run.record.exports.values()],
         today=date.today().isoformat(),
         figures=_figures(runs, rows),
         weights=_weight_figures(runs[0]),

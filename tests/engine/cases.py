@@ -12,6 +12,8 @@ from torch import nn
 import flatbit as fb
 from flatbit.data.memory import Images, MemoryData
 from flatbit.engine import plan, run
+from flatbit.engine.environment import Environment
+from flatbit.engine.exported import Exported
 from flatbit.engine.recipe import Recipe, Stage
 from flatbit.quant.table import quantizers_of
 from flatbit.reference import From
@@ -195,3 +197,13 @@ def assert_same_run(one, other):
     files = [f"stages/{name}.safetensors" for name in one.record.stages]
     for file in [*files, "model.safetensors"]:
         assert same_files(one.folder / file, other.folder / file)
+
+
+def exported(**parts):
+    """A file that was never written."""
+    given = {
+        "file": "export/qdq.onnx", "form": "qdq", "sha256": "ab", "file_bytes": 10, "float_bytes": 40, "data": "shades",
+        "num_images": 12, "top1": 50.0, "top1_model": 75.0, "num_changed": 3, "most_changed": 0.25, "largest": 0.5,
+        "largest_at": (11, 2), "environment": Environment.here(), "finished": "2026-11-28T00:00:00+00:00",
+    }  # fmt: skip
+    return Exported(**given | parts)

@@ -16,17 +16,20 @@ from flatbit.engine import Checkpoint, execution, measuring, plan, read_run, run
 from flatbit.engine import stage as stages
 from flatbit.engine.loop import Hooks, TrainingError
 from flatbit.engine.recipe import Stage
+from flatbit.engine.record import write_record
 from flatbit.reference import From
 from flatbit.train.losses.teacher import Distillation
 
 from .cases import (
     BEGIN,
     FLOAT,
+    POLICY,
     QUANTIZED,
     Diverging,
     Killed,
     Silenced,
     assert_same_run,
+    exported,
     kill_after,
     net,
     ran,
@@ -271,6 +274,21 @@ def test_resuming_a_finished_run_changes_nothing(finished):
     before = (finished.folder / "run.json").read_bytes()
     assert ran(BOTH, finished.folder, resume=True) == finished
     assert (finished.folder / "run.json").read_bytes() == before
+
+
+def test_what_is_exported_while_a_run_goes_on_stays_in_its_record(tmp_path):
+    done = []
+
+    def export(line):
+        if line.startswith("float:") and not done:
+            done.append(line)
+            write_record(tmp_path / "run", read_run(tmp_path / "run").record.with_export(exported(stage="float")))
+
+    made = recipe(FLOAT, Stage(name="w2a2", epochs=0, policy=POLICY, start=BEGIN, batch_size=12))
+    record = ran(made, tmp_path / "run", say=export).record
+    assert [*record.exports] == ["float/qdq"]
+    assert [*record.stages] == ["float", "w2a2"]
+    assert read_run(tmp_path / "run").record == record
 
 
 def test_resume_without_a_run_starts_one(finished, tmp_path):

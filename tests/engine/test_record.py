@@ -35,7 +35,7 @@ from flatbit.train.losses.teacher import Distillation
 from flatbit.train.optimizers import SGD, Adam
 from flatbit.train.sharpness import Sharpness
 
-from .cases import CYCLES, FLOAT, POLICY, SHARP, SQWA, Diverging, net, ran, recipe, shades
+from .cases import CYCLES, FLOAT, POLICY, SHARP, SQWA, Diverging, exported, net, ran, recipe, shades
 
 HERE = Environment.here()
 
@@ -64,6 +64,21 @@ TOTALS = Totals(bitops=10**12, macs=1, params=2, size_bytes=3)
 
 
 # What is read back equal
+
+
+def test_exports_are_read_back_equal_one_per_net_and_form():
+    made = recorded(recipe(FLOAT)).with_export(exported()).with_export(exported(stage="float", container="int8"))
+    assert through(made) == made
+    later = made.with_export(exported(top1=60.0))
+    assert [*later.exports] == ["qdq", "float/qdq"]
+    assert later.exports["qdq"].top1 == 60.0
+
+
+def test_a_record_from_before_there_were_exports_is_read():
+    made = recorded(recipe(FLOAT))
+    found = json.loads(json.dumps(made.as_dict()))
+    assert found.pop("exports") == {}
+    assert RunRecord.from_dict(found) == made
 
 
 @pytest.mark.parametrize(
@@ -398,3 +413,10 @@ def test_a_run_leaves_a_record_that_is_read_back_equal(tmp_path):
     made = ran(recipe(*SQWA), tmp_path, smoke=True)
     assert read_run(tmp_path) == made
     assert isinstance(read_run(str(tmp_path)).record.recipe, Recipe)
+
+
+def test_a_folder_of_several_runs_names_them(tmp_path):
+    for seed in (0, 1):
+        write_record(tmp_path / f"seed{seed}", recorded(recipe(FLOAT)))
+    with pytest.raises(ValueError, match=r"no run in .*: it has no run\.json; name one of those in it: seed0, seed1"):
+        read_run(tmp_path)

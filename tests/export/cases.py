@@ -1,6 +1,7 @@
 """Small trained-looking networks for exports: digits, calibrated, batch norms with statistics of their own."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from flatbit import data, models
@@ -11,6 +12,8 @@ from flatbit.quant.presets import policy
 DIGITS = data.load("digits")
 SHAPE = DIGITS.image_shape
 UNIQ = policy("uniq", weights=3, activations=3)
+DEPLOYABLE = {"first_last_bits": 8, "image_bits": 8}
+"""The convention by which every product has integer operands."""
 
 
 def digits(n=100):
@@ -62,3 +65,21 @@ class Answering(nn.Module):
 def answering(after):
     """A small net that answers with ``after(net, x)``."""
     return settled(Answering(after), UNIQ)
+
+
+class Branches(nn.Module):
+    """Branches that are joined and resized, sizes that the forward asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4)
+        self.edge, self.up = nn.ZeroPad2d((1, 0, 0, 1)), nn.Upsample(scale_factor=2.0)
+        self.second, self.third, self.last = nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(64 + 16, 10)
+
+    def forward(self, x):
+        a = F.relu(self.norm(self.first(x)))
+        b = self.up(self.edge(a))
+        c = F.interpolate(a, size=b.shape[-2:], mode="bilinear", align_corners=False)
+        d = self.second(torch.cat([b, c], dim=1)).relu()[:, :, :4, :4].contiguous()
+        e = F.interpolate(self.third(d), scale_factor=0.5, mode="bilinear", align_corners=True)
+        return self.last(torch.cat((d.view(d.size(0), -1), e.reshape(e.shape[0], 4 * 2 * 2)), 1))

@@ -50,3 +50,36 @@ def test_the_largest_difference_is_found(model):
     assert found.largest_at == (3, 7)
     assert found.largest == pytest.approx(0.25, rel=1e-5)
     assert found.identical == 4
+
+
+def turned(model, images):
+    """The model, but for the class of these images."""
+
+    def run(given):
+        logits = model(given).clone()
+        logits[images] = logits[images].roll(1, 1)
+        return logits
+
+    return run
+
+
+def test_classes_change_as_far_as_they_are_allowed_to_and_the_refusal_names_what_to_say(model):
+    x, y = digits(40)
+    with pytest.raises(
+        ExportError, match=r"the class of 2 of 40 images is not the model's \(images 3, 7; logits of up"
+    ) as e:
+        check(model, turned(model, [3, 7]), [(x, x, y)])
+    assert "moved by 0 in the median image and by" in str(e.value)
+    assert "--allow-changed 5%, most_changed= in Python" in str(e.value)
+    found = check(model, turned(model, [3, 7]), [(x, x, y)], most_changed=0.05)
+    assert (found.num_changed, found.changed, found.most_changed) == (2, (3, 7), 0.05)
+    assert check(model, turned(model, [3]), [(x, x, y)]).changed == (3,)
+    with pytest.raises(ExportError, match=r"the class of 1 of 40 images .* and 0 % may change"):
+        check(model, turned(model, [3]), [(x, x, y)], most_changed=0)
+
+
+def test_where_classes_may_change_logits_may_too(model):
+    x, y = digits(8)
+    with pytest.raises(ExportError, match="the logits of 8 of 8 images differ"):
+        check(model, lambda given: 1.01 * model(given), [(x, x, y)], most_changed=0.9)
+    assert check(model, lambda given: 1.01 * model(given), [(x, x, y)], most_changed=1.0).num_changed == 0

@@ -7,7 +7,7 @@ from flatbit.export.executor import integer_network
 from flatbit.export.lowering import lower
 from flatbit.export.verification import verify
 
-from .cases import SHAPE, UNIQ, Answering, answering, digits, labelled, settled
+from .cases import SHAPE, UNIQ, Answering, Branches, answering, digits, labelled, settled
 
 
 class Mixed(nn.Module):
@@ -58,6 +58,40 @@ def test_a_network_of_ones_own_runs_in_integers():
     found = verify(model, integer_network(model, SHAPE), labelled(x, model))
     assert found.changed == ()
     assert found.largest <= found.bound < 1e-3
+
+
+def test_branches_are_joined_and_resized_in_integers():
+    model = settled(Branches(), UNIQ)
+    x, _ = digits()
+    found = verify(model, integer_network(model, SHAPE), labelled(x, model))
+    assert found.changed == ()
+    assert found.largest <= found.bound < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (lambda m, x: m.linear(m.conv(x).view(4, -1)), r"the shape \(4, -1\) of \('batch', 4, 6, 6\)"),
+        (lambda m, x: m.linear(torch.cat([m.conv(x)] * 2, 2).flatten(1)), "joining along axis 2"),
+        (lambda m, x: m.linear(F.interpolate(m.conv(x), scale_factor=1.3).flatten(1)), "resizing"),
+        (lambda m, x: m.linear(F.interpolate(m.conv(x), 3, mode="bicubic").flatten(1)), "by 'bicubic'"),
+        (lambda m, x: m.linear(m.conv(x).flatten(1)) + x.size(0), "what is made of 'batch'"),
+        (lambda m, x: m.linear(m.conv(x).flatten(1).to(x.device)), "the attribute 'device'"),
+    ],
+)
+def test_other_shapes_are_refused_and_not_guessed(after, said):
+    with pytest.raises(ValueError, match=said):
+        lower(Answering(after), SHAPE)
+
+
+def test_a_function_is_named_within_its_module():
+    class Block(nn.Module):
+        def forward(self, x):
+            return F.gelu(x)
+
+    model = settled(nn.Sequential(nn.Conv2d(1, 4, 3), Block(), nn.Flatten(), nn.Linear(144, 10)), UNIQ)
+    with pytest.raises(ValueError, match=r"layer '1: gelu \(gelu\)': this operation has no exported form"):
+        lower(model, SHAPE)
 
 
 AS_COMPUTED = [

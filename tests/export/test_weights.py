@@ -59,5 +59,5 @@ def test_a_norm_is_an_affine_map(affine):
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 3, 4, 4)
-    scale, shift = (values.reshape(-1, 1, 1) for values in norm_of(norm))
+    scale, shift = (norm_of(norm)[key].reshape(-1, 1, 1) for key in ("scale", "shift"))
     assert torch.allclose((x.double() * scale + shift).float(), norm.eval()(x), atol=1e-6)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flatbit.engine.record import RECORD, Failure, write_record
+from flatbit.engine.record import RECORD, Failure, Run, write_record
 from flatbit.engine.splits import Splits
 from flatbit.ledger import evidence
 from flatbit.ledger.evidence import (
@@ -27,6 +28,7 @@ from flatbit.ledger.evidence import (
 )
 from flatbit.ledger.experiments import Point, experiment
 
+from ..engine.cases import exported
 from .cases import diverged, epoch, metrics, proof_of, run_record, shelf_of, shortened, stage_record
 
 NAME = "hol/f2-128-4"
@@ -300,6 +302,20 @@ def test_a_runs_folder_is_evidence_of_the_experiment_that_its_recipe_is(alone):
     assert shelf([alone]).files == {folder / RECORD: found}
     assert label(folder / RECORD) == f"{folder}/run.json"
     assert label(Path("records/a.json")) == "a.json"
+
+
+def test_exports_are_evidence_that_outlives_writing_and_no_later_end_of_the_run(alone):
+    record = run_record(experiment(NAME).made(), 70.0)
+    folder = alone / "a-run"
+    net = Run(folder=folder, record=record).stage_file(record.recipe.stages[-1].name)
+    net.parent.mkdir(parents=True)
+    net.write_bytes(b"weights")
+    os.utime(net, (0, 0))
+    write_record(folder, record.with_export(exported()))
+    found = of_run(folder)
+    assert found.finished == "1970-01-01T00:00:00+00:00"
+    assert found.run.exports == {"qdq": exported()}
+    assert read(write(found, alone / "records")) == found
 
 
 def test_a_run_that_is_not_finished_is_left_out_until_it_is(alone):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import flatbit.engine.stage
+from flatbit.device import processor_name
 from flatbit.engine.record import Failure, Run, read_run
 from flatbit.ledger import queue as subject
 from flatbit.ledger.evidence import read, shelf, write
@@ -139,7 +140,7 @@ def test_times_are_predicted_kept_and_less_once_begun(made):
     times = json.loads((queue.out / "times.json").read_text())
     assert predicted == pytest.approx(sum(times.values()))
     assert predicted > 0
-    assert {*times} == {"cpu/tiny/float", "cpu/tiny/good", "cpu/tiny/other"}
+    assert {*times} == {f"{processor_name('cpu')}/tiny/{name}" for name in ("float", "good", "other")}
     (queue.out / "times.json").write_text(json.dumps(dict.fromkeys(times, 10.0)))
     other, _ = made()
     assert other.seconds(group("pair")) == 30.0

@@ -11,6 +11,7 @@ import typer
 
 from ...engine import plan
 from ...engine import run as execute
+from ...engine.edges import edged
 from ...engine.loop import TrainingError
 from ...engine.planning import Plan
 from ...engine.record import RECORD, Run
@@ -32,6 +33,8 @@ from ..console import (
     DataName,
     Device,
     EngineName,
+    FirstLastBits,
+    ImageBits,
     Json,
     ModelArguments,
     Out,
@@ -58,6 +61,8 @@ def run_recipe(
     context: typer.Context,
     recipe: RecipeName,
     set: Settings = [],  # noqa: B006
+    first_last_bits: FirstLastBits = None,
+    image_bits: ImageBits = None,
     model: ModelName = None,
     model_arg: ModelArguments = [],  # noqa: B006
     data: DataName = None,
@@ -111,6 +116,7 @@ def run_recipe(
     (asked.alone if several else asked).way(device)
     network = Network(model=model, arguments=parse_settings(model_arg, "--model-arg"))
     made = recipe_of(recipe, parse_settings(set), network, data)
+    made = edged(made, first_last_bits=first_last_bits, image_bits=image_bits)
     made = replace(made, data_arguments=dict(made.data_arguments) | data_arguments(data_arg, skip_bad))
     given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     out = out or Path("runs") / made.name / ("" if several else f"seed{seed}")

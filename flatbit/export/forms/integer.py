@@ -165,6 +165,18 @@ def _limit(to: IntegerGraph, op: integer.Limit, x: str) -> str:
     return to.graph.node("Clip", [x, *parts], op.name)
 
 
+def _join(to: IntegerGraph, op: integer.Join, *x: str) -> str:
+    return to.graph.node("Concat", x, op.name, axis=1)
+
+
+def _enlarge(to: IntegerGraph, op: integer.Enlarge, x: str) -> str:
+    resize, name = op.resize, op.name
+    rows = to.graph.constant(f"{name}.rows", resize.rows.numpy(), WHOLE)
+    tall = to.graph.node("MatMul", [rows, x], f"{name}.tall")
+    total = to.graph.on_constant("MatMul", tall, resize.columns.T.numpy(), WHOLE, f"{name}.sum")
+    return _divided(to, total, resize.denominator, name)
+
+
 def _mean(to: IntegerGraph, op: integer.Mean, x: str) -> str:
     name, size, out = op.name, to.shapes[op.inputs[0]][2:], to.shapes[op.name][2:]
     terms = int(np.prod(op.pool.kernel or size))
@@ -175,6 +187,11 @@ def _mean(to: IntegerGraph, op: integer.Mean, x: str) -> str:
         total, *others = to.to.windows(x, name, op.pool, out)
         for i, other in enumerate(others):
             total = to.graph.node("Add", [total, other], f"{name}.sum.{i}")
+    return _divided(to, total, terms, name)
+
+
+def _divided(to: IntegerGraph, total: str, terms: int, name: str) -> str:
+    """A sum divided, to the nearest whole number."""
     base = 1 << 32  # Div rounds towards zero: what it divides is made positive
     positive = to.to.plus(total, terms // 2 + terms * base, f"{name}.positive")
     return to.to.plus(to.graph.on_constant("Div", positive, terms, WHOLE, f"{name}.mean"), -base, name)
@@ -215,6 +232,8 @@ ADDED: dict[type[integer.IntegerOperation], Callable[..., Any]] = {
     integer.Rescale: _rescale,
     integer.Round: _round,
     integer.Add: _add,
+    integer.Join: _join,
+    integer.Enlarge: _enlarge,
     integer.Limit: _limit,
     integer.Mean: _mean,
     integer.Largest: _largest,

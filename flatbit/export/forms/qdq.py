@@ -10,6 +10,10 @@ and all of these in 8), else as codes, with half a step added after.
 QuantizeLinear rounds a tie to even. That is the rule of ``even`` and, as it is counted here, of ``even_from_low``; a
 quantizer whose ties go ``away`` from zero differs where a value lies exactly half way. Dividing by a step after
 subtracting may also round otherwise than the model does, where a value lies within float32's error of a tie.
+
+The larger of a value and float32's lowest, which is the value, stands where a runtime would compute something else.
+ONNX Runtime rounds a layer's float weight to 8 bits where the layer reads codes and gives codes. OpenVINO takes what
+is added to codes for an integer zero point.
 """
 
 from __future__ import annotations
@@ -21,14 +25,13 @@ import numpy as np
 
 from ..onnx_float import FloatForm, Held, Width, numpy32
 from ..onnx_graph import OnnxGraph
-from ..program import Flatten, MaxPool, Pad, Product, Program, Quantize, Slice
+from ..program import MOVING, FloatProduct, Operation, Product, Program, Quantize
 from . import FORMS, Request
 
 OPSETS = {2: 25, 4: 21, 8: 0}
 """The first opset that has a container, by its bits."""
 CONTAINERS = ("bits", "int8")
-MOVING = (MaxPool, Slice, Pad, Flatten)
-"""Operations before a quantizer that ONNX Runtime gives codes instead, which fails for short ones."""
+LOWEST = np.finfo(np.float32).min
 
 
 class _Qdq(FloatForm):
@@ -58,7 +61,19 @@ class _Qdq(FloatForm):
         zero = graph.constant(f"{name}.zero", 0, _kind(bits, width.signed))
         codes = graph.node("QuantizeLinear", [x, step, zero], f"{name}.codes", since=OPSETS[bits])
         y = graph.node("DequantizeLinear", [codes, step, zero], name, since=OPSETS[bits])
-        return graph.on_constant("Add", y, shift, None, f"{name}.moved") if held.shift else y
+        return self._kept(graph.on_constant("Add", y, shift, None, f"{name}.moved")) if held.shift else y
+
+    def product(self, op: Product, x: str) -> str:
+        """As any form's, but the weight stays in float where it is float."""
+        return super().product(op, self._kept(x) if isinstance(op, FloatProduct) and self._coded(op) else x)
+
+    def _coded(self, op: Operation) -> bool:
+        """Whether an operation reads codes, moved or not."""
+        return any(isinstance(s, Quantize) or (isinstance(s, MOVING) and self._coded(s)) for s in self.sources(op))
+
+    def _kept(self, x: str) -> str:
+        """The same values, by a node that no runtime takes off or moves codes through."""
+        return self.graph.on_constant("Max", x, LOWEST, None, f"{x}.kept")
 
     def coded_weight(self, op: Product) -> str:
         name, codes, scale = f"{op.name}.weight", op.weight, op.scale

@@ -1,9 +1,13 @@
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
 import flatbit as fb
-from flatbit.export import deploy
+from flatbit.engine import read_run
+from flatbit.export.deployment import DEPLOYABLE
+from flatbit.version import VERSION
 
 from ...export.cases import network
 
@@ -16,16 +20,62 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("form", "name"), [("packed", "packed.safetensors"), ("integer", "integer.onnx")])
-def test_a_file_is_written_beside_the_net_with_what_was_found(flatbit, file, form, name):
-    result = flatbit("export", file, "--form", form, "--data", "digits", "--json")
+@pytest.fixture(scope="module")
+def run(flatbit, tmp_path_factory):
+    """A finished run, of two updates a stage."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    result = flatbit("run", "uniq-preresnet8-digits", "--smoke", "--out", folder)
     assert result.status == 0, result
-    path = file.parent / "export" / name
-    said = json.loads(result.out)
-    assert said == json.loads(path.with_name(f"{name}.json").read_text())
-    assert said["file_bytes"] == path.stat().st_size
-    assert said["checked"]["num_images"] == 450
-    assert said["checked"]["num_changed"] == 0
+    return folder
+
+
+def exports(folder):
+    return read_run(folder).record.exports
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "name"),
+    [((), "packed", "packed.safetensors"), (("--form", "integer"), "integer", "integer.onnx")],
+)
+def test_a_runs_record_keeps_what_was_found(flatbit, run, options, form, name):
+    result = flatbit("export", run, *options, "--json")
+    assert result.status == 0, result
+    path, said, kept = run / "export" / name, json.loads(result.out), exports(run)[form]
+    assert kept.file == f"export/{name}"
+    assert kept.sha256 == said["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert kept.file_bytes == said["file_bytes"] == path.stat().st_size
+    assert (kept.data, kept.num_images, kept.num_changed) == ("digits", 450, 0)
+    assert kept.top1 == kept.top1_model == said["checked"]["top1"]
+    assert kept.environment.flatbit == VERSION
+    assert "run.json" in result.err
+    assert not list(path.parent.glob("*.json"))
+
+
+def test_a_later_export_takes_the_place_of_an_earlier_one_and_stages_have_their_own(flatbit, run):
+    for container, stage in (("bits", ()), ("int8", ()), ("bits", ("--stage", "float"))):
+        assert flatbit("export", run, "--form", "qdq", "--container", container, *stage).status == 0
+    found = exports(run)
+    assert (found["qdq"].container, found["float/qdq"].container) == ("int8", "bits")
+    assert found["float/qdq"].file == "export/float-qdq.onnx"
+    assert found["qdq"].sha256 == hashlib.sha256((run / "export/qdq.onnx").read_bytes()).hexdigest()
+    assert found["float/qdq"].file_bytes > found["qdq"].file_bytes
+
+
+def test_what_an_export_found_stays_when_a_run_is_resumed_and_is_in_its_page(flatbit, run):
+    assert flatbit("export", run, "--out", run.parent / "elsewhere.safetensors").status == 0
+    before = exports(run)
+    result = flatbit("run", "uniq-preresnet8-digits", "--smoke", "--out", run, "--resume")
+    assert result.status == 0, result
+    assert exports(run) == before
+    assert before["packed"].file == (run.parent / "elsewhere.safetensors").as_posix()
+    assert "elsewhere.safetensors" in (run / "report.html").read_text()
+
+
+def test_a_file_has_no_record_and_says_so_in_json(flatbit, file):
+    result = flatbit("export", file, "--form", "integer", "--data", "digits", "--json")
+    assert result.status == 0, result
+    assert json.loads(result.out)["file_bytes"] == (file.parent / "export/integer.onnx").stat().st_size
+    assert [path.name for path in (file.parent / "export").iterdir()] == ["integer.onnx"]
 
 
 def test_pixels_go_in_where_they_are_asked_for(flatbit, file, tmp_path):
@@ -40,7 +90,12 @@ def test_pixels_go_in_where_they_are_asked_for(flatbit, file, tmp_path):
     ("options", "said"),
     [
         (("--form", "onnx"), "unknown form 'onnx'"),
-        (("--form", "qdq", "--pixels"), "only 'integer' holds the table"),
+        (("--form", "qdq", "--pixels"), "prepare= (--pixels) cannot act on the form 'qdq': it is of integer"),
+        (("--form", "integer", "--container", "int8"), "(--container) cannot act on the form 'integer': it is of qdq"),
+        (("--form", "packed", "--allow-changed", "1%"), "(--allow-changed) cannot act on the form 'packed'"),
+        (("--form", "qdq", "--container", "int7"), "int7"),
+        (("--form", "qdq", "--allow-changed", "0.5"), "--allow-changed 0.5: expected percent of the images"),
+        (("--form", "qdq", "--allow-changed", "101%"), "0% to 100%"),
         ((), "--data is not given"),
     ],
 )
@@ -51,9 +106,26 @@ def test_what_cannot_be_is_said_and_nothing_is_written(flatbit, file, tmp_path, 
     assert said in result.err
 
 
-def test_a_file_that_fails_the_gate_ends_with_1(flatbit, file, tmp_path, monkeypatch):
-    wrong = deploy.replace(deploy.DEPLOYABLE["packed"], run=lambda *_: lambda x: x.flatten(1)[:, :10])
-    monkeypatch.setitem(deploy.DEPLOYABLE, "packed", wrong)
-    result = flatbit("export", file, "--data", "digits", "--out", tmp_path / "out")
+def test_a_file_that_fails_the_gate_ends_with_1_unless_it_is_allowed(flatbit, file, tmp_path, monkeypatch):
+    def turned(path, model):
+        """The class of the first of each batch is another one."""
+
+        def run(x):
+            logits = model(x).clone()
+            logits[0] = logits[0].roll(1)
+            return logits
+
+        return run
+
+    monkeypatch.setitem(DEPLOYABLE, "qdq", replace(DEPLOYABLE["qdq"], run=turned))
+    out = tmp_path / "out"
+    call = ("export", file, "--form", "qdq", "--data", "digits", "--out", out)
+    result = flatbit(*call)
     assert (result.status, list(tmp_path.iterdir())) == (1, [])
-    assert "images is not the model's" in result.err
+    assert (
+        "the class of 5 of 450 images is not the model's (images 0, 100, 200, 300, 400; logits of up to" in result.err
+    )
+    assert "--allow-changed 1.12%" in result.err
+    result = flatbit(*call, "--allow-changed", "1.12%")
+    assert (result.status, out.is_file()) == (0, True)
+    assert "class changed: image 0, 100, 200, 300, 400" in result.out

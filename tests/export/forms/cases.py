@@ -12,27 +12,13 @@ from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
 
-from ..cases import network
-
-DEPLOYABLE = {"first_last_bits": 8, "image_bits": 8}
-POLICIES = {
-    "uniq": {},
-    "lsq": {},
-    "faq": {},
-    "lsq_plus": {},
-    "dq": {},
-    "saq": DEPLOYABLE,
-    "hol": DEPLOYABLE,
-    "dorefa": DEPLOYABLE,
-    "sqwa": {"activation_method": "lsq", **DEPLOYABLE},
-}
-"""What each method needs for every product to have integer operands."""
+from ..cases import DEPLOYABLE, network
 
 
 @cache
 def small(method, bits, **choices):
     """A ResNet-8 on digits; ``choices`` in place of what makes it deployable."""
-    made = policy(method, weights=bits, activations=bits, **(choices or POLICIES[method]))
+    made = policy(method, weights=bits, activations=bits, **(choices or DEPLOYABLE))
     return network("resnet8", made=made, width=0.25)
 
 
@@ -53,6 +39,14 @@ def run_qonnx(path, x):
 
     opened = wrapper.ModelWrapper(str(path)).transform(InferShapes())
     return torch.from_numpy(np.asarray(execute_onnx(opened, {"input": x.numpy()})["logits"]))
+
+
+def run_openvino(path, x):
+    """The logits of a file in OpenVINO on the CPU, in float32 where it is float."""
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    return torch.from_numpy(compiled({"input": x.numpy()})["logits"])
 
 
 def moved(found, expected):

@@ -14,8 +14,8 @@ from flatbit.export.lowering import lower
 from flatbit.export.onnx_graph import OnnxGraph
 from flatbit.export.program import Coding
 
-from ..cases import SHAPE, digits, network
-from .cases import POLICIES, POOLS, Lines, Pooled, ready, run, small
+from ..cases import DEPLOYABLE, SHAPE, UNIQ, Branches, digits, network, settled
+from .cases import POOLS, Lines, Pooled, ready, run, small
 
 IMAGES = digits()[0]
 FLOATS = {"Conv", "Gemm", "MatMul", "Relu", "Pow", "Floor", "DequantizeLinear", "QuantizeLinear"}
@@ -31,13 +31,11 @@ def same_bits(model, path, x, **settings):
     return torch.equal(found["integers"].long(), own) and torch.equal(found["logits"], logits)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
-@pytest.mark.parametrize("method", POLICIES)
+@pytest.mark.parametrize("bits", [3, 5])
+@pytest.mark.parametrize("method", ["uniq", "lsq", "lsq_plus"])
 def test_bit_for_bit_what_the_executor_computes(method, bits, tmp_path):
-    if bits == 1 and method not in ("uniq", "saq", "hol", "dorefa"):
-        pytest.skip("has no 1-bit grid")
-    model = small(method, bits, **POLICIES["saq"]) if (method, bits) == ("uniq", 1) else small(method, bits)
-    assert same_bits(model, tmp_path / "net.onnx", IMAGES)
+    """Widths beside those of ``tests/contracts/test_exports.py``."""
+    assert same_bits(small(method, bits), tmp_path / "net.onnx", IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ def test_bit_for_bit_what_the_executor_computes(method, bits, tmp_path):
     ],
 )
 def test_other_networks(name, method, bits, arguments, tmp_path):
-    made = fb.policy(method, weights=bits, activations=bits, **POLICIES[method])
+    made = fb.policy(method, weights=bits, activations=bits, **DEPLOYABLE)
     assert same_bits(network(name, made=made, **arguments), tmp_path / "net.onnx", IMAGES[:20])
 
 
@@ -66,6 +64,15 @@ def test_pooling_of_streams_and_of_codes(pool, placement, tmp_path):
 def test_axes_and_groups(tmp_path):
     model, x = ready(Lines(nn.Conv1d(6, 4, 3, groups=2)), (3, 12), "uniq", 8)
     assert same_bits(model, tmp_path / "net.onnx", x)
+
+
+def test_branches_that_are_joined_and_resized(tmp_path):
+    assert same_bits(settled(Branches(), UNIQ), tmp_path / "net.onnx", IMAGES)
+
+
+def test_a_segmentation_net(tmp_path):
+    model, x = ready(fb.models.build("deeplab_mobilenet_v2", width=0.25, head_width=32), (3, 33, 33), "uniq")
+    assert same_bits(model, tmp_path / "net.onnx", x[:4])
 
 
 def test_products_of_whole_numbers_do_not_saturate(tmp_path):
@@ -85,7 +92,7 @@ def test_any_input_and_any_batch(tmp_path):
 
 @pytest.mark.parametrize(("method", "bits"), [("saq", 8), ("lsq", 4)])
 def test_pixels_go_through_a_table(method, bits, tmp_path):
-    model = network("resnet8", made=fb.policy(method, weights=bits, activations=bits, **POLICIES["saq"]), width=0.25)
+    model = network("resnet8", made=fb.policy(method, weights=bits, activations=bits, **DEPLOYABLE), width=0.25)
     pixels = torch.randint(0, 256, (20, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert same_bits(model, tmp_path / "net.onnx", pixels, prepare=lambda p: p.float() / 255 - 0.5)
 

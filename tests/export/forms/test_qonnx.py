@@ -5,8 +5,8 @@ from torch import nn
 
 import flatbit as fb
 
-from ..cases import SHAPE, digits
-from .cases import POLICIES, Lines, agree, ready, run_qonnx, small
+from ..cases import SHAPE, UNIQ, Branches, digits, settled
+from .cases import Lines, agree, ready, run_qonnx, small
 
 IMAGES = digits(8)[0]
 
@@ -18,12 +18,13 @@ def written(model, path, x):
         return run_qonnx(path, x), model(x)
 
 
-@pytest.mark.parametrize(
-    ("method", "bits"),
-    [(m, 2) for m in POLICIES] + [(m, b) for m in ("uniq", "saq") for b in (1, 5, 8)] + [("lsq_plus", 3), ("hol", 1)],
-)
+@pytest.mark.parametrize(("method", "bits"), [("uniq", 5), ("saq", 5), ("lsq_plus", 3)])
 def test_what_the_model_computes_but_for_ties(method, bits, tmp_path):
     assert agree(*written(small(method, bits), tmp_path / "net.onnx", IMAGES), ties=1)
+
+
+def test_branches_that_are_joined_and_resized(tmp_path):
+    assert agree(*written(settled(Branches(), UNIQ), tmp_path / "net.onnx", IMAGES))
 
 
 @pytest.mark.parametrize("method", ["saq", "xnor"])
