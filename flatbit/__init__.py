@@ -16,9 +16,8 @@ from .quant.presets import policy
 from .quant.proof import QuantizationError
 from .shipped import trained
 from .train.averaging import requantize_
-from .version import VERSION
+from .version import VERSION as __version__  # noqa: N811
 
-__version__ = VERSION
 __all__ = [
     "Calibration",
     "Cost",
