@@ -20,11 +20,10 @@ from ..atomic import replacing
 from ..device import processor_name
 from ..engine.checkpoint import load_checkpoint
 from ..engine.fit import build_model
-from ..engine.planning import Plan, plan
+from ..engine.planning import Plan, in_words, plan
 from ..engine.record import RECORD, Run, read_run
 from ..engine.seeds import run_seeds
 from ..engine.sources import Checkpoint
-from ..engine.words import in_words
 from ..files import save
 from .evidence import Evidence, of_run, read, shelf, write
 from .experiments import Experiment, chain, experiment

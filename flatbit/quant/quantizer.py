@@ -292,8 +292,7 @@ class Quantizer(nn.Module, ABC):
     def _check_width(self, bits: int) -> None:
         """Raise ValueError for a width that the method does not have, or that has no row."""
         if bits not in self.supported_bits:
-            least, most = min(self.supported_bits), max(self.supported_bits)
-            span = f"{least} to {most} bits" if least < most else "1 bit"
+            span = f"{min(self.supported_bits)} to {max(self.supported_bits)} bits".replace("1 to 1 bits", "1 bit")
             reason = f": {self.refusal}" if self.refusal else ""
             raise ValueError(f"{self.site}: method {self.method!r} takes {span}, got {bits}{reason}")
         if self.site.candidates and bits not in self.site.candidates:

@@ -27,7 +27,7 @@ from ..network import open_network
 from ..predicting import Answer, answers, float_net, image_files, name_of, read_names
 
 
-def predict(
+def name_images(
     model: Annotated[str, typer.Argument(help="A run's folder, or a .safetensors file.")],
     images: Annotated[
         list[Path], typer.Argument(help="Image files, of any kind that Pillow reads, and folders of them.")
@@ -95,4 +95,4 @@ def _in_words(answer: Answer, names: Sequence[str]) -> str:
     return ", ".join(f"{name_of(number, names)} {100 * p:.1f} %" for number, p in pairs)
 
 
-COMMANDS.add("predict", predict)
+COMMANDS.add("predict", name_images)
