@@ -34,6 +34,7 @@ class EpochRecord:
         losses: mean of each loss term before its weight, by name.
         images_per_s, seconds: of training.
         test_top1, test_loss, test_miou: after it, where the test set was looked at.
+        held_out: the score after it on held-out training samples, which are looked at instead where there are any.
         capture: the number of the capture taken after it.
     """
 
@@ -47,20 +48,35 @@ class EpochRecord:
     test_top1: float | None = None
     test_loss: float | None = None
     test_miou: float | None = None
+    held_out: float | None = None
     capture: int | None = None
 
     def score(self, metric: str) -> float | None:
-        """The test score by ``top1`` or ``miou``; None where it was not looked at."""
+        """The score by ``top1`` or ``miou`` on what is looked at after epochs; None where nothing was."""
+        if self.held_out is not None:
+            return self.held_out
         return self.test_miou if metric == "miou" else self.test_top1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchNormChange:
-    """A step in the life of the batch norms, and the test score before and after it."""
+    """A step in the life of the batch norms, and the score before and after it.
+
+    Attributes:
+        step: in words.
+        before, after: in percent, on the test set, or on ``held_out`` training samples.
+        undone: whether it was taken back, for it scored less.
+    """
 
     step: str
     before: float
     after: float
+    held_out: bool = False
+    undone: bool = False
+
+    def __str__(self) -> str:
+        words = f"batch norm {self.step}: {self.before:.2f} to {self.after:.2f} %"
+        return words + " of held-out images" * self.held_out + ", undone" * self.undone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +101,7 @@ class StageRecord:
     Attributes:
         metric: what its score is: ``top1`` or ``miou``, in percent.
         test: on the test set at the end, with convention and proof.
+        held_out: its score on held-out training samples at the end; None where none are.
         best_test: the best score of any epoch on the test set: an optimistic selection, for comparison only.
         cost: of one image.
         seconds: of training.
@@ -95,6 +112,7 @@ class StageRecord:
 
     metric: str
     test: Metrics
+    held_out: float | None = None
     best_test: float | None = None
     cost: Totals
     seconds: float
@@ -142,6 +160,7 @@ class RunRecord:
         seed, device, environment, precision: what else decides the numbers.
         checkpoint: what it was given to start from, if anything.
         stages: of the finished stages, by name, in order.
+        kept: the stage whose net the run leaves, where the last one's scores less on held-out samples.
         failure: why it stopped, where it did.
         left_out: files of the data that could not be read, and why.
         exports: what ``flatbit export`` wrote last of each net in each form: ``{"qdq": ...}``, of a stage
@@ -155,6 +174,7 @@ class RunRecord:
     precision: Precision = "float32"
     checkpoint: GivenCheckpoint | None = None
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
+    kept: str | None = None
     failure: Failure | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     exports: Mapping[str, Exported] = field(default_factory=dict)
