@@ -16,6 +16,7 @@ from .quant.presets import policy
 from .quant.proof import QuantizationError
 from .shipped import trained
 from .train.averaging import requantize_
+from .version import VERSION as __version__  # noqa: N811
 
 __all__ = [
     "Calibration",
@@ -25,6 +26,7 @@ __all__ = [
     "Metrics",
     "Policy",
     "QuantizationError",
+    "__version__",
     "analysis",
     "assign_bits_",
     "assignment",

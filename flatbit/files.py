@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import models, plain
 from .packing import FORMAT, by_name, check_version, is_packed, read_packed
+from .quant.alike import base_of
 from .quant.convert import apply_specs_, check_plain
 from .quant.fixed import WORDS, has_fixed_grids, refuse_training_
 from .quant.policy import ROLES
@@ -27,7 +28,7 @@ from .quant.reparametrized import folded, refuse_reparametrized
 from .quant.settings import check_bits
 from .quant.site import Site
 from .quant.spec import LayerSpec, TensorSpec
-from .quant.table import is_quantized, quantized_layers, quantizers_of, row_of
+from .quant.table import TABLE, is_quantized, quantized_layers, quantizers_of, row_of
 from .rebuilding import MISFITS, rebuilt
 from .tensor_file import distinct, entry, read_description, read_tensors, write_tensors
 from .undo import undone_on_failure
@@ -233,6 +234,12 @@ def _check_same_model(
     """Compare the float keys and shapes before anything is changed."""
     modules = dict(named_modules(model))
     unknown = [name for name in specs if name not in modules or row_of(modules[name]) is None]
+    subclasses = {type(modules[n]).__name__ for n in unknown if n in modules and base_of(type(modules[n]), TABLE)}
+    if subclasses:
+        raise ValueError(
+            f"{path} has layers quantized that are {' and '.join(sorted(subclasses))} in this {type(model).__name__}: "
+            "declare the class first, flatbit.quant.add_subclass, as where the file was made"
+        )
     differences = _differences(state_of(model), tensors, lambda key: not _of_quantizer(key), unknown)
     if differences:
         refuse_reparametrized(modules.items(), str(path))

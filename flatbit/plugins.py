@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .registry import importing, is_registered, registered_by
 
@@ -90,23 +91,19 @@ def load_installed() -> list[str]:
     return said
 
 
-def plugins_behind(texts: Iterable[str]) -> tuple[Plugin, ...]:
-    """The plug-ins of this process, each with what it registered of the names in some texts.
+def plugins_behind(values: Any) -> tuple[Plugin, ...]:
+    """The plug-ins of this process, each with what it registered of the names in some plain values.
 
     A file is there whether or not it has some, for it was given; a package where it has.
     """
-    words = set(texts)
+    words = set(_texts(values))
     found = []
     for plugin in _loaded.values():
-        needed = {kind: sorted(names & words) for kind, names in registered_by(plugin.name).items()}
+        needed = {kind: sorted(names & words) for kind, names in sorted(registered_by(plugin.name).items())}
         needed[MODULE] = [plugin.name] * any(word.startswith(f"{plugin.name}:") for word in words)
         needed = {kind: tuple(names) for kind, names in needed.items() if names}
         if needed or plugin.package is None:
-            found.append(
-                Plugin(
-                    name=plugin.name, file=plugin.file, sha256=plugin.sha256, package=plugin.package, needed=needed
-                )
-            )  # fmt: skip
+            found.append(replace(plugin, needed=needed))
     return tuple(found)
 
 
@@ -145,6 +142,15 @@ def _execute(file: Path) -> None:
     except BaseException:
         del sys.modules[file.stem]
         raise
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _is_known(kind: str, name: str) -> bool:

@@ -10,6 +10,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+_quiet = False
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """Show no progress from now on, on a terminal neither; ``quiet=False`` shows it again."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether no progress is to be shown."""
+    return _quiet
+
+
+def is_watched() -> bool:
+    """Whether bars are shown: standard error is a terminal, and nobody asked for quiet."""
+    return Console(file=sys.stderr).is_terminal and not _quiet
 
 
 def bar(*extra: str) -> Progress:
@@ -17,9 +34,7 @@ def bar(*extra: str) -> Progress:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     fields = [TextColumn(f"{{task.fields[{name}]}}") for name in extra]
     console = Console(file=sys.stderr)
-    return Progress(
-        *columns, *fields, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
-    )
+    return Progress(*columns, *fields, TimeRemainingColumn(), console=console, disable=not is_watched(), transient=True)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

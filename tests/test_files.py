@@ -646,3 +646,18 @@ def test_a_float_file_of_ours_takes_what_a_third_partys_takes_and_a_quantized_on
     save(source, tmp_path / "q.safetensors")
     with pytest.raises(ValueError, match=r"q\.safetensors is quantized, and as_built cannot act on it"):
         load_any_(target, tmp_path / "q.safetensors", as_built=("fc",))
+
+
+class Cast(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+def test_a_subclass_that_is_not_declared_here_is_named(tmp_path):
+    made, here = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(Cast(3, 4), nn.Linear(4, 2))
+    quantize_(made, policy("lsq", weights=4))
+    calibrate_(made, [torch.randn(2, 3)])
+    save(made, tmp_path / "made.safetensors")
+    with pytest.raises(ValueError, match="layers quantized that are Cast in this Sequential: declare the class first"):
+        load_(here, tmp_path / "made.safetensors")
+    assert type(here[1]) is nn.Linear

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from flatbit.progress import bar, track
+from flatbit.progress import bar, be_quiet, is_quiet, is_watched, track
 
 
 class Terminal(io.StringIO):
@@ -63,3 +63,15 @@ def test_an_error_inside_comes_through():
 
     with pytest.raises(KeyError, match="inside"):
         list(track(broken(), "counting"))
+
+
+def test_quiet_is_silent_on_a_terminal_too(watch):
+    terminal = watch()
+    assert is_watched()
+    be_quiet()
+    try:
+        list(track(range(5), "counting"))
+        assert (is_quiet(), is_watched(), terminal.getvalue()) == (True, False, "")
+    finally:
+        be_quiet(False)
+    assert is_watched()

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.pairs import pair_of
 from ..device import device_of
+from ..inputs import check_one_input
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
@@ -79,6 +80,7 @@ def hessian(
         raise ValueError(f"{max_iterations=}, {tolerance=}: expected 1 iteration or more and a positive tolerance")
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    check_one_input(model, "hessian")
     device = device_of(model)
     pairs = (pair_of(batch, "hessian: a batch") for batch in nonempty(batches, "hessian", num_batches))
     data = [(x.to(device), y.to(device)) for x, y in pairs]

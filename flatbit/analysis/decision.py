@@ -14,6 +14,7 @@ from ..data.normalize import Normalize
 from ..data.sets.spirals import region
 from ..device import device_of
 from ..modes import modes_kept
+from ..outputs import logits_of
 
 CHUNK = 20_000
 
@@ -72,7 +73,7 @@ def decision_map(
     inputs = Normalize(data.mean, data.std)(torch.from_numpy(plane.astype(np.float32)).to(device_of(model)))
     with modes_kept(model):
         model.eval()
-        answers = torch.cat([model(x).argmax(1) for x in inputs.split(CHUNK)])
+        answers = torch.cat([logits_of(model(x), type(model).__name__).argmax(1) for x in inputs.split(CHUNK)])
     shape = (points, points)
     return DecisionMap(
         extent=extent,

@@ -13,6 +13,7 @@ from ..data.batches import Data
 from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
+from ..outputs import logits_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,7 +67,7 @@ def misread(networks: Mapping[str, nn.Module], data: Data, *, num_pictures: int 
         for x, y in nonempty(data.test_batches(), "misread"):
             labels.append(y.cpu())
             for name, network in networks.items():
-                said[name].append(network(x.to(device_of(network))).argmax(1).cpu())
+                said[name].append(logits_of(network(x.to(device_of(network))), name).argmax(1).cpu())
     truth = torch.cat(labels).numpy()
     answers = {name: torch.cat(parts).numpy() for name, parts in said.items()}
     wrong = np.flatnonzero(np.any([each != truth for each in answers.values()], axis=0))

@@ -13,6 +13,7 @@ from ..data.batches import VOID, Data
 from ..device import device_of
 from ..modes import modes_kept
 from ..nonempty import nonempty
+from ..outputs import logits_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,7 +59,8 @@ def segments(networks: Mapping[str, nn.Module], data: Data, *, num_images: int =
     x, y = next(nonempty(data.test_batches(num_images), "segments"))
     with modes_kept(*networks.values()):
         answers = {
-            name: network.eval()(x.to(device_of(network))).argmax(1).cpu().numpy() for name, network in networks.items()
+            name: logits_of(network.eval()(x.to(device_of(network))), name).argmax(1).cpu().numpy()
+            for name, network in networks.items()
         }
     return Segments(
         pictures=data.pictures(range(len(y))),

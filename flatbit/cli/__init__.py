@@ -9,19 +9,22 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
 from ..engine.loop import TrainingError
 from ..export.verification import ExportError
 from ..plugins import load_installed
+from ..progress import be_quiet
 from ..quant.proof import QuantizationError
 from ..registry import Registry
+from ..version import VERSION
 from .console import say
 from .plugins import DEBUG, load_plugins, plugins_of
 from .spelling import check_spelling
+from .wording import UsageError, usage_in_words
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 PLUGIN = "a Python file of yours (or a folder of them) that registers a recipe, loss, schedule, quantizer, verb ..."
@@ -40,7 +43,7 @@ def app() -> typer.Typer:
     )
     application.callback()(_everywhere)
     for name in COMMANDS.names():
-        verb, epilog = COMMANDS.get(name), f"Every verb takes `--plugin FILE`: {PLUGIN}"
+        verb, epilog = COMMANDS.get(name), f"Every verb takes `--quiet`, and `--plugin FILE`: {PLUGIN}"
         if isinstance(verb, typer.Typer):
             application.add_typer(verb, name=name, epilog=epilog)
         else:
@@ -48,7 +51,19 @@ def app() -> typer.Typer:
     return application
 
 
-def _everywhere(plugin: Annotated[list[str], typer.Option(help=f"Before or after any verb: {PLUGIN}")] = []) -> None:  # noqa: B006
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"flatbit {VERSION}")
+        raise typer.Exit
+
+
+def _everywhere(
+    plugin: Annotated[list[str], typer.Option(help=f"Before or after any verb: {PLUGIN}")] = [],  # noqa: B006
+    quiet: Annotated[bool, typer.Option("--quiet", help="With any verb: no progress, only results.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """What stands before the verb; plug-ins are loaded already, for one may hold the verb."""
 
 
@@ -61,13 +76,17 @@ def main() -> None:
 
 def _run() -> None:
     """Run the verb, and end with its status."""
+    words: list[str] = []
     try:
         plugins, words = plugins_of(sys.argv[1:])
+        words = _heard(words)
         for line in load_installed():
             say(line)
         load_plugins(plugins)
         check_spelling(words)
-        app()(words)
+        status = app()(words or ["--help"], standalone_mode=False)
+    except UsageError as error:
+        _stop(usage_in_words(error, words), 2)
     except ValueError as error:
         _stop(error, 2)
     except (QuantizationError, TrainingError, ExportError, ImportError, OSError) as error:
@@ -76,12 +95,17 @@ def _run() -> None:
         if os.environ.get(DEBUG):
             raise
         _stop(f"{type(error).__name__}: {error} ({DEBUG}=1 shows where it arose)", 1)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            _stop("interrupted; a run goes on with --resume", INTERRUPTED)
-        raise
+    if status == INTERRUPTED:
+        _stop("interrupted; a run goes on with --resume", INTERRUPTED)
+    raise SystemExit(status if isinstance(status, int) else 0)
 
 
-def _stop(message: object, status: int) -> None:
+def _heard(words: Sequence[str]) -> list[str]:
+    """The words without ``--quiet``, which may stand anywhere."""
+    be_quiet("--quiet" in words)
+    return [word for word in words if word != "--quiet"]
+
+
+def _stop(message: object, status: int) -> NoReturn:
     print(f"flatbit: {message}", file=sys.stderr)
     raise SystemExit(status)

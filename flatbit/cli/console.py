@@ -13,6 +13,9 @@ import torch
 import typer
 from rich.console import Console, RenderableType
 
+from ..engine.discarding import discard
+from ..progress import is_quiet
+
 WIDE = 150
 SHORT_NUMBER = re.compile(r"-?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # .1 and 5., which JSON does not know
 
@@ -68,6 +71,9 @@ Resume = Annotated[
     typer.Option(
         "--resume", help="Go on with what is in --out, exactly where it was cut off; finished stages are kept."
     ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Remove the run that is in --out first, and start anew; other files stay.")
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Two updates per stage: does it run at all.")]
 Tensorboard = Annotated[
@@ -149,8 +155,17 @@ ImageBits = Annotated[
 
 
 def say(line: str) -> None:
-    """One line of progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """One line of progress, on standard error; none with ``--quiet``."""
+    if not is_quiet():
+        print(line, file=sys.stderr, flush=True)
+
+
+def begin_anew(folders: Sequence[Path], *, resume: bool, overwrite: bool) -> None:
+    """With ``--overwrite``, remove the runs in these folders. Raises ValueError where ``--resume`` is given too."""
+    if resume and overwrite:
+        raise ValueError("--resume with --overwrite cannot act: one goes on with the run, the other removes it")
+    for folder in folders if overwrite else ():
+        discard(folder)
 
 
 def show(result: RenderableType, value: Any, as_json: bool) -> None:
@@ -176,6 +191,24 @@ def parse_names(pairs: list[str]) -> dict[str, str]:
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """``["weights=2", "grid=uniq"]`` by name: JSON where it is, else text. Raises ValueError."""
     return {name: _value(text) for name, text in _by_name(settings, option, "NAME=VALUE, such as weights=2").items()}
+
+
+def parsed(text: str | None) -> Any:
+    """The value that a text is: JSON where it is, else text; None for None."""
+    return None if text is None else _value(text)
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """``["layer4.*: weights=4, placement=output"]`` as changes by pattern. Raises ValueError."""
+    made: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        pattern, colon, changes = override.partition(":")
+        if not colon or not pattern.strip() or not changes.strip():
+            raise ValueError(f"--override {override!r}: expected LAYERS: NAME=VALUE, as 'layer4.*: weights=4'")
+        if (pattern := pattern.strip()) in made:
+            raise ValueError(f"--override {pattern!r} comes twice: say all that changes in one")
+        made[pattern] = parse_settings([change.strip() for change in changes.split(",")], f"--override '{pattern}:'")
+    return made
 
 
 def parse_seeds(text: str) -> Sequence[int]:

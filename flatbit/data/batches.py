@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
@@ -104,6 +105,17 @@ class Data(ABC):
         raise ValueError(
             f"data set {self.name!r} comes as a stream whose samples have no numbers: a part of them cannot be held out"
         )
+
+    def from_file(self, path: str | Path) -> Tensor | None:
+        """An image file, of any kind that Pillow reads, as ``test_batches`` gives its images: float32 (C, H, W).
+
+        None where samples are not made from image files. Raises OSError or ValueError for a file that cannot be read.
+        """
+        return None
+
+    def swapped(self) -> Data:
+        """The same data with its two splits in each other's place. Raises ValueError where that cannot be."""
+        raise ValueError(f"data set {self.name!r} cannot be tested on its training samples: it has no swapped()")
 
     @abstractmethod
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .batches import VOID, Batch, Task
 from .labels import whole_numbers
+from .named import unnamed
 
 LABEL_AXES = {"classification": 0, "segmentation": 2}
 KINDS = {
@@ -147,6 +148,7 @@ class Form:
 
 def _pair(item: Any, where: str) -> Batch:
     """An item as two tensors, labels int64. Raises ValueError saying what it is instead."""
+    item = unnamed(item, where)
     if not isinstance(item, tuple | list) or len(item) != 2:
         kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
         raise ValueError(f"{where} is a {kind}, expected a pair (x, y); two tensors make one in a TensorDataset(x, y)")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .arguments import check_whole
@@ -23,6 +25,7 @@ from .batches import (
     check_start,
     generator,
 )
+from .decode import central_box, read_crop
 from .joint import JointAugment, augmented, check_augment
 from .normalize import Normalize
 from .residence import home_of, to_device
@@ -103,6 +106,22 @@ class MemoryData(Data):
     def with_train(self, index: Tensor) -> MemoryData:
         """The same data with some of the training samples, by index."""
         return replace(self, train=Images(images=self.train.images[index], labels=self.train.labels[index]))
+
+    def from_file(self, path: str | Path) -> Tensor | None:
+        """The square in the middle of an image file, resized and normalized, grey for one channel; None of features."""
+        if len(self.image_shape) != 3:
+            return None
+        channels, height, width = self.image_shape
+        with Image.open(path) as image:
+            x = read_crop(image, central_box(*image.size, 1.0), (height, width))
+        if channels == 1:
+            grey = Image.fromarray(x.permute(1, 2, 0).numpy()).convert("L")
+            x = torch.from_numpy(np.array(grey))[None]
+        return Normalize(self.mean, self.std)(x[None])[0]
+
+    def swapped(self) -> MemoryData:
+        """The same data with its two splits in each other's place."""
+        return replace(self, train=self.test, test=self.train)
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W). Raises ValueError where inputs are no images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
@@ -29,6 +30,10 @@ class Samples(ABC):
     def name(self, index: int) -> str:
         """What to call a sample in an error: its path, where it has one."""
 
+    def from_file(self, path: str | Path) -> Tensor | None:
+        """An image file as ``read`` gives x of samples that are not augmented; None where no files are read."""
+        return None
+
 
 @final
 class Chosen(Samples):
@@ -48,6 +53,10 @@ class Chosen(Samples):
     def name(self, index: int) -> str:
         """As theirs."""
         return self.samples.name(self.index[index])
+
+    def from_file(self, path: str | Path) -> Tensor | None:
+        """As theirs."""
+        return self.samples.from_file(path)
 
 
 class Bad(NamedTuple):

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -115,6 +116,15 @@ class StreamData(Data):
         if isinstance(self.train, Sequential):
             return super(StreamData, self).with_train(index)
         return replace(self, train=Chosen(self.train, index))
+
+    def from_file(self, path: str | Path) -> Tensor | None:
+        """An image file as the test split has its own, normalized; None where that is not read from files."""
+        x = None if isinstance(self.test, Sequential) else self.test.from_file(path)
+        return None if x is None else Normalize(self.mean, self.std)(x[None])[0]
+
+    def swapped(self) -> StreamData:
+        """The same data with its two splits in each other's place."""
+        return replace(self, train=self.test, test=self.train)
 
     def pictures(self, index: Sequence[int] | np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Test images for drawing, uint8 (n, C, H, W); the index counts what ``test_batches`` gave so far.

@@ -1,7 +1,7 @@
 """The run: take a plan through its stages, leave one folder, go on where a run was cut off.
 
 run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
-model.safetensors            the last stage's model
+model.safetensors            the last stage's model, or the one that scores best on held-out samples
 epochs.csv                   a row per epoch
 stages/NAME.safetensors      each finished stage's model
 checkpoint/                  the stage in progress
@@ -22,10 +22,11 @@ from .. import plain
 from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.scores import LABELS
 from ..plugins import plugins_behind
-from ..reference import From
+from ..reference import START, From
 from .fit import TEST_BATCH, build_model
 from .loggers import Callback, EpochTable
 from .loop import TrainingError
+from .measuring import best_stage, measure
 from .planning import Plan
 from .recipe import Stage
 from .record import (
@@ -38,13 +39,12 @@ from .record import (
     StageRecord,
     decisive,
     first_difference,
-    names_in,
     read_plain,
     read_run,
     write_record,
 )
 from .sources import Checkpoint, Sources
-from .stage import Work, descend, in_its_way, keep, measure, prepare
+from .stage import Work, descend, in_its_way, keep, prepare
 from .way import Asked, Precision
 
 Say = Callable[[str], None]
@@ -139,13 +139,19 @@ class Execution:
         torch.manual_seed(self.plan.seed)
         model = self.sources.begin(stage).to(self.plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         losses = tuple(term.bound(teacher) for term in stage.losses)
-        work = prepare(model, stage, self.plan.data, self.out, seed=self.plan.seed, losses=losses, note=self.say)
+        work = prepare(
+            model, stage, self.plan.data, self.out, seed=self.plan.seed, losses=losses, held_out=self.plan.held_out,
+            note=self.say,
+        )  # fmt: skip
         self.table.begin(self.record, stage, work.position.history)
         return replace(work, callbacks=(self.table, *self.callbacks))
 
     def train(self, stage: Stage, asked: Asked) -> None:
         """Take one stage from its start to its files. Raises TrainingError, which the record then holds."""
         work = in_its_way(self.begin(stage), asked)
+        if work.position.begun:
+            at, steps = work.position, f" and {work.position.step} steps" * bool(work.position.step)
+            self.say(f"{stage.name}: goes on after {at.epoch} of {stage.epochs} epochs{steps}")
         try:
             last = descend(work)
         except TrainingError as error:
@@ -155,7 +161,9 @@ class Execution:
     def finish(self, work: Work, last: Metrics | None) -> None:
         """Measure a trained stage and leave its files; ``last`` is what its last epoch scored, if known."""
         stage = work.stage
-        entry = measure(work, last)
+        given = self.record.checkpoint
+        test = given.test if given is not None and _only_measures(stage) else None
+        entry = measure(work, last, test)
         keep(work)
         self._keep(self.record.with_stage(stage.name, entry))
         shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
@@ -173,13 +181,22 @@ class Execution:
         self.record = write_record(self.out, replace(record, exports=exports))
 
     def close(self) -> Run:
-        """The run, all of whose stages are done: the last one's model is its own."""
+        """The run, all of whose stages are done: its model is the last one's, or the best one's on held-out samples."""
         if self.plan.data.left_out:
             self._keep(replace(self.record, left_out=dict(self.plan.data.left_out)))
             _say_left_out(self.plan, self.say)
+        best, last = best_stage(self.record), self.plan.recipe.stages[-1].name
+        if best != last:
+            self.record = write_record(self.out, replace(self.record, kept=best))
+            _say_kept(self.record, best, last, self.say)
         done = Run(folder=self.out, record=self.record)
-        shutil.copyfile(done.stage_file(self.plan.recipe.stages[-1].name), self.out / "model.safetensors")
+        shutil.copyfile(done.stage_file(best), self.out / "model.safetensors")
         return done
+
+
+def _only_measures(stage: Stage) -> bool:
+    """Whether a stage's net is what the run is given, as it is."""
+    return stage.start == START and stage.policy is None and not stage.epochs and not stage.reestimate_batches
 
 
 def check_recompute(plan: Plan, recompute: bool) -> None:
@@ -191,7 +208,7 @@ def check_recompute(plan: Plan, recompute: bool) -> None:
 def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say) -> RunRecord:
     """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
     here = Environment.here()
-    plugins = plugins_behind(names_in(plan.recipe))
+    plugins = plugins_behind([plan.recipe.model, plan.recipe.data, plain.to_plain(plan.recipe.stages)])
     facts: dict[str, Any] = {"recipe": plan.recipe, "seed": plan.seed, "precision": precision, "plugins": plugins}
     fresh = RunRecord(**facts, device=plan.device, environment=here)
     if resume and not (out / RECORD).is_file():
@@ -205,7 +222,10 @@ def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say)
     if not found.get("stages") and not (out / "checkpoint").is_dir():
         return write_record(out, fresh)
     if not resume:
-        raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
+        raise ValueError(
+            f"{out} holds a run already: --resume goes on with it, --overwrite replaces it, another --out "
+            "starts a new one"
+        )
     there, here = (
         {
             "recipe": decisive(run["recipe"]),
@@ -218,6 +238,7 @@ def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say)
         raise ValueError(f"{out} holds another run ({first_difference(there, here)}): give another --out")
     record = read_run(out, trust=True).record  # it names what this recipe names, and that is imported already
     _check_same_checkpoint(record, plan.checkpoint)
+    say(f"{out}: goes on; finished stages: {', '.join(record.stages) or 'none'}")
     added = tuple(plugin for plugin in plugins if plugin not in record.plugins)
     return write_record(out, replace(record, plugins=record.plugins + added)) if added else record
 
@@ -250,10 +271,18 @@ def _measured(plan: Plan, checkpoint: Checkpoint, say: Say) -> GivenCheckpoint:
 def _say_stage(stage: Stage, entry: StageRecord, classes: int, say: Say) -> None:
     metric = LABELS[entry.metric]
     for change in entry.batchnorm:
-        say(f"{stage.name}: batch norm {change.step}: {metric} {change.before:.2f} -> {change.after:.2f} %")
+        say(f"{stage.name}: {change}")
     guess = ", no better than guessing" if entry.at_chance(classes) and stage.epochs else ""
     trained = f" after {entry.seconds:.1f} s of training" if stage.epochs else ", not trained"
     say(f"{stage.name}: {metric} {entry.score:.2f} %{trained}{guess}")
+
+
+def _say_kept(record: RunRecord, best: str, last: str, say: Say) -> None:
+    ended, kept = (record.stages[name].held_out or 0.0 for name in (last, best))
+    say(
+        f"{last} ends at {ended:.2f} % of the held-out images, {best} at {kept:.2f} %: the net of {best} is kept as "
+        f"model.safetensors; the other is stages/{last}.safetensors"
+    )
 
 
 def _say_left_out(plan: Plan, say: Say) -> None:

@@ -67,4 +67,7 @@ def fitted(recipe: Recipe, data: Data, model: nn.Module) -> tuple[Recipe, Data, 
             f"the training samples of {data.name} come in the order that its iterable has: a map-style Dataset of "
             "single samples would be shuffled"
         )
+    if recipe.splits is not None:
+        splits, note = recipe.splits.fitted(data)
+        recipe, notes = replace(recipe, splits=splits), [*notes, *([note] if note else [])]
     return recipe, fitting, tuple(notes)

@@ -28,6 +28,7 @@ from .recipe import Recipe, Stage
 from .record import Totals
 from .sources import Checkpoint
 from .timing import estimate
+from .words import in_words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +59,12 @@ class Plan:
 
     Attributes:
         recipe: as it will be recorded: fitted to its data, cut short for a smoke run.
-        data: the data set.
+        data: the data set, with the samples that are trained on and tested.
         seed, device: of the run.
         checkpoint: what it was given to start from.
         built_on: ``meta``, or ``cpu`` where the builder, or a checkpoint that is loaded into the model, needs it.
         stages: in order.
+        held_out: data whose test samples are the training samples that are held out; None where none are.
         notes: what was changed to fit, or looks wrong.
     """
 
@@ -73,6 +75,7 @@ class Plan:
     checkpoint: Checkpoint | None
     built_on: str
     stages: tuple[StagePlan, ...]
+    held_out: Data | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,7 +101,7 @@ class Plan:
 
     def table(self) -> Table:
         """The stages as a table for a terminal."""
-        title = f"{self.recipe.name}: {self.recipe.model} on {self.recipe.data}, model built on {self.built_on}"
+        title = f"{self.recipe.name}: {self.recipe.model} on {self.recipe.data}"
         table = Table("stage", "from", "bits", "epochs", "updates", "bit-operations", "bytes", "time", title=title)
         for planned in self.stages:
             row = _row(planned)
@@ -143,6 +146,7 @@ def plan(
     data = datasets.load(recipe.data, data_dir, **recipe.data_arguments)
     draft = Draft.of(recipe, data, checkpoint)
     recipe, data, notes = fitted(recipe, data, draft.model)
+    data, held = (data, None) if recipe.splits is None else recipe.splits.of(data)
     specs = {stage.name: specs_of(draft.model, recipe, stage) for stage in recipe.stages}
     check_sources(draft.model, recipe, data, checkpoint)
     if checkpoint is not None and START not in {source for stage in recipe.stages for source in stage.references()}:
@@ -159,7 +163,7 @@ def plan(
         stages = [replace(planned, seconds=times[planned.stage.name]) for planned in stages]
     return Plan(
         recipe=recipe, data=data, seed=seed, device=str(device), checkpoint=checkpoint, built_on=draft.built_on,
-        stages=tuple(stages), notes=(*notes, *draft.notes),
+        stages=tuple(stages), held_out=held, notes=(*notes, *draft.notes),
     )  # fmt: skip
 
 
@@ -196,18 +200,6 @@ def _planned(draft: Draft, data: Data, stage: Stage, specs: Mapping[str, LayerSp
     steps = min(len(batches), stage.max_steps or len(batches))
     bits, cost = draft.counted(specs, data.image_shape)
     return StagePlan(stage=stage, specs=specs, bits=bits, steps=steps, updates=stage.updates(steps), cost=cost)
-
-
-def in_words(seconds: float) -> str:
-    """A time as people say it: ``45 s``, ``3 min 20 s``, ``5 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
 
 
 def _row(planned: StagePlan) -> dict[str, Any]:

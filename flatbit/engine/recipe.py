@@ -15,6 +15,7 @@ from ..train.losses.labels import CrossEntropy
 from ..train.optimizers import SGD, Optimizer
 from ..train.schedules import Constant, Schedule
 from ..train.sharpness import Sharpness
+from .splits import Splits
 
 SMOKE_STEPS = 2
 DESCENT = (
@@ -255,6 +256,8 @@ class Recipe:
         data_arguments: its arguments.
         stages: in order; a stage may start from any earlier one.
         settings: what the stages were made with, for the record.
+        splits: which samples are held out of training, and which are tested; None trains on one split of the data,
+            and scores the other after every epoch.
 
     Raises:
         ValueError: no stage, two of one name, or one that starts or learns from a stage that is not before it.
@@ -267,6 +270,7 @@ class Recipe:
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    splits: Splits | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

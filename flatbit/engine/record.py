@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ class EpochRecord:
         losses: mean of each loss term before its weight, by name.
         images_per_s, seconds: of training.
         test_top1, test_loss, test_miou: after it, where the test set was looked at.
+        held_out: the score after it on held-out training samples, which are looked at instead where there are any.
         capture: the number of the capture taken after it.
     """
 
@@ -49,20 +50,35 @@ class EpochRecord:
     test_top1: float | None = None
     test_loss: float | None = None
     test_miou: float | None = None
+    held_out: float | None = None
     capture: int | None = None
 
     def score(self, metric: str) -> float | None:
-        """The test score by ``top1`` or ``miou``; None where it was not looked at."""
+        """The score by ``top1`` or ``miou`` on what is looked at after epochs; None where nothing was."""
+        if self.held_out is not None:
+            return self.held_out
         return self.test_miou if metric == "miou" else self.test_top1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchNormChange:
-    """A step in the life of the batch norms, and the test score before and after it."""
+    """A step in the life of the batch norms, and the score before and after it.
+
+    Attributes:
+        step: in words.
+        before, after: in percent, on the test set, or on ``held_out`` training samples.
+        undone: whether it was taken back, for it scored less.
+    """
 
     step: str
     before: float
     after: float
+    held_out: bool = False
+    undone: bool = False
+
+    def __str__(self) -> str:
+        words = f"batch norm {self.step}: {self.before:.2f} to {self.after:.2f} %"
+        return words + " of held-out images" * self.held_out + ", undone" * self.undone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +103,7 @@ class StageRecord:
     Attributes:
         metric: what its score is: ``top1`` or ``miou``, in percent.
         test: on the test set at the end, with convention and proof.
+        held_out: its score on held-out training samples at the end; None where none are.
         best_test: the best score of any epoch on the test set: an optimistic selection, for comparison only.
         cost: of one image.
         seconds: of training.
@@ -97,6 +114,7 @@ class StageRecord:
 
     metric: str
     test: Metrics
+    held_out: float | None = None
     best_test: float | None = None
     cost: Totals
     seconds: float
@@ -144,6 +162,7 @@ class RunRecord:
         seed, device, environment, precision: what else decides the numbers.
         checkpoint: what it was given to start from, if anything.
         stages: of the finished stages, by name, in order.
+        kept: the stage whose net the run leaves, where the last one's scores less on held-out samples.
         failure: why it stopped, where it did.
         plugins: the user's files, and installed packages, that it was made with, and what it needs of each.
         left_out: files of the data that could not be read, and why.
@@ -158,6 +177,7 @@ class RunRecord:
     precision: Precision = "float32"
     checkpoint: GivenCheckpoint | None = None
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
+    kept: str | None = None
     failure: Failure | None = None
     plugins: tuple[Plugin, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -255,17 +275,6 @@ def read_run(folder: str | Path, *, trust: bool = False) -> Run:
     for line in changed_since(plugins):
         warnings.warn(f"{folder}: {line}", stacklevel=2)
     return Run(folder=Path(folder), record=record)
-
-
-def names_in(recipe: Recipe) -> Iterator[str]:
-    """Every text in a recipe that may be the name of something registered: model, data set, parts of stages."""
-    left: list[Any] = [recipe.model, recipe.data, plain.to_plain(recipe.stages)]
-    while left:
-        part = left.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, Mapping | list):
-            left += part.values() if isinstance(part, Mapping) else part
 
 
 def write_record(folder: Path, record: RunRecord) -> RunRecord:

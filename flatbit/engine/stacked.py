@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from ..data.batches import VOID
 from ..data.labels import class_indices
+from ..outputs import logits_of
 from ..quant.quantizer import FACTS, Quantizer
 from ..quant.table import quantizers_of, spec_of
 from ..train.losses import LossTerm, weighted_sum
@@ -123,7 +124,7 @@ class Objective(nn.Module):
         self.asked = nn.ModuleList(networks_of(terms))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        logits = self.net(x)
+        logits = logits_of(self.net(x), type(self.net).__name__)
         y = class_indices(y, logits, type(self.net).__name__)
         loss, values = weighted_sum(self.terms, self.net, x, y, logits)
         right = logits.detach().argmax(1) == y

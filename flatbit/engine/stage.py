@@ -15,13 +15,12 @@ from ..device import device_of
 from ..files import save
 from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.health import constant_output, suspects
+from ..progress import is_watched
 from ..quant.calibrate import calibrate_
 from ..quant.convert import quantize_
-from ..quant.cost import cost
 from ..quant.table import has_quantized_layers, quantizers_of
 from ..reference import AVERAGE
 from ..train.averaging import QuantizedAverage, freeze_weight_steps_, requantize_
-from ..train.batchnorm import reestimate_batchnorm_
 from ..train.losses import LossTerm
 from ..train.optimizers import make_optimizer
 from ..train.sharpness import SharpnessAware
@@ -31,8 +30,9 @@ from .fit import TEST_BATCH
 from .loggers import Callback, EpochEnd
 from .loop import Hooks, Position, failure, train
 from .recipe import Stage
-from .record import BatchNormChange, EpochRecord, StageRecord, Totals
+from .record import EpochRecord
 from .way import EAGER, FREE, Asked, Way
+from .words import epoch_in_words
 
 FEW_STEPS = 16
 """So few updates (a smoke run's) prove nothing of a net that gives one answer, or of a loss that is high."""
@@ -51,6 +51,8 @@ class Work:
         model: quantized and calibrated as the stage wants it, on its device.
         losses: the stage's terms, with the networks that they ask.
         batches, test: of the training and test split.
+        held_out: training samples that are not trained on, which epochs are scored on and choices made by; None where
+            the test set is.
         optimizer: plain or sharpness-aware.
         average: what captures go into; None where the stage takes none.
         position: where training stands.
@@ -65,6 +67,7 @@ class Work:
     losses: tuple[LossTerm, ...]
     batches: Batches
     test: Batches
+    held_out: Batches | None
     optimizer: torch.optim.Optimizer
     average: QuantizedAverage | None
     position: Position
@@ -72,6 +75,11 @@ class Work:
     out: Path
     note: Callable[[str], None]
     callbacks: tuple[Callback, ...] = ()
+
+    @property
+    def watched(self) -> Batches:
+        """What epochs are scored on."""
+        return self.test if self.held_out is None else self.held_out
 
     @property
     def num_updates(self) -> int:
@@ -88,6 +96,7 @@ def prepare(
     *,
     seed: int,
     losses: tuple[LossTerm, ...] | None = None,
+    held_out: Data | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Work:
     """Quantize and calibrate a stage's model, in place; go on from the run's checkpoint where it is of this stage.
@@ -96,6 +105,7 @@ def prepare(
         model: what the stage starts from, on its device.
         losses: the stage's terms with the networks that they ask; None where they ask none.
         out: the run's folder.
+        held_out: data whose test samples are held out of the training ones.
         note: called with a line where something took its time that is no training.
 
     Returns:
@@ -110,6 +120,7 @@ def prepare(
         losses=stage.losses if losses is None else losses,
         batches=batches,
         test=data.test_batches(TEST_BATCH[data.task], device=device),
+        held_out=None if held_out is None else held_out.test_batches(TEST_BATCH[data.task], device=device),
         optimizer=optimizer_of(model, stage),
         average=QuantizedAverage(model) if stage.captures else None,
         position=Position(),
@@ -184,16 +195,20 @@ def descend(work: Work) -> Metrics | None:
 def hooks_of(work: Work, seen: dict[int, Metrics]) -> Hooks:
     """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), callbacks, checkpoints."""
 
-    def look(epoch: EpochRecord) -> EpochRecord:
-        epoch = after_epoch(work, epoch, seen)
-        for callback in work.callbacks:
-            callback(EpochEnd(out=work.out, stage=work.stage, epoch=epoch, model=work.model))
-        return epoch
-
     def save_now(position: Position) -> None:
         save_checkpoint(
             work.out / "checkpoint", work.model, work.optimizer, position, work.stage.name, work.way, work.average
         )
+
+    stage = work.stage
+
+    def look(epoch: EpochRecord) -> EpochRecord:
+        looked = after_epoch(work, epoch, seen)
+        if not is_watched():  # else a bar shows it
+            work.note(epoch_in_words(stage, (*work.position.history, looked)))
+        for callback in work.callbacks:
+            callback(EpochEnd(out=work.out, stage=stage, epoch=looked, model=work.model))
+        return looked
 
     return Hooks(after_epoch=look, save=save_now, note=work.note)
 
@@ -214,8 +229,11 @@ def after_epoch(work: Work, epoch: EpochRecord, seen: dict[int, Metrics]) -> Epo
     _check_alive(work, epoch)
     if number not in stage.looks():
         return epoch
-    metrics = seen[number] = evaluate(work.model, work.test, description=f"{stage.name}, epoch {number}")
-    epoch = replace(epoch, test_top1=metrics.top1, test_loss=metrics.loss, test_miou=metrics.miou)
+    metrics = seen[number] = evaluate(work.model, work.watched, description=f"{stage.name}, epoch {number}")
+    if work.held_out is None:
+        epoch = replace(epoch, test_top1=metrics.top1, test_loss=metrics.loss, test_miou=metrics.miou)
+    else:
+        epoch = replace(epoch, held_out=metrics.score[1])
     if work.average is None or number not in stage.captures:
         return epoch
     work.average.add()
@@ -232,7 +250,7 @@ def _check_alive(work: Work, epoch: EpochRecord) -> None:
     """
     model, stage, position = work.model, work.stage, work.position
     number, loss, first_loss = epoch.epoch, epoch.train_loss, position.first_loss or 0.0
-    x = _first_images(work.test)
+    x = first_images(work.test)
     if found := suspects(model):
         raise failure(model, stage, x, f"after epoch {number} {found[0].layer} is not finite")
     if stage.max_steps is not None and stage.max_steps <= FEW_STEPS:
@@ -244,49 +262,9 @@ def _check_alive(work: Work, epoch: EpochRecord) -> None:
         raise failure(model, stage, x, f"in epoch {number} the mean loss is {loss:.3g}, {first_loss:.3g} at first")
 
 
-def _first_images(batches: Batches) -> Tensor:
+def first_images(batches: Batches) -> Tensor:
+    """x of the first batch."""
     return next(iter(batches))[0]
-
-
-def measure(work: Work, last: Metrics | None) -> StageRecord:
-    """The record of a trained net: scored, and again where the stage re-estimates its batch-norm statistics.
-
-    Args:
-        work: trained.
-        last: what its last epoch scored; None to score it here.
-    """
-    stage, history = work.stage, work.position.history
-    last = last or evaluate(work.model, work.test, description=f"{stage.name}, last")
-    changes = _frozen(stage, history, last.score[0])
-    if stage.reestimate_batches:
-        before = last
-        used = reestimate_batchnorm_(work.model, work.batches, stage.reestimate_batches)
-        last = evaluate(work.model, work.test, description=f"{stage.name}, statistics re-estimated")
-        step = f"re-estimated from {used} batches"
-        changes.append(BatchNormChange(step=step, before=before.score[1], after=last.score[1]))
-    metric = last.score[0]
-    scores = [score for epoch in history if (score := epoch.score(metric)) is not None]
-    return StageRecord(
-        metric=metric,
-        test=last,
-        best_test=max(scores, default=None),
-        cost=Totals.of(cost(work.model, tuple(_first_images(work.test).shape[1:]))),
-        seconds=sum(epoch.seconds for epoch in history),
-        way=work.way,
-        epochs=history,
-        batchnorm=tuple(changes),
-    )
-
-
-def _frozen(stage: Stage, history: tuple[EpochRecord, ...], metric: str) -> list[BatchNormChange]:
-    """The score before and after the first epoch with frozen batch norms."""
-    epoch = stage.freeze_batchnorm
-    if epoch is None or not 0 < epoch < len(history):
-        return []
-    before, after = (found.score(metric) for found in history[epoch - 1 : epoch + 1])
-    assert before is not None
-    assert after is not None
-    return [BatchNormChange(step=f"frozen, epoch {epoch + 1} trained so", before=before, after=after)]
 
 
 def keep(work: Work) -> None:

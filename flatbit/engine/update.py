@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..data.batches import VOID, Batch
 from ..data.labels import class_indices
 from ..device import device_of, float32_products
+from ..outputs import logits_of
 from ..quant.recompute import recomputed_outputs
 from ..quant.table import has_quantized_layers
 from ..train.losses import LossTerm, weighted_sum
@@ -106,7 +107,7 @@ class Update:
             total = torch.zeros((), device=self.device)
             for (x, y), share in part:
                 with self.way.autocast(self.device):
-                    logits = self._network(x)
+                    logits = logits_of(self._network(x), type(self.model).__name__)
                 y = class_indices(y, logits, type(self.model).__name__)
                 loss, values = weighted_sum(self.terms, self.model, x, y, logits)
                 (loss * share).backward()

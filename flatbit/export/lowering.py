@@ -18,7 +18,7 @@ from ..graph import read_graph
 from ..modes import modes_kept
 from ..quant.quantizer import Quantizer
 from ..quant.reparametrized import folded, kind_of
-from ..quant.table import FLOAT_CLASS, is_weighted, quantizer_of
+from ..quant.table import is_weighted, plain_kind, quantizer_of
 from .folding import codes_first, folded_norms
 from .operators import BATCH, FUNCTIONS, MODULES, Place
 from .program import INPUT, MOVING, Affine, Operation, Program, Quantize
@@ -115,10 +115,9 @@ class Lowering:
         source = self.source(node.args[0], at)
         if is_weighted(module):
             return self._weighted(at, source, module)
-        kind = kind_of(module)
-        handler = MODULES.get(FLOAT_CLASS.get(kind, kind))
+        handler = MODULES.get(plain_kind(module))
         if handler is None:
-            raise at.refused(kind.__name__)
+            raise at.refused(kind_of(module).__name__)
         result, output = handler(self, at, source, module), quantizer_of(module, "output")
         result = result if output is None else self._quantize(at, "output", result, output)
         if getattr(module, "inplace", False):

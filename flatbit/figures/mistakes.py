@@ -10,12 +10,13 @@ from torch import nn
 from ..analysis.mistakes import Misread, misread
 from ..data.batches import Data
 from . import ANALYSES
-from .style import INK, RIGHT, WRONG, drawable, finish, panels
+from .style import INK, RIGHT, WRONG, drawable, finish, panels, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEWEST, MOST = 5, 9  # columns: a title wants some room
+LETTERS = 11  # of a network's name, below a picture
 
 
 def misread_gallery(result: Misread, *, title: str) -> Figure:
@@ -42,7 +43,7 @@ def misread_gallery(result: Misread, *, title: str) -> Figure:
         axes.set_title(f"is {_name(result.class_names, truth)}", fontsize=9, color=INK)
         for line, (network, said) in enumerate(result.answers.items()):
             color = RIGHT if said[i] == truth else WRONG
-            text = f"{network}: {_name(result.class_names, said[i])}"
+            text = f"{shorten(network, LETTERS)}: {_name(result.class_names, said[i])}"
             axes.text(0.5, -0.16 - 0.2 * line, text, transform=axes.transAxes, ha="center", fontsize=8, color=color)
     finish(figure, title)
     return figure

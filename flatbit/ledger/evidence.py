@@ -281,6 +281,8 @@ def shelf(folders: Iterable[Path] = ()) -> Shelf:
                 left_out[path] = f"no experiment of the ledger{found.experiment and f': {found.experiment}'}"
             elif any(stage.max_steps is not None for stage in found.run.recipe.stages):
                 left_out[path] = "a smoke run"
+            elif (splits := found.run.recipe.splits) is not None and splits.limit_test is not None:
+                left_out[path] = f"scored on {splits.limit_test} test images alone (--limit-test)"
             else:
                 files[path] = found
     return Shelf(files=files, left_out=left_out)

@@ -14,8 +14,10 @@ from .. import plain
 from ..bounded import length_of
 from ..data.pairs import pair_of
 from ..device import device_of, float32_products
+from ..inputs import check_one_input
 from ..modes import modes_kept
 from ..nonempty import nonempty
+from ..outputs import logits_of
 from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.passes import read_is_free, wide
@@ -74,7 +76,8 @@ def evaluate(
     labels is said up to ``SETTLE_EVERY`` batches later.
 
     Args:
-        model: float or quantized, logits (N, classes), or (N, classes, H, W) for labels (N, H, W).
+        model: float or quantized, logits (N, classes), or (N, classes, H, W) for labels (N, H, W); an output that holds
+            more is taken as ``flatbit.outputs`` says.
         batches: iterable of ``(x, y)``; labels of any whole-number type, (N, 1) for (N,) too.
         num_batches: how many to score; None for all of an iterable that ends (``flatbit.bounded``).
         description: of the progress bar.
@@ -84,6 +87,7 @@ def evaluate(
             labels that are no whole numbers, do not fit the logits, or that the model has no output for.
         QuantizationError: the model is not quantized as it states.
     """
+    check_one_input(model, "evaluate")
     device, stream = device_of(model), nonempty(batches, "evaluate", num_batches)
     proof, scores, images = Proof(), Scores(type(model).__name__), _Images()
     with modes_kept(model):
@@ -95,7 +99,7 @@ def evaluate(
                 images.settle()
             if not scores.num_samples:
                 proof = prove(model, x[:PROOF_SAMPLES])
-            scores.add(wide(model(x)), y)
+            scores.add(wide(logits_of(model(x), type(model).__name__)), y)
             if index % SETTLE_EVERY == SETTLE_EVERY - 1:
                 images.settle()
                 scores.settle()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..modes import modes_kept
+from ..outputs import logits_of
 from ..quant.quantizer import Quantizer
 from ..quant.rounding import wide
 from ..quant.statistics import group_mean
@@ -116,7 +117,7 @@ def constant_output(model: nn.Module, x: Tensor) -> bool:
     if not all_finite([*model.parameters(), *model.buffers()]):
         return True
     with modes_kept(model):
-        logits = model.eval()(x).float()
+        logits = logits_of(model.eval()(x), type(model).__name__).float()
     if not bool(logits.isfinite().all()):
         return True
     if bool((x == x[:1]).all()):

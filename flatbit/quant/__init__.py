@@ -1,17 +1,18 @@
 """Quantization: grids, quantizers, policies, conversion, calibration, proof and cost."""
 
-from .convert import as_float
 from .coverage import coverage_of
 from .presets import preset_names
 from .producers import note_producers_
 from .proof import Proof, prove
 from .quantizer import Quantizer
 from .recompute import recomputed_outputs
-from .table import quantized_layers, quantizers_of
+from .switched import as_float
+from .table import add_subclass, quantized_layers, quantizers_of
 
 __all__ = [
     "Proof",
     "Quantizer",
+    "add_subclass",
     "as_float",
     "coverage_of",
     "note_producers_",

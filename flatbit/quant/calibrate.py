@@ -22,15 +22,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.pairs import input_of
 from ..device import device_of, float32_products
+from ..inputs import check_one_input
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..progress import track
 from ..undo import undone_on_failure
+from .calls import mend, uncalled
 from .candidates import observe_at_each_
-from .convert import as_float
+from .example import example_of, multiplied
 from .producers import note_producers_
 from .quantizer import Quantizer
 from .reparametrized import folded
+from .switched import as_float
 from .table import is_weighted, quantized_layers, quantized_tensors, quantizers_of
 
 
@@ -71,6 +74,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], num_batches: int | None
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model is not quantized: call flatbit.quantize_(model, policy) first")
+    check_one_input(model, "calibrate_")
     quantizers = [quantizer for _, quantizer in quantizers_of(model)]
     state = chain.from_iterable(chain(q.parameters(), q.buffers()) for q in quantizers)
     with undone_on_failure(model, state):
@@ -103,9 +107,9 @@ def _calibrate_activations_(model: nn.Module, batches: Iterable[Any], num_batche
         if late:
             rest = islice(stream, max(0, max(late.values()) - len(held)))
             seen = _observe_(model, late, chain(held, rest), "calibrating with all quantizers active")
-    for quantizer in watched:
-        if not quantizer.calibrated:
-            raise ValueError(_nothing_seen(quantizer, len(seen)))
+    if unset := [quantizer for quantizer in watched if not quantizer.calibrated]:
+        _refuse_uncalled(model, held[0], unset)
+        raise ValueError(_nothing_seen(unset[0], len(seen)))
     note_producers_(model, held[0])
     return Calibration(num_batches=len(seen), num_samples=sum(seen))
 
@@ -173,11 +177,22 @@ def _shared_words(calls: Mapping[Quantizer, int]) -> str:
     )
 
 
+def _refuse_uncalled(model: nn.Module, x: Tensor, unset: Iterable[Quantizer]) -> None:
+    """Raise ValueError where quantizers saw nothing since the model does not call their layers."""
+    ran = multiplied(model, example_of(model, x))
+    if found := uncalled(dict.fromkeys(quantizer.site.layer for quantizer in unset), ran):
+        listed = "".join(f"\n  {name}: {why}" for name, why in found.items())
+        raise ValueError(
+            f"{len(found)} layers are quantized, and the model does not run them. Leave them in float, before "
+            f"quantize_: {mend(found)}{listed}"
+        )
+
+
 def _nothing_seen(quantizer: Quantizer, num_batches: int) -> str:
     return (
         f"{quantizer.site}: it was {quantizer.uninformative}, or never reached, in all {num_batches} calibration "
         f"batches, so its range is unknown: calibrate with more data, or leave it float with "
-        f"policy.override({quantizer.site.layer!r}, activations=32)"
+        f"policy.override({quantizer.site.layer!r}, activations=32), before quantize_"
     )
 
 

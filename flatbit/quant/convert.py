@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -14,9 +14,11 @@ from .acting import check_acting
 from .candidates import with_candidates
 from .coverage import Coverage, coverage_of
 from .dataflow import quantized_twice, unquantized_inputs
+from .example import example_of, multiplied
 from .frozen import follow_layers_
 from .layers import QUANTIZER
 from .policy import Policy, Rule
+from .products import Products
 from .quantizer import Quantizer
 from .quantizers import make_quantizer
 from .refusals import refusals, tied_refusals
@@ -32,13 +34,14 @@ from .table import (
     has_quantized_layers,
     is_weighted,
     quantized_layers,
-    quantizers_of,
     row_of,
     slots_of,
 )
 
 
-def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidates: Sequence[int] = ()) -> Coverage:
+def quantize_(
+    model: nn.Module, policy: Policy, *, strict: bool = True, candidates: Sequence[int] = (), example: Any = None
+) -> Coverage:
     """Quantize a model in place by a policy.
 
     Each layer whose exact type is in the table becomes its quantized subclass and gets its
@@ -54,24 +57,33 @@ def quantize_(model: nn.Module, policy: Policy, *, strict: bool = True, candidat
             method has steps: ``assign_bits_`` then switches between them and creates nothing. A step whose width is
             not in use has gradient zero, and no weight decay by ``train.optimizers``; the momentum of an optimizer
             that has moved it fades. Empty for one step.
+        example: what the model is called with: a tensor, a tuple of arguments, a mapping of arguments by name. It runs
+            once in float, and shows what cannot be read off modules: that weights which a module holds itself (class
+            token, positions) meet nothing in a product, that a layer is never called, or its weight read past it.
 
     Returns:
         What was quantized, what stays float by policy, what was refused and why.
 
     Raises:
-        ValueError: nothing to quantize, a refused layer (strict), bits outside a method's range, candidates that
-            are not two different widths or more, or that no layer can have, a setting that acts on none of the layers
-            that its rule names, activations that a rule would have quantized twice. The model is then as it was.
+        ValueError: nothing to quantize, a refused layer (strict), an example that the model does not take, bits
+            outside a method's range, candidates that are not two different widths or more, or that no layer can have,
+            a setting that acts on none of the layers that its rule names, activations that a rule would have
+            quantized twice. The model is then as it was.
     """
     _check_model(model)
-    specs, refused = resolved_specs(model, policy, strict=strict)
+    ran = None if example is None else multiplied(model, example_of(model, example))
+    specs, refused = resolved_specs(model, policy, strict=strict, ran=ran)
     with undone_on_failure(model):
         apply_specs_(model, with_candidates(model, specs, candidates))
-        return coverage_of(model, refused)
+        return coverage_of(model, refused, ran)
 
 
-def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[dict[str, LayerSpec], dict[str, str]]:
+def resolved_specs(
+    model: nn.Module, policy: Policy, *, strict: bool, ran: Products | None = None
+) -> tuple[dict[str, LayerSpec], dict[str, str]]:
     """The specs that a policy gives a model, float or quantized, and why layers were refused; changes nothing.
+
+    ``ran`` as ``refusals`` takes it.
 
     Raises ValueError as ``quantize_``.
     """
@@ -80,18 +92,22 @@ def resolved_specs(model: nn.Module, policy: Policy, *, strict: bool) -> tuple[d
     check_tensors(model)
     modules = dict(named_modules(model))
     specs = _resolve(model, policy)
-    refused = {name: why for name, why in refusals(model).items() if not policy.keeps_float(name, modules[name])}
+    refused = {n: why for n, why in refusals(model, ran).items() if not policy.keeps_float(n, modules[n])}
     specs = {name: spec for name, spec in specs.items() if name not in refused}
     refused |= tied_refusals(model, specs)
     specs = {name: spec for name, spec in specs.items() if spec and name not in refused}
-    _check_specs(model, policy, specs)
+    _check_specs(model, policy, specs, refused)
     if strict and refused:
-        listed = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
         raise ValueError(
             f"{len(refused)} layers cannot be quantized (strict=False leaves them in float and reports them, "
-            f"policy.override(name, weights=32, activations=32) leaves one in float):{listed}"
+            f"policy.override(name, weights=32, activations=32) leaves one in float, or all that wildcards match):"
+            f"{_listed(refused)}"
         )
     return specs, refused
+
+
+def _listed(refused: dict[str, str]) -> str:
+    return "".join(f"\n  {name or repr(name)}: {reason}" for name, reason in refused.items())
 
 
 def _resolve(model: nn.Module, policy: Policy) -> dict[str, LayerSpec]:
@@ -166,19 +182,6 @@ def restore_(model: nn.Module) -> None:
             change_kind_(layer, FLOAT_CLASS[kind_of(layer)])
 
 
-@contextmanager
-def as_float(model: nn.Module) -> Iterator[None]:
-    """Run a quantized model as its float network: every quantizer passes its input through."""
-    active = [quantizer for _, quantizer in quantizers_of(model) if quantizer.enabled]
-    for quantizer in active:
-        quantizer.enabled = False
-    try:
-        yield
-    finally:
-        for quantizer in active:
-            quantizer.enabled = True
-
-
 def _quantizers(
     name: str, layer: nn.Module, spec: LayerSpec, make: Callable[[TensorSpec, Site], Quantizer]
 ) -> dict[str, Quantizer | None]:
@@ -228,12 +231,18 @@ def check_plain(model: nn.Module, first: str) -> None:
         raise ValueError(f"expected a plain module, got {type(model).__name__}: {first}, then wrap or compile")
 
 
-def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:
-    if not any(spec.tensors.keys() - {"bias"} for spec in specs.values()):
+def _check_specs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec], refused: dict[str, str]) -> None:
+    if any(spec.tensors.keys() - {"bias"} for spec in specs.values()):
+        return
+    nothing = f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: "
+    if refused:
         raise ValueError(
-            f"policy {policy.name!r} finds nothing to quantize in {type(model).__name__}: it has no layer of type "
-            f"{', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves all of them float"
+            f"{nothing}{len(refused)} layers cannot be quantized, and no other would be:{_listed(refused)}"
         )
+    raise ValueError(
+        f"{nothing}it has no layer of type {', '.join(t.__name__ for t in list(TABLE)[:6])}, or the policy leaves "
+        "all of them float"
+    )
 
 
 def _check_outputs(model: nn.Module, policy: Policy, specs: dict[str, LayerSpec]) -> None:

@@ -9,24 +9,19 @@ does not multiply is float, 32 x 32 bits: a weight that is read outside the call
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..bits import num_bytes
-from ..device import device_of
-from ..modes import buffers_kept, modes_kept
 from ..text import as_text
 from ..wrappers import named_modules
-from .convert import as_float
-from .products import Omission, Products, watched_products
+from .example import example_of, multiplied, zero_image
+from .products import Omission, Products
 from .quantizer import Quantizer
 from .reparametrized import folded
 from .spec import FLOAT_BITS
@@ -161,42 +156,9 @@ def cost(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, exampl
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet (a lazy layer): run the model once on an input, then count")
+    called = zero_image(model, input_shape) if example is None else example_of(model, example)
     with folded(model.modules()):
-        if example is None:
-            image, of = _zero_image(model, input_shape), f"image {tuple(input_shape or ())}"
-            what = f"one image of shape {tuple(input_shape or ())} (example=... takes tokens, several inputs)"
-            found = _run(model, (image,), {}, what)
-        else:
-            example = tree_map_only(Tensor, lambda tensor: tensor.to(device_of(model)), example)
-            of = f"input {', '.join(map(_described, tree_leaves(example)))}"
-            by_name = dict(example) if isinstance(example, Mapping) else {}
-            args = () if by_name else example if isinstance(example, tuple) else (example,)
-            found = _run(model, args, by_name, f"the {of}")
-        return _cost_of(model, found, of)
-
-
-def _zero_image(model: nn.Module, shape: Any) -> Tensor:
-    """A batch of one, on the model's device and in its dtype. Raises ValueError for what is no shape."""
-    if not isinstance(shape, tuple | list):
-        raise ValueError(f"input_shape={shape!r}: expected the shape of one image, such as (3, 32, 32)")
-    tensors = filter(torch.is_floating_point, chain(model.parameters(), model.buffers()))
-    dtype = next((tensor.dtype for tensor in tensors), torch.float32)
-    try:
-        return torch.zeros(1, *shape, device=device_of(model), dtype=dtype)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{type(model).__name__} does not take one image of shape {tuple(shape)}: {error}") from error
-
-
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Products:
-    """What one forward multiplies. Raises ValueError, with the model's own words, where it takes no such input."""
-    with torch.no_grad(), modes_kept(model), buffers_kept(model), torch.random.fork_rng(devices=[]), as_float(model):
-        model.eval()
-        with watched_products(model, (args, kwargs)) as found:
-            try:
-                model(*args, **kwargs)
-            except Exception as error:
-                raise ValueError(f"{type(model).__name__} does not take {what}: {error}") from error
-    return found
+        return _cost_of(model, multiplied(model, called), called.of)
 
 
 def _cost_of(model: nn.Module, found: Products, of: str) -> Cost:
@@ -217,13 +179,6 @@ def _cost_of(model: nn.Module, found: Products, of: str) -> Cost:
 def _holds(module: nn.Module) -> bool:
     return is_quantized(module) or any(
         True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))
-    )
-
-
-def _described(value: Any) -> str:
-    """A tensor by its shape and dtype."""
-    return (
-        f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else str(value)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.table import Table
@@ -12,7 +12,9 @@ from torch import nn
 from ..models.shared import shared_modules
 from ..text import as_text
 from ..wrappers import named_modules
+from .calls import READ_PAST, read_past
 from .convention import Convention, convention
+from .products import Products
 from .quantizer import Quantizer
 from .refusals import refusals
 from .reparametrized import folded
@@ -40,7 +42,8 @@ class LayerCoverage:
 
     Attributes:
         weights: the specs of its quantized weights.
-        num_weights, num_quantized: how many numbers its weights have, and those that are quantized.
+        num_weights, num_quantized: how many numbers its weights have, and those that are quantized: none of a layer
+            whose weight the model's code reads past its call.
         zeros: share of exact zeros among weights whose grid has no zero, where it is 1 % or more (pruned): they
             become half a step up or down.
     """
@@ -111,29 +114,33 @@ class Coverage:
         return as_text(table, f"{self.fraction:.1%} of the weights quantized. {self.convention}")
 
 
-def coverage_of(model: nn.Module, refused: dict[str, str] | None = None) -> Coverage:
+def coverage_of(model: nn.Module, refused: dict[str, str] | None = None, ran: Products | None = None) -> Coverage:
     """The coverage of a model as it stands: modules with weights, and those with quantizers.
 
     Args:
         model: any module.
         refused: why layers were refused, by name; None for what ``refusals`` finds.
+        ran: what a float run multiplied, which tells of modules that hold weights themselves.
     """
-    refused = refusals(model) if refused is None else refused
+    refused = refusals(model, ran) if refused is None else refused
     with folded(layer for _, layer in quantized_layers(model)):
-        return _coverage(model, refused)
+        return _coverage(model, refused, ran)
 
 
-def _coverage(model: nn.Module, refused: dict[str, str]) -> Coverage:
+def _coverage(model: nn.Module, refused: dict[str, str], ran: Products | None) -> Coverage:
     stated = convention(model)
     fixed_point = "fixed point" in (stated.batch_norm, stated.bias)
-    places = _output_places(model)
+    places, past = _output_places(model), read_past(model)
     layers = []
     for name, module in named_modules(model):
         if is_quantized(module):
-            reason = _why_noted(name, module, places)
-            layers.append(_row(name, module, "quantized", spec=spec_of(module), reason=reason))
+            reason = READ_PAST if name in past else _why_noted(name, module, places)
+            row = _row(name, module, "quantized", spec=spec_of(module), reason=reason)
+            layers.append(replace(row, num_quantized=0) if name in past else row)
         elif name in refused:
             layers.append(_row(name, module, "refused", reason=refused[name]))
+        elif has_unknown_products(module) and ran is not None and ran.leaves_alone(name):
+            layers.append(_row(name, module, "float", reason="met nothing in a product when it ran: stays float"))
         elif reason := _why_float(module, fixed_point):
             layers.append(_row(name, module, "float", reason=reason))
     return Coverage(convention=stated, layers=tuple(layers))

@@ -155,10 +155,8 @@ def _check_method(name: str, what: Literal["weights", "activations"], bits: int)
         raise ValueError(f"method {name!r} does not quantize {what}: give {keyword}, one of {', '.join(others)}")
     if bits not in quantizer.supported_bits:
         reason = f" ({quantizer.refusal})" if quantizer.refusal else ""
-        raise ValueError(
-            f"method {name!r} quantizes {what} to {_span(quantizer.supported_bits)} bits, got {bits}{reason}"
-        )
+        raise ValueError(f"method {name!r} quantizes {what} to {_span(quantizer.supported_bits)}, got {bits}{reason}")
 
 
 def _span(bits: Sequence[int]) -> str:
-    return f"{min(bits)}-{max(bits)}"
+    return f"{min(bits)}-{max(bits)} bits" if len(bits) > 1 else "1 bit" if bits[0] == 1 else f"{bits[0]} bits"

@@ -95,6 +95,11 @@ class Products:
         """Multiply-adds of all products that read no module's weight."""
         return self.of_activations.total()
 
+    def leaves_alone(self, name: str) -> bool:
+        """Whether a module ran, or was read, and its own tensors met nothing in a product that is known or unknown."""
+        met = {*self.macs, *(owner for owner, _ in self.omitted), *(where for where, _ in self.unknown)}
+        return name in self.reached and name not in met
+
     def omissions(self) -> tuple[Omission, ...]:
         """What is not counted."""
         known = (Omission(name=name, what=what, macs=macs) for (name, what), macs in self.omitted.items() if macs)

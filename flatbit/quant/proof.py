@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from .. import plain
+from .calls import mend
 from .grid import Grid
 from .outside_calls import OutsideCalls
 from .producers import must_read_outputs, reads_watched, unquantized_words
@@ -127,14 +128,14 @@ def _prove(model: nn.Module, x: Tensor) -> Proof:
             f"the quantized weights of {', '.join(map(repr, unread))} are used outside of their layers' calls, and "
             "nothing shows that what they multiply is quantized: call the layers"
         )
-    if wrong := order.wrong_end():
+    if wrong := order.wrong_end(floats.provenance.read):
         raise QuantizationError(wrong)
     for name, quantizer in watched.items():
         if name not in levels:
             raise QuantizationError(
                 f"{quantizer.site}: its quantizer was not called: the model does not run this layer's forward, so "
-                f"nothing shows that it is quantized. Leave it float with policy.override({quantizer.site.layer!r}, "
-                "weights=32, activations=32), or call the layer"
+                "nothing shows that it is quantized. Call the layer, or leave it float, before quantize_: "
+                f"{mend([quantizer.site.layer])}"
             )
     return Proof(usage=levels)
 
@@ -293,5 +294,5 @@ class _NoFloatWeight(TorchDispatchMode):
         for tensor, name in found:
             raise QuantizationError(
                 f"{tensor} of layer {name!r} entered {operation} in float: something reads layer.{tensor} "
-                "past its quantizer. Leave the layer float by policy, or make its caller call the layer"
+                f"past its quantizer. Make its caller call it, or leave it float, before quantize_: {mend([name])}"
             )

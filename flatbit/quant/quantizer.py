@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .facts import FACTS, Facts, is_finite
 from .grid import CodeRange, Grid
 from .passes import read_is_free, wide
-from .rounding import Surrogate, Ties, fake_quantize
+from .rounding import Surrogate, Ties, fake_quantize, fake_quantize_output
 from .site import Site
 
 MAX_BITS = 8
@@ -73,7 +73,7 @@ class Quantizer(nn.Module, ABC):
         self.granularity = granularity
         self.step_shape = site.step_shape if granularity == "channel" else ()
         self.enabled = True
-        self.primitive = fake_quantize
+        self.primitive = fake_quantize_output if site.role == "output" else fake_quantize
         self.perturbation: Tensor | None = None
         self._judged: tuple[tuple[int, int], ...] = ()
         self.facts = Facts()
@@ -292,9 +292,9 @@ class Quantizer(nn.Module, ABC):
     def _check_width(self, bits: int) -> None:
         """Raise ValueError for a width that the method does not have, or that has no row."""
         if bits not in self.supported_bits:
-            span = f"{min(self.supported_bits)} to {max(self.supported_bits)}"
+            span = f"{min(self.supported_bits)} to {max(self.supported_bits)} bits".replace("1 to 1 bits", "1 bit")
             reason = f": {self.refusal}" if self.refusal else ""
-            raise ValueError(f"{self.site}: method {self.method!r} takes {span} bits, got {bits}{reason}")
+            raise ValueError(f"{self.site}: method {self.method!r} takes {span}, got {bits}{reason}")
         if self.site.candidates and bits not in self.site.candidates:
             listed = ", ".join(map(str, self.site.candidates))
             raise ValueError(f"{self.site}: it was quantized with steps for {listed} bits, got {bits}")

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .rounding import Number, Surrogate, Ties, fake_quantize, quantized_value, surrogate_gradients
+from .rounding import Number, Surrogate, Ties, fake_quantize, fake_quantize_output, quantized_value, surrogate_gradients
 from .table import quantizers_of, row_of
 
+FUSED = (fake_quantize, fake_quantize_output)
+"""The primitives that recipes stand in for."""
 MODIFIED = (
     "a tensor that the backward pass of a quantized network reads was modified in place after the forward pass "
     "(version {now}, expected {then}): modify a copy, or train without recomputed_outputs to see which"
@@ -41,7 +43,7 @@ def recomputed_outputs(model: nn.Module) -> Iterator[None]:
     Raises ValueError for a model that has no quantizer, or whose quantizers already recompute;
     RuntimeError in the backward pass where a tensor that it needs was modified in place.
     """
-    quantizers = [q for _, q in quantizers_of(model) if q.primitive is fake_quantize]
+    quantizers = {q: q.primitive for _, q in quantizers_of(model) if q.primitive in FUSED}
     if not quantizers:
         raise ValueError(
             f"{type(model).__name__} has no quantizer whose output could be computed again: quantize_ it first, "
@@ -55,8 +57,8 @@ def recomputed_outputs(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for quantizer in quantizers:
-            quantizer.primitive = fake_quantize
+        for quantizer, primitive in quantizers.items():
+            quantizer.primitive = primitive
         for handle in handles:
             handle.remove()
 

@@ -14,6 +14,9 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..wrappers import named_modules
+from .alike import base_of
+from .calls import uncalled
+from .products import Products
 from .reparametrized import reparametrized
 from .spec import LayerSpec
 from .table import TABLE, has_unknown_products, is_weighted, own_weights, row_of, slots_of
@@ -21,8 +24,14 @@ from .table import TABLE, has_unknown_products, is_weighted, own_weights, row_of
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
-def refusals(model: nn.Module) -> dict[str, str]:
-    """Layers with weights that must stay float, by name, each with its reason."""
+def refusals(model: nn.Module, ran: Products | None = None) -> dict[str, str]:
+    """Layers with weights that must stay float, by name, each with its reason and the mend.
+
+    Args:
+        model: float or quantized.
+        ran: what a float run of it multiplied (``example.multiplied``), which tells of modules with weights of their
+            own, and of calls; None to refuse such modules on suspicion, and to leave calls to calibration.
+    """
     found: dict[str, str] = {}
     for name, module in named_modules(model):
         if isinstance(module, nn.MultiheadAttention):
@@ -36,12 +45,11 @@ def refusals(model: nn.Module) -> dict[str, str]:
             )
             found |= {f"{name}.{child}".lstrip("."): reason for child in ("linear1", "linear2")}
         elif (isinstance(module, WEIGHTED) or is_weighted(module)) and name not in found:
-            reason = _reason(module)
+            reason = _reason(module) or ("" if ran is None else uncalled([name], ran).get(name, ""))
             if reason:
                 found[name] = reason
-        elif has_unknown_products(module) and name not in found:
-            shapes = " and ".join(str(tuple(weight.shape)) for weight in own_weights(module))
-            found[name] = f"{type(module).__name__} holds weights {shapes} itself, which its forward may multiply with"
+        elif has_unknown_products(module) and name not in found and (ran is None or not ran.leaves_alone(name)):
+            found[name] = _own_reason(module, ran)
     return found
 
 
@@ -66,10 +74,14 @@ def tied_refusals(model: nn.Module, specs: Mapping[str, LayerSpec]) -> dict[str,
 def _reason(module: nn.Module) -> str:
     row = row_of(module)
     if row is None:
-        base = next((t.__name__ for t in TABLE if isinstance(module, t)), None)
+        kind = type(module).__name__
+        base = base_of(type(module), TABLE)
         if base is None:
-            return f"no quantized form of {type(module).__name__}"
-        return f"{type(module).__name__} is a subclass of {base} whose forward may use the weight otherwise"
+            return f"no quantized form of {kind}"
+        return (
+            f"{kind} is a subclass of {base.__name__} whose forward may use the weight otherwise: if it computes what "
+            f"{base.__name__} does, flatbit.quant.add_subclass({kind}) says so"
+        )
     for tensor, mend in reparametrized(module).items():
         return f"its {tensor} is computed from other tensors (pruning, weight_norm or the like): call {mend} first"
     for slot in slots_of(module, "weight"):
@@ -79,3 +91,11 @@ def _reason(module: nn.Module) -> str:
         if weight is None:
             return f"its {slot.name} is computed by a hook that is not known here: make it a parameter first"
     return ""
+
+
+def _own_reason(module: nn.Module, ran: Products | None) -> str:
+    shapes = " and ".join(str(tuple(weight.shape)) for weight in own_weights(module))
+    held = f"{type(module).__name__} holds weights {shapes} itself"
+    if ran is None:
+        return f"{held}, which its forward may multiply with: quantize_(..., example=x) runs it once on x and sees"
+    return f"{held}, and in the run they met something in a product, or it never ran"

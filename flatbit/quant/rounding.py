@@ -20,7 +20,8 @@ function has no curvature to speak of).
 
 Two faces compute this. ``fake_quantize_reference`` is the definition, composed of differentiable
 operations. ``fake_quantize`` is what runs: one autograd node that keeps its input and its output
-(a convolution keeps its input anyway) and no masks. They agree in value and in first and second
+(a convolution keeps its input anyway) and no masks; of an activation, whose output others may change in place, its
+input alone (``fake_quantize_output``). They agree in value and in first and second
 derivatives; ``tests/quant/test_rounding.py`` holds them to it. Under ``torch.vmap`` that node takes the
 stacked tensors; under the transforms that differentiate (``torch.func.grad``) the reference runs.
 """
@@ -113,6 +114,7 @@ def fake_quantize(
     *,
     surrogate: Surrogate,
     ties: Ties = "even",
+    keeps_output: bool = True,
 ) -> Tensor:
     """Fake-quantize with the surrogate's gradient, fused: one autograd node.
 
@@ -123,6 +125,7 @@ def fake_quantize(
         low, high: the lowest and highest code.
         surrogate: which function the backward differentiates (module docstring).
         ties: where a value half way between two levels goes (``nearest_code``).
+        keeps_output: whether the backward pass reads ``x^q``, or computes it again.
 
     Returns:
         ``x^q``, of ``x``'s shape and dtype; bit for bit ``step * (code + offset)``.
@@ -131,11 +134,20 @@ def fake_quantize(
     """
     if torch._C._are_functorch_transforms_active():
         if only_vmapped(x, step, offset, low, high):
-            return on_stacked(fake_quantize, x, step, offset, low, high, surrogate=surrogate, ties=ties)
+            how = {"surrogate": surrogate, "ties": ties, "keeps_output": keeps_output}
+            return on_stacked(fake_quantize, x, step, offset, low, high, **how)
         return fake_quantize_reference(x, step, offset, low, high, surrogate=surrogate, ties=ties)
     if surrogate == "identity":
         return _Identity.apply(x, step, offset, low, high, ties)  # type: ignore[return-value]
-    return _FakeQuantize.apply(x, step, offset, low, high, surrogate, ties)  # type: ignore[return-value]
+    return _FakeQuantize.apply(x, step, offset, low, high, surrogate, ties, keeps_output)  # type: ignore[return-value]
+
+
+def fake_quantize_output(*grid: Any, **how: Any) -> Tensor:
+    """``fake_quantize`` of what a caller gets and may change in place (``out += skip``), which no gradient then reads.
+
+    In eager mode; a compiler orders what is read and what is changed by itself.
+    """
+    return fake_quantize(*grid, **how, keeps_output=torch.compiler.is_compiling())
 
 
 def learned_step(parameter: Tensor, gradient_scale: Number = 1.0) -> Tensor:
@@ -176,21 +188,27 @@ class _Identity(torch.autograd.Function):
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """The clip, learned and residual surrogates. Keeps x, step, the output, and offset if a tensor."""
+    """The clip, learned and residual surrogates. Keeps x, step, the output if asked, and offset if a tensor."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, surrogate: Surrogate, ties: Ties
-    ) -> Tensor:
-        value = quantized_value(x, step, offset, low, high, ties)
-        ctx.offset, ctx.low, ctx.high, ctx.surrogate = offset, low, high, surrogate
-        ctx.save_for_backward(x, step, value)
+    def forward(ctx: Any, x: Tensor, step: Tensor, offset: Number, low: Number, high: Number, *how: Any) -> Tensor:
+        ctx.surrogate, ctx.ties, keeps_output = how
+        value = quantized_value(x, step, offset, low, high, ctx.ties)
+        ctx.offset, ctx.low, ctx.high = offset, low, high
+        ctx.save_for_backward(x, step, *[value] * keeps_output)
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, step, value = ctx.saved_tensors
-        return *surrogate_gradients(ctx, x, step, value, gradients[0]), None, None, None, None
+        x, step, *kept = ctx.saved_tensors
+        value = kept[0] if kept else _output_again(ctx, x, step)
+        return *surrogate_gradients(ctx, x, step, value, gradients[0]), *[None] * 5
+
+
+@torch.no_grad()
+def _output_again(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
+    """The output; x in its place where nobody reads it, for only a step's gradient does."""
+    return quantized_value(x, step, ctx.offset, ctx.low, ctx.high, ctx.ties) if ctx.needs_input_grad[1] else x
 
 
 def surrogate_gradients(

@@ -6,11 +6,13 @@ the one that reads the image would make every stated convention false.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from .policy import roles_of
 from .table import quantized_layers, weighted_layers
 
 
@@ -38,14 +40,16 @@ class RunOrder:
 
         return note
 
-    def wrong_end(self) -> str | None:
+    def wrong_end(self, read: Container[str] = ()) -> str | None:
         """What is wrong with the first or last layer, and the mend; None where all is right.
 
-        A layer that is quantized as the stated one would be is no error, whatever its role is called.
+        A layer that is quantized as the stated one would be is no error, whatever its role is called; nor is one that
+        runs behind a float layer whose weight was ``read`` past its call, as no hook sees.
         """
         if not self.names:
             return None
         layers = dict(quantized_layers(self.model))
+        past = {role for name, role in roles_of(self.model).items() if name in read and name not in self.names}
         ends = {"first": self.names[0]}
         if self.names[-1] != self.names[0]:
             ends["last"] = self.names[-1]
@@ -55,7 +59,7 @@ class RunOrder:
             stated = next((other for other, layer in layers.items() if layer.spec.role == role), None)
             own = layers[name].spec
             alike = stated is not None and replace(layers[stated].spec.stated(), role=own.role) == own.stated()
-            if alike or (role == "first" and stated in self.read_image):
+            if alike or (stated is None and role in past) or (role == "first" and stated in self.read_image):
                 continue
             taken = f"took {stated!r} for it" if stated else f"left in float what is defined {role}"
             return (

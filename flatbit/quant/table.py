@@ -1,15 +1,15 @@
 """The exact-type table: from float class to quantized class, its slots, and how its multiply-adds are counted.
 
 A layer that is not here is not quantized. A class of your own enters by ``add_layer``; with one row and
-one class it may have any slots, two weights of different shapes for one.
+one class it may have any slots, two weights of different shapes for one. A subclass that computes what its base does
+enters by ``add_subclass``, or by itself where it only renames (``alike``).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -19,96 +19,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ..registry import nearest
 from ..wrappers import named_modules
 from . import layers
+from .alike import base_of, computes_as, narrowed
 from .layers import QUANTIZER, QuantizedLayer, with_quantized_output
 from .quantizer import Quantizer
 from .reparametrized import kind_of
+from .row import Row, Slot, convolution_macs, linear_macs
 from .spec import FLOAT_BITS, LayerSpec, TensorSpec
-
-SLOT_ROLES = ("weight", "bias", "input", "output")
-KINDS = ("convolution", "linear", "activation", "normalization")
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A tensor of a layer that can be quantized.
-
-    Attributes:
-        name: of the tensor; its quantizer is the module ``NAME_quantizer``.
-        role: what it is.
-        channel_axis: of a weight: the axis of its output channels.
-    """
-
-    name: str
-    role: Literal["weight", "bias", "input", "output"]
-    channel_axis: int = 0
-
-    def __post_init__(self) -> None:
-        if self.role not in SLOT_ROLES:
-            raise ValueError(f"slot {self.name!r}: role={self.role!r}: expected {' or '.join(map(repr, SLOT_ROLES))}")
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise ValueError(f"slot {self.name!r}: expected the name of an attribute")
-        if (self.role == "weight") == (self.name in SLOT_ROLES[1:]) or self.role not in ("weight", self.name):
-            raise ValueError(
-                f"slot {self.name!r} of role {self.role!r}: input, output and bias are called so, and a weight by the "
-                "name of its parameter"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the table says of a float class.
-
-    Attributes:
-        quantized: its quantized class.
-        kind: what it is.
-        slots: which of its tensors can be quantized, in the order that its forward uses them.
-        macs: multiply-adds of a call, from the layer, its input and its output, whatever their first axis holds
-            (images, windows, frames); None where it multiplies by no weight.
-    """
-
-    quantized: type[nn.Module]
-    kind: Literal["convolution", "linear", "activation", "normalization"]
-    slots: tuple[Slot, ...]
-    macs: Callable[[Any, Tensor, Tensor], int] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.quantized, type) or not issubclass(self.quantized, nn.Module):
-            raise ValueError(f"row: quantized={self.quantized!r}: expected a class of modules")
-        if why := self._fault():
-            raise ValueError(f"row of {self.quantized.__name__}: {why}")
-
-    def _fault(self) -> str:
-        """What does not go together in it; empty where all does."""
-        if self.kind not in KINDS:
-            return f"kind={self.kind!r}: expected {' or '.join(map(repr, KINDS))}"
-        if not isinstance(self.slots, tuple) or not all(isinstance(slot, Slot) for slot in self.slots):
-            return f"slots={self.slots!r}: expected a tuple, as (INPUT, Slot('weight', 'weight'), BIAS)"
-        roles, names = {slot.role for slot in self.slots}, [slot.name for slot in self.slots]
-        if not names or len({*names}) < len(names):
-            return f"slots {names}: expected one or more, each once"
-        multiplies = self.kind in ("convolution", "linear")
-        if multiplies and not callable(self.macs):
-            return (
-                f"macs={self.macs!r}: a {self.kind} layer says how many multiply-adds one image takes: "
-                "a function of the layer, its input and its output, as linear_macs"
-            )
-        if multiplies and "weight" not in roles:
-            return f"kind={self.kind!r}: expected a slot of role 'weight', which it multiplies by"
-        if not multiplies and (self.macs is not None or {"weight", "input"} <= roles):
-            return f"kind={self.kind!r}: what multiplies its input by a weight is 'linear' or 'convolution'"
-        return ""
-
-
-def linear_macs(layer: Any, _: Tensor, output: Tensor) -> int:
-    """Each output meets every input feature."""
-    return output.numel() * layer.in_features
-
-
-def convolution_macs(layer: Any, x: Tensor, output: Tensor) -> int:
-    """Each output, or each input of a transposed one, meets the kernels of its group."""
-    met, others = (x, layer.out_channels) if layer.transposed else (output, layer.in_channels)
-    return met.numel() * math.prod(layer.kernel_size) * others // layer.groups
-
 
 INPUT, BIAS, OUTPUT = Slot("input", "input"), Slot("bias", "bias"), Slot("output", "output")
 WEIGHTED = (INPUT, Slot("weight", "weight"), BIAS)
@@ -135,6 +51,8 @@ TABLE: dict[type[nn.Module], Row] = {
     **{base: Row(with_quantized_output(base), "activation", (OUTPUT,)) for base in ACTIVATIONS},
 }
 FLOAT_CLASS: dict[type[nn.Module], type[nn.Module]] = {row.quantized: base for base, row in TABLE.items()}
+SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+"""Subclasses that compute what a class of the table does, each with that class."""
 # Pickle looks a class up by name in its module; the generated ones have no name here yet.
 for _row in TABLE.values():
     if _row.kind == "activation":
@@ -157,6 +75,32 @@ def add_layer(base: type[nn.Module], row: Row) -> None:
     FLOAT_CLASS[row.quantized] = base
 
 
+def add_subclass(kind: type[nn.Module]) -> None:
+    """Declare that a subclass of a class in the table computes what its base does, and is quantized as it.
+
+    For a forward that casts, logs or checks, and else multiplies by the weight and adds the bias as the base does. What
+    it does besides is left out of a quantized layer, whose forward is that of the base's quantized class.
+
+    Raises ValueError for what is no subclass of a class in the table.
+    """
+    base = base_of(kind, TABLE) if isinstance(kind, type) else None
+    if base is None:
+        raise ValueError(
+            f"add_subclass: expected a subclass of {', '.join(each.__name__ for each in list(TABLE)[:6])} or another "
+            f"class in the table, got {kind!r}: add_layer takes a class of another kind, with its Row"
+        )
+    if kind not in TABLE:
+        add_layer(kind, replace(TABLE[base], quantized=narrowed(TABLE[base].quantized, kind, _made)))
+        SUBCLASSES[kind] = SUBCLASSES.get(base, base)
+
+
+def _made(kind: type[nn.Module]) -> nn.Module:
+    """An empty instance of the quantized class of a subclass, as pickle asks for in another process."""
+    add_subclass(kind)
+    quantized = TABLE[kind].quantized
+    return quantized.__new__(quantized)
+
+
 def check_tensors(model: nn.Module) -> None:
     """Raise ValueError for a layer without a weight or bias that its row names; one that is None is lawful."""
     for name, module in model.named_modules():
@@ -174,9 +118,22 @@ def _path(kind: type) -> tuple[str, str]:
 
 
 def row_of(module: nn.Module) -> Row | None:
-    """The table's row for a module's exact kind, float or quantized, parametrized or not; None where there is none."""
+    """The table's row for a module's kind, float or quantized, parametrized or not; None where there is none.
+
+    A subclass that only renames gets the row of its base.
+    """
     kind = kind_of(module)
-    return TABLE.get(FLOAT_CLASS.get(kind, kind))
+    kind = FLOAT_CLASS.get(kind, kind)
+    if kind not in TABLE and (base := base_of(kind, TABLE)) is not None and computes_as(kind, base):
+        add_subclass(kind)
+    return TABLE.get(kind)
+
+
+def plain_kind(module: nn.Module) -> type[nn.Module]:
+    """The float class that a module computes as: its own, or the base of a subclass that is quantized as it."""
+    kind = kind_of(module)
+    kind = FLOAT_CLASS.get(kind, kind)
+    return kind if row_of(module) is None else SUBCLASSES.get(kind, kind)
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -89,7 +89,7 @@ def _figures(runs: Sequence[Run], rows: Sequence[StageSummary]) -> dict[str, str
     }
     if any(epochs for epochs, _ in curves.values()):
         drawn["learning"] = learning_curves(
-            curves, title="Test accuracy by epoch: each seed, and the mean", y_label=label
+            curves, title=f"{_looked_at(runs[0])} by epoch: each seed, and the mean", y_label=label
         )
     return {name: to_svg(drawing) for name, drawing in drawn.items()}
 
@@ -105,6 +105,12 @@ def _curves(runs: Sequence[Run], stage: str, metric: str) -> tuple[list[int], li
     scores = [{epoch.epoch: epoch.score(metric) for epoch in run.record.stages[stage].epochs} for run in runs]
     seen = [{epoch: score for epoch, score in found.items() if score is not None} for found in scores]
     return [*seen[0]], [[*found.values()] for found in seen]
+
+
+def _looked_at(run: Run) -> str:
+    """Whose score epochs have."""
+    splits = run.record.recipe.splits
+    return "Accuracy on held-out training images" if splits and splits.held_out else "Test accuracy"
 
 
 def _weight_figures(run: Run) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -29,6 +29,9 @@ class StageSummary:
         num_seeds: n.
         size_bytes, bitops: of the model, one image.
         seconds: mean training time.
+        test_images: how many the score is of.
+        held_out: mean score on held-out training images, by which the run chose; None where none are.
+        kept: whether the stage's net is what the runs leave.
         convention: the rules the accuracy was got under; ``first_last``: the part that differs most, short.
     """
 
@@ -44,6 +47,9 @@ class StageSummary:
     size_bytes: int
     bitops: int
     seconds: float
+    test_images: int
+    held_out: float | None
+    kept: bool
     convention: str
     first_last: str
 
@@ -70,18 +76,21 @@ def summarize(runs: Sequence[Run]) -> list[StageSummary]:
     rows: list[StageSummary] = []
     for name in stages:
         rows.append(_row(name, [run.record.stages[name] for run in runs], rows))
-    return rows
+    kept = {run.record.kept or stages[-1] for run in runs}
+    return [replace(row, kept={row.stage} == kept) for row in rows]
 
 
 def table_of(rows: Sequence[StageSummary], title: str, file_bytes: Mapping[str, int] | None = None) -> Table:
     """The rows as a table for a terminal, with the size of each stage's packed file where it is given."""
     n = max(row.num_seeds for row in rows)
     spread = f"; mean ± std over {n} seeds" if n > 1 else ""
+    held = any(row.held_out is not None for row in rows)
     table = Table(
         "stage",
         "bits",
         f"{LABELS[rows[0].metric]} %",
         "below float",
+        *(("held out %",) if held else ()),
         "bytes",
         *(() if file_bytes is None else ("file",)),
         "bit-ops",
@@ -93,7 +102,8 @@ def table_of(rows: Sequence[StageSummary], title: str, file_bytes: Mapping[str, 
         loss = "" if row.loss is None or row.method == "float" else f"{row.loss:+.2f}"
         file = () if file_bytes is None else (f"{file_bytes[row.stage]:,}",)
         cost = f"{row.size_bytes:,}", *file, f"{row.bitops / 1e6:,.1f} M"
-        table.add_row(row.stage, row.bits, row.accuracy, loss, *cost, f"{row.seconds:.1f}", row.first_last)
+        chosen_by = () if not held else ("-" if row.held_out is None else f"{row.held_out:.2f}",)
+        table.add_row(row.stage, row.bits, row.accuracy, loss, *chosen_by, *cost, f"{row.seconds:.1f}", row.first_last)
     return table
 
 
@@ -105,6 +115,7 @@ def as_json(rows: Sequence[StageSummary]) -> list[dict[str, Any]]:
 def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> StageSummary:
     first, scores = entries[0], [entry.score for entry in entries]
     best = [entry.best_test for entry in entries if entry.best_test is not None]
+    held = [entry.held_out for entry in entries if entry.held_out is not None]
     convention = first.test.convention
     reference = next((row.score for row in earlier if row.method == "float"), None)
     is_float = convention.policy == "float"
@@ -122,6 +133,9 @@ def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> 
         size_bytes=first.cost.size_bytes,
         bitops=first.cost.bitops,
         seconds=statistics.mean(entry.seconds for entry in entries),
+        test_images=first.test.num_samples,
+        held_out=statistics.mean(held) if len(held) == len(entries) else None,
+        kept=False,
         convention=_joined("float" if is_float else convention.in_words(), first.way, ", "),
         first_last=_joined("" if is_float else _first_last(convention), first.way, " "),
     )

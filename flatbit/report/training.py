@@ -71,5 +71,8 @@ def _besides(stage: Stage, record: RunRecord) -> list[str]:
     if captures:
         listed = ", ".join(f"{epoch.epoch} ({epoch.score(entry.metric):.2f} %)" for epoch in captures)
         said.append(f"captured after epochs {listed}")
-    said += [f"batch norm {c.step}: {c.before:.2f} to {c.after:.2f} %" for c in entry.batchnorm]
+    said += map(str, entry.batchnorm)
+    if entry.held_out is not None:
+        kept = ", the net that is kept" * (stage.name == record.kept)
+        said.append(f"{entry.held_out:.2f} % of held-out training images{kept}")
     return said

@@ -20,6 +20,7 @@ from ..atomic import replacing
 from ..data.batches import Batch, Data
 from ..device import device_of
 from ..modes import modes_kept
+from ..outputs import logits_of
 from ..progress import bar
 from ..train.losses.labels import cross_entropy
 from ..train.optimizers import SGD, make_optimizer, set_rate_
@@ -223,7 +224,7 @@ class Search:
         with modes_kept(self.net.model):
             self.net.model.eval()
             right = [
-                (self.net.model(x).argmax(1) == y).float().mean()
+                (logits_of(self.net.model(x), "the shared net").argmax(1) == y).float().mean()
                 for x, y in self._batches(self.validation, 0, augment=False)
             ]
         return 100 * float(torch.stack(right).mean())

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.pairs import input_of
 from ..device import device_of, float32_products
+from ..inputs import check_one_input
 from ..modes import modes_kept
 from ..nonempty import nonempty
 from ..undo import undone_on_failure
@@ -42,6 +43,7 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Any], num_batches:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
+    check_one_input(model, "reestimate_batchnorm_")
     stream = nonempty(batches, "reestimate_batchnorm_", num_batches)
     momenta, device = {norm: norm.momentum for norm in norms}, device_of(model)
     count = 0

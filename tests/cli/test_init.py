@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import flatbit as fb
 from flatbit.cli import COMMANDS, main
 from flatbit.cli.verbs import list as listing
 from flatbit.engine.loop import TrainingError
@@ -14,6 +15,7 @@ from flatbit.engine.record import read_run
 from flatbit.quant.proof import QuantizationError
 from flatbit.recipes import RECIPES
 from flatbit.train.schedules import SCHEDULES
+from flatbit.version import VERSION
 
 VERBS = ["analyze", "cost", "doctor", "eval", "ledger", "list", "plot", "quantize", "quickstart", "run"]
 RECIPE = """
@@ -220,3 +222,15 @@ def test_a_process_of_its_own_has_clean_streams_and_status():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("flatbit: unknown model 'resnet21': did you mean")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_version(flatbit):
+    assert flatbit("--version") == (0, f"flatbit {fb.__version__}\n", "")
+    assert fb.__version__ == VERSION
+
+
+def test_quiet_stands_anywhere_and_lasts_one_line(flatbit, own):
+    own("")
+    words = ("run", "uniq-preresnet8-digits", "--smoke", "--out", "a", "--overwrite")
+    assert [flatbit(*words, "--quiet").err, flatbit("--quiet", *words).err] == ["", ""]
+    assert "float: top-1" in flatbit(*words).err

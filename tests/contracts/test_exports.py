@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit.export.deploy import DEPLOYABLE as EVERY_FORM
+from flatbit.export.deployment import DEPLOYABLE as EVERY_FORM
 from flatbit.export.executor import integer_network
 from flatbit.export.forms import FORMS
 from flatbit.export.gate import EXACT

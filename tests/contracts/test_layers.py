@@ -12,13 +12,14 @@ from torch import nn
 from flatbit.quant.activation import ActivationQuantizer
 from flatbit.quant.assignment import assign_bits_, assignment
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import apply_specs_, as_float, restore_
+from flatbit.quant.convert import apply_specs_, restore_
 from flatbit.quant.cost import cost
 from flatbit.quant.grids import grids
 from flatbit.quant.proof import prove
 from flatbit.quant.quantizer import Quantizer
 from flatbit.quant.quantizers import METHODS
 from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.switched import as_float
 from flatbit.quant.table import FLOAT_CLASS, TABLE, is_weighted, quantizer_of, slots_of
 
 WIDTH = 4

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flatbit.data.held_out import held_out
+from flatbit.data.held_out import fewer_tests, held_out
 from flatbit.data.sequential import Sequential
 from flatbit.data.stream import StreamData
 
@@ -90,3 +90,23 @@ def test_an_iterable_has_no_numbers_to_choose_by():
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"'mine' comes as a stream whose samples have no numbers: .* held out"):
         held_out(data, 2)
+
+
+@each_kind
+def test_fewer_tests_are_drawn_at_random_and_keep_their_order(make):
+    data = make(7, 20)
+    few = [int(y) for _, y in fewer_tests(data, 6).test_batches(1)]
+    assert len(few) == 6
+    assert few == sorted(few) != list(range(6))
+    assert numbers(fewer_tests(data, 6)) == numbers(data)
+    for count in (0, 20):
+        with pytest.raises(ValueError, match=f"fewer_tests: count={count}: expected 1 to 19 of the 20 test samples"):
+            fewer_tests(data, count)
+
+
+@each_kind
+def test_swapped_splits_are_in_each_others_place(make):
+    data = make(7, 20)
+    assert numbers(data.swapped()) == [int(y) for _, y in data.swapped().train_batches(1, seed=0, augment=False)]
+    assert [int(y) for _, y in data.swapped().test_batches(1)] == list(range(7))
+    assert data.swapped().train_batches(1, seed=0).num_samples == 20

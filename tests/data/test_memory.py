@@ -7,12 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flatbit.data import load
 from flatbit.data.augment import Augment
 from flatbit.data.batches import VOID, Data, generator
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
+from flatbit.data.sets.digits import load_digits
 
 from .cases import numbered
 
@@ -378,3 +381,17 @@ def test_features_that_are_not_finite_are_named(value):
 def test_what_was_left_out_stays_noted():
     assert numbered(4).left_out == {}
     assert numbered(4, left_out={"a.png": "damaged"}).with_channels(3).left_out == {"a.png": "damaged"}
+
+
+def test_an_image_file_is_prepared_as_test_images(tmp_path):
+    data = load_digits()
+    x, _ = next(iter(data.test_batches(1)))
+    Image.fromarray(data.test.images[0, 0].numpy()).convert("RGB").save(tmp_path / "a.png")
+    assert torch.equal(data.from_file(tmp_path / "a.png"), x[0])
+    assert torch.equal(data.with_channels(3).from_file(tmp_path / "a.png"), x[0].repeat(3, 1, 1))
+    Image.fromarray(data.test.images[0, 0].numpy().repeat(3, 1)).resize((24, 8)).save(tmp_path / "wide.png")
+    assert data.from_file(tmp_path / "wide.png").shape == (1, 8, 8)
+
+
+def test_features_are_made_from_no_file(tmp_path):
+    assert load("spirals").from_file(tmp_path / "a.png") is None

@@ -185,7 +185,7 @@ IMAGE = type("Image", (), {})()
     [
         (X, r"train\[0\] is a Tensor, expected a pair \(x, y\); two tensors make one in a TensorDataset"),
         ((X, Y, 0), r"train\[0\] is a tuple of 3, expected a pair"),
-        ({"x": X}, r"train\[0\] is a dict, expected a pair"),
+        ({"x": X}, r"train\[0\] is a dict of"),
         ((IMAGE, Y), r"train\[0\]: x is a Image, expected a tensor or array: convert it in your Dataset"),
         ((X.long(), Y), r"x is torch\.int64, expected uint8 \(pixels\) or float"),
         ((torch.tensor(1.0), Y), "x is a single number"),

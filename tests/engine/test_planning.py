@@ -145,7 +145,7 @@ def test_as_dict_is_json_with_a_row_for_each_stage():
 
 def test_it_prints_as_a_table_with_its_notes():
     text = str(plan(small(FLOAT, replace(QUANTIZED, batch_size=64), num_classes=12)))
-    for word in ("small: resnet8 on digits", "meta", "float", "w2a2", "stage:float", "W2/A2", "has 12 outputs"):
+    for word in ("small: resnet8 on digits", "float", "w2a2", "stage:float", "W2/A2", "has 12 outputs"):
         assert word in text
     assert "time" in text
 

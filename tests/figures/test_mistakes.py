@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,16 @@ def test_it_says_truth_and_both_answers_wrong_ones_in_red():
     assert texts(axes) == ["float: zero", "W1/A1: one"]
     assert [text.get_color() for text in axes.texts] == [RIGHT, WRONG]
     np.testing.assert_array_equal(axes.images[0].get_array(), [[4, 5], [6, 7]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_net_of_many_widths_has_a_short_name_below_its_picture():
+    found = wrong(1)
+    name = "W2/A3, W3/A3, W3/A4, W4/A4, W4/A5, W5/A4, W5/A5, W6/A4, W6/A5"
+    drawn = misread_gallery(replace(found, answers={name: found.answers["float"]}), title="misread")
+    (said,) = texts(drawn.axes[0])
+    assert len(said) < 20
+    assert said.startswith("W2/A")
 
 
 @pytest.mark.parametrize(("misread", "kept"), [(3, 3), (40, 18), (40, 5)])

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flatbit.engine.record import RECORD, Failure, Run, write_record
+from flatbit.engine.splits import Splits
 from flatbit.ledger import evidence
 from flatbit.ledger.evidence import (
     KEPT_EPOCHS,
@@ -330,3 +331,9 @@ def test_a_recipe_of_nobodys_names_no_experiment():
     assert named(run_record(replace(whole, model_arguments={"width": 77}))) == ""
     assert named(run_record(shortened(whole, 3))) == NAME
     assert named(run_record(replace(whole, stages=tuple(replace(s, batch_size=7) for s in whole.stages)))) == ""
+
+
+def test_runs_that_were_scored_on_some_test_images_are_left_out(alone):
+    made = replace(experiment(NAME).made(), splits=Splits(limit_test=100))
+    path = write(proof_of(NAME, recipe=made), alone)
+    assert shelf([alone]).left_out == {path: "scored on 100 test images alone (--limit-test)"}

@@ -264,7 +264,7 @@ def test_what_is_no_batch_is_named_by_its_number():
     for wrong, message in (
         (x[:2], "batch 1 is a Tensor, expected a pair"),
         ((x, y, y), "batch 1 is a tuple of 3, expected a pair"),
-        ({"x": x, "y": y}, "batch 1 is a dict, expected a pair"),
+        ({"x": x, "more": y}, "batch 1 is a dict of 'x', 'more': expected one input"),
         ((x[0], y[0]), r"batch 1 has x of shape \(8,\) and y of shape \(\)"),
         ((x.numpy(), y.numpy()), "batch 1 is a pair of ndarray and ndarray"),
     ):
@@ -345,3 +345,31 @@ def test_on_a_device_it_scores_the_same_and_no_batch_waits(device, pixels):
     found = fb.evaluate(model.to(device), on_device())
     assert (found.top1, found.top5, found.miou) == (known.top1, known.top5, known.miou)
     assert found.loss == pytest.approx(known.loss, rel=1e-5)
+
+
+class Returns(nn.Module):
+    def __init__(self, net, what):
+        super().__init__()
+        self.net, self.what = net, what
+
+    def forward(self, x):
+        return self.what(self.net(x))
+
+
+def test_named_batches_and_outputs_score_as_plain_ones(small, quantized, images):
+    y = torch.arange(4)
+    model = quantized(small, "lsq", 4, 4)
+    expected = fb.evaluate(model, [(images, y)])
+    named = Returns(model, lambda logits: {"out": logits, "aux": -logits})
+    assert fb.evaluate(named, [{"label": y, "image": images}]).loss == expected.loss
+    curved = [fb.analysis.hessian(net, [{"x": images, "y": y}], max_iterations=1).eigenvalue for net in (model, named)]
+    assert curved[0] == curved[1]
+    with pytest.raises(ValueError, match=r"Returns returns a tuple of 0: tensor \(4, 10\), 1: tensor \(4, 10\), and"):
+        fb.evaluate(Returns(model, lambda logits: (logits, -logits)), [(images, y)])
+
+
+def test_a_model_of_several_inputs_is_named():
+    model = type("Pair", (nn.Module,), {"forward": lambda self, left, right: left + right})()
+    for call in (fb.evaluate, fb.analysis.hessian):
+        with pytest.raises(ValueError, match="Pair needs left, right, expected one input"):
+            call(model, [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))])

@@ -189,7 +189,7 @@ def test_unreached_layer_is_named():
         def forward(self, x):
             return self.used(x)
 
-    with pytest.raises(ValueError, match=r"input of layer 'idle'.*never reached"):
+    with pytest.raises(ValueError, match=r"the model does not run them.*\n  idle: the model never calls it"):
         calibrate_(made(Skips()), [torch.randn(3, 4)])
 
 
@@ -199,7 +199,7 @@ def test_data_that_is_not_finite_names_layer_and_batch(net, images):
 
 
 def test_batches_must_be_tensors(net):
-    with pytest.raises(ValueError, match=r"batches of tensors.*got dict"):
+    with pytest.raises(ValueError, match=r"batches of tensors.*got int"):
         calibrate_(made(net), [{"x": 1}])
 
 
@@ -280,3 +280,16 @@ def test_no_more_is_read_of_what_never_ends_than_is_asked_for(small):
     assert calibrate_(small, (torch.randn(2, 1, 8, 8) for _ in numbers), 3).num_batches == 3
     assert next(numbers) == 3
     assert calibrate_(small, itertools.cycle([torch.randn(2, 1, 8, 8)])).num_batches == 5
+
+
+def test_a_model_of_several_inputs_is_named_with_the_wrapper():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, left, right):
+            return self.left(left) + self.right(right)
+
+    with pytest.raises(ValueError, match=r"calibrate_: Sum needs left, right, expected one input: several inputs go"):
+        calibrate_(made(Sum()), [(torch.randn(3, 4), torch.randn(3, 4))])

@@ -18,7 +18,6 @@ from flatbit.quant.candidates import observe_at_each_
 from flatbit.quant.convention import convention
 from flatbit.quant.convert import (
     apply_specs_,
-    as_float,
     quantize_,
     restore_,
 )
@@ -29,6 +28,7 @@ from flatbit.quant.proof import prove
 from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import LayerSpec, TensorSpec
+from flatbit.quant.switched import as_float
 from flatbit.quant.table import quantizers_of
 
 UNIQ = policy("uniq", weights=2, activations=2)
@@ -330,18 +330,6 @@ def test_exports_through_torch_export(net, images, quantized, method):
     quantized(net, method, 4, 4 if method != "sqwa" else 32)
     program = torch.export.export(net, (images,))
     assert torch.allclose(program.module()(images), net(images), atol=1e-5)
-
-
-def test_as_float_is_the_float_network(net, images, quantized):
-    expected = net(images)
-    quantized(net)
-    assert not torch.equal(net(images), expected)
-    with as_float(net):
-        assert torch.equal(net(images), expected)
-        with as_float(net):
-            pass
-        assert torch.equal(net(images), expected)  # the inner one does not switch on what the outer switched off
-    assert not torch.equal(net(images), expected)
 
 
 def test_refused_bits_leave_the_model_untouched(small):

@@ -162,7 +162,7 @@ def test_first_and_last_activations_have_the_most_bits_of_the_method_that_quanti
         ),
         (
             lambda: policy("uniq", weights=2, activations=2, activation_method="xnor"),
-            "'xnor' quantizes activations to 1-1 bits",
+            "'xnor' quantizes activations to 1 bit, got",
         ),
         (lambda: policy("fixed_point", weights=2), "unknown policy 'fixed_point'"),
     ],

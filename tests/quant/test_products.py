@@ -96,3 +96,22 @@ def test_a_hook_of_the_users_that_changes_an_output_changes_no_count():
         layer(torch.randn(1, 4))
     assert found.macs == {"": 12}
     assert len(layer._forward_hooks) == 1
+
+
+@pytest.mark.parametrize(
+    ("forward", "alone"),
+    [
+        (lambda w, x: x, True),
+        (lambda w, x: x + w[: len(x)], True),  # a position
+        (lambda w, x: torch.cat([x, w]), True),  # a token
+        (lambda w, x: F.scaled_dot_product_attention(x, x, x, attn_mask=w[: len(x), : len(x)]), True),
+        (lambda w, x: x @ w, False),
+        (lambda w, x: x * w[: len(x)], False),
+        (lambda w, x: (x[:, None] + w).sum(1) @ w.T, False),
+        (lambda w, x: x + (w @ w)[: len(x)], False),
+        (lambda w, x: torch.cdist(x, w), False),
+    ],
+)
+def test_weights_that_meet_nothing_in_a_product_are_left_alone(forward, alone):
+    found = watched(forward, torch.randn(2, 4))
+    assert found.leaves_alone("") == alone

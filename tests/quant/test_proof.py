@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatbit import plain
 from flatbit.quant.calibrate import calibrate_
-from flatbit.quant.convert import as_float, quantize_
+from flatbit.quant.convert import quantize_
 from flatbit.quant.grid import CodeRange
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import COUNTED, Proof, QuantizationError, prove
@@ -17,6 +17,7 @@ from flatbit.quant.provenance import Provenance
 from flatbit.quant.quantizers import make_quantizer
 from flatbit.quant.site import Site
 from flatbit.quant.spec import TensorSpec
+from flatbit.quant.switched import as_float
 from flatbit.quant.table import quantizers_of
 from flatbit.quant.tracking import Tracking
 

@@ -1,17 +1,23 @@
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
 from flatbit.quant import quantizer as module
+from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.candidates import observe_at_each_
+from flatbit.quant.convert import quantize_
 from flatbit.quant.grid import midrise, midtread
 from flatbit.quant.passes import read_is_free
+from flatbit.quant.presets import policy
 from flatbit.quant.quantizer import Quantizer
 from flatbit.quant.quantizers.dq import DqWeight
 from flatbit.quant.quantizers.faq import FaqWeight
 from flatbit.quant.quantizers.lsq_plus import LsqPlusActivation
 from flatbit.quant.quantizers.uniq import UniqActivation, UniqWeight
+from flatbit.quant.recompute import recomputed_outputs
 from flatbit.quant.site import Site
 
 SITE = Site(layer="stem", role="weight", step_shape=(4, 1))
@@ -357,3 +363,34 @@ def test_widths_that_are_learned_are_those_stated_until_they_are_learned():
     quantizer = DqWeight(4, SITE).to("meta")
     quantizer.bits = torch.tensor(4.0)
     assert quantizer.bit_width() == 4
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.LeakyReLU, nn.ReLU6])
+@pytest.mark.parametrize("name", ["lsq", "hol", "faq"])
+def test_a_sum_in_place_after_a_quantized_output_trains_as_one_on_a_copy(name, activation, recomputes):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act1, self.second, self.act2 = nn.Linear(6, 6), activation(), nn.Linear(6, 6), activation()
+            self.head, self.in_place = nn.Linear(6, 3), True
+
+        def forward(self, x):
+            skip = self.act1(self.first(x))
+            out = self.act2(self.second(skip))
+            if self.in_place:
+                out += skip
+            else:
+                out = out + skip
+            return self.head(out)
+
+    model, x = Residual(), torch.randn(8, 6)
+    quantize_(model, policy(name, weights=4, activations=4, placement="output"))
+    calibrate_(model, [x])
+    gradients = []
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for model.in_place in (True, False):
+        with recomputed_outputs(model) if recomputes else nullcontext():
+            loss = model(x).square().sum()
+        gradients.append(torch.autograd.grad(loss, trained, allow_unused=True))
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(*gradients, strict=True))

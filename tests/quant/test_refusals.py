@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from flatbit.metrics.evaluation import evaluate
+from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
 from flatbit.quant.presets import policy
 from flatbit.quant.refusals import refusals
@@ -162,3 +164,50 @@ def test_norms_tables_vectors_and_known_layers_are_not_refused(module):
 def test_a_quantized_model_has_nothing_new_to_refuse(net):
     quantize_(net, policy("uniq", weights=2, granularity="channel"))
     assert refusals(net) == {}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_where_every_layer_is_refused_each_reason_is_said(strict):
+    with pytest.raises(ValueError, match=r"nothing to quantize in Sequential: 2 layers .*\n  0: .*\n  2: no quan"):
+        quantize_(nn.Sequential(StandardizedConv(1, 2, 3), nn.ReLU(), nn.LSTM(2, 2)), UNIQ, strict=strict)
+
+
+class Tokens(nn.Module):
+    """A class token and positions at the root, as vision transformers have them."""
+
+    def __init__(self, multiplies=False):
+        super().__init__()
+        self.token, self.positions = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 4, 6))
+        self.body, self.head, self.multiplies = nn.Linear(6, 6), nn.Linear(6, 4), multiplies
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head((x * self.positions if self.multiplies else self.body(x))[:, 0])
+
+
+def test_an_example_shows_that_a_module_multiplies_by_nothing_of_its_own():
+    x, y = torch.randn(5, 3, 6), torch.arange(5) % 4
+    with pytest.raises(ValueError, match=r"\n  '': Tokens holds weights .*quantize_\(..., example=x\) runs it once"):
+        quantize_(Tokens(), UNIQ)
+    model = Tokens()
+    report = quantize_(model, UNIQ, example=x[:1])
+    assert not report.refused
+    assert [(row.name, row.note) for row in report.kept_float] == [
+        ("", "met nothing in a product when it ran: stays float")
+    ]
+    calibrate_(model, [(x, y)])
+    assert evaluate(model, [(x, y)]).num_samples == 5
+
+
+def test_an_example_shows_that_it_does_and_the_override_leaves_it_float():
+    x = torch.randn(1, 3, 6)
+    policy_ = UNIQ.override("body", weights=32, activations=32)
+    with pytest.raises(ValueError, match=r"\n  '': Tokens holds weights .*in the run they met something in a"):
+        quantize_(Tokens(multiplies=True), policy_, example=x)
+    report = quantize_(Tokens(multiplies=True), policy_.override("", weights=32, activations=32), example=x)
+    assert [row.name for row in report.kept_float] == ["", "body"]
+
+
+def test_an_example_that_the_model_does_not_take_is_named():
+    with pytest.raises(ValueError, match=r"Tokens does not take the input \(1, 3, 5\) float32"):
+        quantize_(Tokens(), UNIQ, example=torch.randn(1, 3, 5))

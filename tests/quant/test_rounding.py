@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from flatbit.quant.rounding import (
     SMALLEST_STEP,
     fake_quantize,
+    fake_quantize_output,
     fake_quantize_reference,
     learned_step,
     nearest_code,
@@ -232,6 +233,20 @@ def test_saves_input_and_output_and_no_mask():
         fake_quantize(x, step, 0.5, -2, 1, surrogate="learned")
     assert [t.shape for t in saved] == [(64, 64), (), (64, 64)]
     assert saved[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_outputs_of_activations_may_be_changed_in_place(surrogate):
+    x = torch.randn(64, 64, requires_grad=True)
+    step, g = torch.tensor(0.5, requires_grad=True), torch.randn(64, 64)
+    gradients = []
+    for primitive in (fake_quantize, fake_quantize_output):
+        out = primitive(x, step, 0.5, -2, 1, surrogate=surrogate)
+        changed = out + 1 if primitive is fake_quantize else out.add_(1)
+        gradients.append((changed, *torch.autograd.grad(changed, [x, step], g, allow_unused=True)))
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -114,3 +114,19 @@ def test_what_each_layer_reads_makes_no_difference_where_all_are_alike():
     assert (model.late.spec.role, model.late.spec.producers) == ("last", ("relu_mid",))
     assert (model.head.spec.role, model.head.spec.producers) == ("inner", ("relu_late",))
     assert fb.evaluate(model, BATCH).num_samples == 16
+
+
+class ReadsTheFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mid, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.mid(torch.relu(x @ self.stem.weight.T))))
+
+
+def test_a_first_layer_in_float_that_is_read_past_its_call_runs_first():
+    model, policy = ReadsTheFirst(), fb.policy("uniq", weights=2, activations=2)
+    fb.quantize_(model, policy.override("stem", weights=32, activations=32))
+    fb.calibrate_(model, BATCH, num_batches=1)
+    assert fb.evaluate(model, BATCH).num_samples == 16

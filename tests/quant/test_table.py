@@ -1,18 +1,24 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from flatbit.quant.convert import quantize_
+from flatbit.quant.calibrate import calibrate_
+from flatbit.quant.convert import quantize_, restore_
 from flatbit.quant.presets import policy
 from flatbit.quant.spec import LayerSpec
 from flatbit.quant.table import (
     BIAS,
     FLOAT_CLASS,
     INPUT,
+    SUBCLASSES,
     TABLE,
     Row,
     Slot,
     add_layer,
+    add_subclass,
     bits_of,
     has_quantized_layers,
     has_unknown_products,
@@ -20,6 +26,7 @@ from flatbit.quant.table import (
     is_weighted,
     linear_macs,
     own_weights,
+    plain_kind,
     quantized_layers,
     quantized_tensors,
     quantizer_of,
@@ -32,17 +39,76 @@ from flatbit.quant.table import (
 )
 
 
+@pytest.fixture
+def own_table():
+    """What is added to the table is gone afterwards."""
+    before = [(held, dict(held)) for held in (TABLE, FLOAT_CLASS, SUBCLASSES)]
+    yield
+    for held, kept in before:
+        held.clear()
+        held.update(kept)
+
+
 def test_issue_asks_for_these_layers():
     assert {nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear} <= TABLE.keys()
 
 
-def test_lookup_is_by_exact_type():
-    class Mine(nn.Conv2d):
-        pass
-
+def test_lookup_is_by_type_and_a_subclass_with_a_forward_of_its_own_is_another(own_table):
     assert row_of(nn.Conv2d(1, 1, 1)).kind == "convolution"
-    assert row_of(Mine(1, 1, 1)) is None
+    assert row_of(Standardized(1, 1, 1)) is None
     assert row_of(nn.Dropout()) is None
+    assert row_of(Named(1, 1, 1)).kind == "convolution"
+    assert issubclass(row_of(Named(1, 1, 1)).quantized, Named)
+
+
+class Named(nn.Conv2d):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seen = 0
+
+    def note(self):
+        self.seen += 1
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Cast(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class CastAgain(Cast):
+    pass
+
+
+def test_a_declared_subclass_is_quantized_as_its_base_and_restored_and_copied(own_table):
+    x = torch.randn(8, 4)
+    model, plain = nn.Sequential(Cast(4, 6), nn.ReLU(), CastAgain(6, 3)), nn.Sequential(*[
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)])  # fmt: skip
+    plain.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match=r"flatbit.quant.add_subclass\(Cast\) says so"):
+        quantize_(model, policy("lsq", weights=4, activations=4))
+    add_subclass(Cast)
+    add_subclass(Cast)  # a file that is loaded again
+    for net in (model, plain):
+        quantize_(net, policy("lsq", weights=4, activations=4))
+        calibrate_(net, [x])
+    assert torch.equal(model(x), plain(x))
+    assert [plain_kind(layer) for layer in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(copied(x), plain(x))
+        assert type(copied[0]) is type(model[0])
+    restore_(model)
+    assert [type(layer) for layer in model] == [Cast, nn.ReLU, CastAgain]
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Linear, nn.Linear(1, 1)])
+def test_what_is_no_subclass_of_the_table_is_not_declared(kind):
+    with pytest.raises(ValueError, match=r"add_subclass: expected a subclass of Linear, Conv1d, .*add_layer takes"):
+        add_subclass(kind)
 
 
 def test_float_models_have_no_quantized_layers(net):
@@ -162,39 +228,15 @@ def test_a_class_enters_once(monkeypatch):
         add_layer(nn.Conv2d, row)
 
 
-def test_multiply_adds_are_of_all_that_a_call_computes():
-    layer = nn.Linear(3, 5)
-    assert TABLE[nn.Linear].macs(layer, torch.zeros(4, 2, 3), torch.zeros(4, 2, 5)) == 4 * 2 * 3 * 5
-    conv = nn.Conv2d(4, 6, 3, groups=2)
-    assert TABLE[nn.Conv2d].macs(conv, torch.zeros(2, 4, 5, 5), torch.zeros(2, 6, 3, 3)) == 2 * 9 * 4 * 3 * 9
-    assert TABLE[nn.ReLU].macs is None
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Slot("weight", "wieght"), "slot 'weight': role='wieght': expected 'weight' or 'bias'"),
-        (lambda: Slot("my weight", "weight"), "slot 'my weight': expected the name of an attribute"),
-        (lambda: Slot(3, "weight"), "slot 3: expected the name of an attribute"),
-        (lambda: Slot("x", "input"), "slot 'x' of role 'input': input, output and bias are called so"),
-        (lambda: Slot("bias", "weight"), "slot 'bias' of role 'weight': input, output and bias are called so"),
-        (lambda: Row(QDoubled, "linear", SLOTS), "row of QDoubled: macs=None: a linear layer says how many"),
-        (lambda: Row(QDoubled, "convolution", SLOTS, 3), "macs=3: a convolution layer says how many"),
-        (lambda: Row(QDoubled, "conv", SLOTS, linear_macs), "kind='conv': expected 'convolution' or 'linear'"),
-        (lambda: Row(QDoubled, "linear", ("weight",), linear_macs), "expected a tuple, as"),
-        (lambda: Row(QDoubled, "linear", [INPUT], linear_macs), "expected a tuple, as"),
-        (lambda: Row(QDoubled, "linear", (), linear_macs), "expected one or more, each once"),
-        (lambda: Row(QDoubled, "linear", (INPUT, INPUT), linear_macs), "expected one or more, each once"),
-        (lambda: Row(QDoubled, "linear", (INPUT, BIAS), linear_macs), "expected a slot of role 'weight'"),
-        (lambda: Row(QDoubled, "activation", SLOTS), "what multiplies its input by a weight is 'linear' or"),
-        (lambda: Row(QDoubled, "normalization", (BIAS,), linear_macs), "is 'linear' or 'convolution'"),
-        (lambda: Row("QDoubled", "linear", SLOTS, linear_macs), "quantized='QDoubled': expected a class of modules"),
         (lambda: add_layer(Doubled, QDoubled), "add_layer: expected a class and its Row"),
         (lambda: add_layer(nn.Linear(1, 1), Row(QDoubled, "linear", SLOTS, linear_macs)), "a class and its Row"),
         (lambda: add_layer(Doubled, Row(Doubled, "linear", SLOTS, linear_macs)), "expected a subclass of Doubled"),
     ],
-)  # fmt: skip
-def test_what_does_not_go_together_is_refused_in_words(make, words):
+)
+def test_what_is_no_row_of_a_class_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 

@@ -9,7 +9,7 @@ from flatbit.train.optimizers import Adam
 
 from .cases import last, made, ran, rates, starts, term
 
-TINY = Network(arguments={"first_width": 4})
+TINY = Network(model="preresnet8", arguments={"variant": "saq", "first_width": 4})
 
 
 def test_steps_learn_from_the_labels_and_the_excess_alone():
@@ -23,14 +23,14 @@ def test_steps_learn_from_the_labels_and_the_excess_alone():
 
 @pytest.mark.parametrize(("mbitops", "weight"), [(674.644, 2.0), (5.0, 0.5)])
 def test_the_weight_counts_the_excess_as_a_share_of_the_budget(mbitops, weight):
-    penalty = term(last("dq-preresnet8-digits", {"penalty.mbitops": mbitops, "penalty.weight": weight}), CostPenalty)
+    penalty = term(last("dq-preresnet20-digits", {"penalty.mbitops": mbitops, "penalty.weight": weight}), CostPenalty)
     assert penalty.target_mbitops == mbitops
     doubled = penalty.weight * (2 * mbitops - mbitops) ** 2
     assert doubled == pytest.approx(weight)
 
 
 @pytest.mark.parametrize(("name", "bits"), [("dq-preresnet20-cifar100", 4), ("dq-mobilenet_v2-cifar100", 4),
-                                            ("dq-preresnet8-digits", 3)])  # fmt: skip
+                                            ("dq-preresnet20-digits", 4)])  # fmt: skip
 def test_the_budget_is_the_cost_of_the_uniform_net_with_saqs_edges(name, bits):
     recipe = made(name)
     shape, classes = ((1, 8, 8), 10) if recipe.data == "digits" else ((3, 32, 32), 100)
@@ -44,17 +44,17 @@ def test_the_budget_is_the_cost_of_the_uniform_net_with_saqs_edges(name, bits):
 @pytest.mark.parametrize("setting", ["penalty.mbitops", "penalty.weight"])
 def test_a_penalty_that_cannot_act_is_refused(setting):
     with pytest.raises(ValueError, match=r"=0: expected a positive number|=0\.0: expected a positive number"):
-        made("dq-preresnet8-digits", {setting: 0})
+        made("dq-preresnet20-digits", {setting: 0})
 
 
 def test_its_bits_are_an_assignment_that_other_recipes_take(tmp_path):
     """Digits, a net of width 4, at half of what its uniform start costs."""
-    settings = {"training.epochs": 10, "pretraining.epochs": 2}
-    start = made("dq-preresnet8-digits", settings, network=TINY).stages[-1]
+    settings = {"training.epochs": 10, "training.lr": 0.01, "pretraining.epochs": 2}
+    start = made("dq-preresnet20-digits", settings, network=TINY).stages[-1]
     model = fb.models.build("preresnet8", variant="saq", in_channels=1, first_width=4)
     fb.quantize_(model, start.policy)
     budget = fb.cost(model, (1, 8, 8)).bitops / 2e6
-    done = ran(made("dq-preresnet8-digits", settings | {"penalty.mbitops": budget}, network=TINY), tmp_path / "dq")
+    done = ran(made("dq-preresnet20-digits", settings | {"penalty.mbitops": budget}, network=TINY), tmp_path / "dq")
     learned = fb.load(done.folder / "model.safetensors")
     bits, spent = fb.assignment(learned), fb.cost(learned, (1, 8, 8)).bitops
     assert len({*bits.values()}) > 2

@@ -3,7 +3,9 @@ import pytest
 from flatbit.models import build
 from flatbit.quant.assignment import assignment
 from flatbit.quant.convert import quantize_
+from flatbit.quant.presets import policy as preset
 from flatbit.recipes import Network
+from flatbit.recipes.finetune import may_begin_at_two_bits
 from flatbit.reference import From
 from flatbit.search.assignment_file import write_assignment
 from flatbit.train.losses.labels import CrossEntropy
@@ -107,3 +109,31 @@ def test_it_may_learn_from_the_float_net(weight, labels):
 def test_what_cannot_act_or_be_is_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         made("finetune", settings)
+
+
+def test_it_begins_where_told():
+    settings = {"training.begin": "calibrated"}
+    assert starts(made("finetune", settings))[-1] == ("fine-tuned", "stage:calibrated")
+    recipe = made("finetune", {"training.begin": "2-bit", "training.epochs": 3}, weights=1, activations=4)
+    assert starts(recipe)[-2:] == [("fine-tuned-w2a4", "stage:float"), ("fine-tuned", "stage:fine-tuned-w2a4")]
+    assert [stage.epochs for stage in recipe.stages] == [0, 0, 3, 3]
+    assert [stage.policy.base.weights for stage in recipe.stages[1:]] == [1, 2, 1]
+
+
+def test_two_bits_come_first_only_where_one_bit_is_asked_for_and_the_method_has_both():
+    for name, bits, first in (("uniq", 1, True), ("uniq", 2, False), ("xnor", 1, False)):
+        assert may_begin_at_two_bits(preset(name, weights=bits, activations=bits)) is first
+    assert may_begin_at_two_bits(preset("uniq", weights=4, activations=1))
+    with pytest.raises(ValueError, match=r"training\.begin=2-bit cannot act: nothing has 1 bit"):
+        made("finetune", {"training.begin": "2-bit"}, weights=2, activations=2)
+
+
+def test_statistics_are_left_alone_if_asked():
+    assert made("finetune", {"reestimate": False}).stages[1].reestimate_batches == 0
+
+
+def test_overrides_and_other_quantizers_reach_the_policy():
+    settings = {"layers.override": {"head": {"weights": 6}}, "layers.activation_method": "lsq"}
+    policy = last("finetune", settings | {"layers.granularity": "channel"}).policy
+    assert policy.rules[-1].changes == {"weights": 6}
+    assert (policy.base.activation_method, policy.base.granularity) == ("lsq", "channel")

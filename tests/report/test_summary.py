@@ -171,3 +171,17 @@ def test_json_is_plain_and_whole():
     assert [row["stage"] for row in plain] == ["float", "w2"]
     assert plain[1]["score"] == 95.5
     assert set(plain[1]) == set(type(rows[1]).__dataclass_fields__)
+
+
+def test_the_net_that_is_kept_is_marked_with_what_it_scored_held_out():
+    stages = {"float": replace(entry(98.0), held_out=99.0), "w2": replace(entry(96.0, UNIQ), held_out=90.0)}
+    run = made(**stages)
+    assert [row.kept for row in summarize([run])] == [False, True]
+    kept = replace(run, record=replace(run.record, kept="float"))
+    rows = summarize([kept])
+    assert [(row.kept, row.held_out) for row in rows] == [(True, 99.0), (False, 90.0)]
+    console = Console(width=150)
+    with console.capture() as capture:
+        console.print(table_of(rows, "title"))
+    assert all(word in capture.get() for word in ("held out %", "99.00", "90.00"))
+    assert summarize([made(**stages | {"w2": entry(96.0, UNIQ)})])[1].held_out is None

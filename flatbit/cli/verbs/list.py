@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from ... import plain
 from ...data import DATASETS
 from ...figures import ANALYSES
 from ...models import MODELS
@@ -149,12 +150,17 @@ def _takes(kind: Any, part: type | None) -> str:
     choices = [str(choice) for member in known for choice in get_args(member) if get_origin(member) is Literal]
     if part is not None:
         return ", ".join(["on", *choices, "none"]) if type(None) in known else "its settings"
+    families = [plain.family_of(member) for member in known if isinstance(member, type)]
+    if registry := next((family for family in families if family is not None), None):
+        return ", ".join(registry.names())
     others = [member for member in known if get_origin(member) is not Literal]
     return ", ".join([*choices, *(WORDS.get(get_origin(member) or member, "a list") for member in others)])
 
 
 def _typed(value: Any) -> str:
     """A value as it is typed on the command line."""
+    if (family := plain.family_of(type(value))) is not None:
+        return plain.name_of_kind(type(value), family)
     return str(value) if isinstance(value, str | From) else plain_text.dumps(value, default=str)
 
 

@@ -13,10 +13,11 @@ from ...engine import TensorBoard, plan
 from ...engine import run as execute
 from ...engine.edges import edged
 from ...engine.loop import TrainingError
-from ...engine.planning import Plan, in_words
+from ...engine.planning import Plan
 from ...engine.record import RECORD, Run
 from ...engine.seeds import run_seeds
 from ...engine.way import Asked, compiled_too
+from ...engine.words import in_words
 from ...recipes import Network
 from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
@@ -37,6 +38,7 @@ from ..console import (
     Json,
     ModelArguments,
     Out,
+    Overwrite,
     PrecisionName,
     Recompute,
     Rename,
@@ -46,6 +48,7 @@ from ..console import (
     SkipBad,
     Smoke,
     Tensorboard,
+    begin_anew,
     data_arguments,
     parse_seeds,
     parse_settings,
@@ -80,6 +83,7 @@ def run_recipe(
     recompute: Recompute = False,
     out: Out = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     smoke: Smoke = False,
     tensorboard: Tensorboard = False,
     dry_run: Annotated[
@@ -105,8 +109,9 @@ def run_recipe(
 
     `flatbit run saq-preresnet20-cifar100 --data-dir DIR --set sharpness.method=sam --set sharpness.rho=0.1 --dry-run`
     """
-    if dry_run and (resume or out is not None):
-        raise ValueError(f"{'--resume' if resume else '--out'} with --dry-run cannot act: nothing is run: leave it out")
+    options = {"--resume": resume, "--overwrite": overwrite, "--out": out is not None}
+    if dry_run and (given_too := [option for option, is_given in options.items() if is_given]):
+        raise ValueError(f"{given_too[0]} with --dry-run cannot act: nothing is run: leave it out")
     several = None if seeds is None else _seeds(seeds, context)
     chosen = compiled_too(engine) if compile else engine
     asked = Asked(engine=chosen, precision=precision, recompute=recompute)  # type: ignore[arg-type]
@@ -118,7 +123,7 @@ def run_recipe(
     given = given_checkpoint(checkpoint, rename, checkpoint_key, as_built)
     out = out or Path("runs") / made.name / ("" if several else f"seed{seed}")
     folders = [out / f"seed{each}" for each in several or ()] or [out]
-    begun = not dry_run and any((folder / RECORD).is_file() for folder in folders)  # or refused
+    begun = not (dry_run or overwrite) and any((folder / RECORD).is_file() for folder in folders)  # or refused
     planned = plan(
         made, seed=several[0] if several else seed, device=device, data_dir=data_dir, checkpoint=given, smoke=smoke,
         timing=not (smoke or begun) if timing is None else timing,
@@ -130,6 +135,7 @@ def run_recipe(
         each = f" a seed, {len(several)} seeds" if several else ""
         eager = "" if (asked.alone if several else asked).way(device) == asked.simplest else ", if it is run eager"
         say(f"{made.name}: about {in_words(planned.seconds)}{each}{eager}")
+    begin_anew(folders, resume=resume, overwrite=overwrite)
     how: dict[str, Any] = {"engine": chosen, "precision": precision, "recompute": recompute, "resume": resume}
     how["callbacks"] = [TensorBoard()] if tensorboard else []
     runs = run_seeds(planned, several, out, **how, say=say) if several else [execute(planned, out, **how, say=say)]

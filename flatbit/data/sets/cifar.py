@@ -50,7 +50,7 @@ class _Set:
         archive = self.python.removesuffix("-batches-py").removesuffix("-python")
         return (
             f"fetch https://www.cs.toronto.edu/~kriz/{archive}-python.tar.gz (or -binary.tar.gz) and unpack it there "
-            f"(tar xf), or pass download=True where torchvision is installed"
+            f"(tar xf), or pass download=True (--data-arg download=true) where torchvision is installed"
         )
 
 

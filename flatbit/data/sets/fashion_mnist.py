@@ -26,7 +26,7 @@ NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt
 HOW = (
     "fetch train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
     "t10k-labels-idx1-ubyte.gz from https://github.com/zalandoresearch/fashion-mnist into that folder, or pass "
-    "download=True where torchvision is installed"
+    "download=True (--data-arg download=true) where torchvision is installed"
 )
 
 

@@ -114,14 +114,17 @@ class _Files(Samples):
         return os.fsdecode(self.files[index])
 
     def read(self, index: int, stream: torch.Generator | None) -> Batch:
+        label = torch.tensor(int(self.labels[index]))
+        if stream is None:
+            return self.from_file(self.name(index)), label
         with Image.open(self.name(index)) as image:
-            if stream is None:
-                box, mirrored = central_box(*image.size, self.share), False
-            else:
-                mirrored = bool(torch.rand(1, generator=stream) < 0.5)
-                box = random_box(*image.size, stream)
-            x = read_crop(image, box, (self.size, self.size))
-        return x.flip(2) if mirrored else x, torch.tensor(int(self.labels[index]))
+            mirrored = bool(torch.rand(1, generator=stream) < 0.5)
+            x = read_crop(image, random_box(*image.size, stream), (self.size, self.size))
+        return x.flip(2) if mirrored else x, label
+
+    def from_file(self, path: str | Path) -> torch.Tensor:
+        with Image.open(path) as image:
+            return read_crop(image, central_box(*image.size, self.share), (self.size, self.size))
 
 
 def _same_classes(root: Path, train: str, test: str, name: str) -> list[str]:

@@ -27,7 +27,7 @@ CLASSES = (
 )
 HOW = (
     "fetch VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and unpack it there, or "
-    "pass download=True where torchvision is installed"
+    "pass download=True (--data-arg download=true) where torchvision is installed"
 )
 AUG_HOW = (
     "the list and masks made from SBD: put trainaug.txt in ImageSets/Segmentation and the masks, class indices "

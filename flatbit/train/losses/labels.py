@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...data.batches import VOID
 from ...data.labels import class_indices
+from ...outputs import logits_of
 from ...quant.rounding import wide
 from . import LOSSES, LossTerm, check_weight
 
@@ -18,15 +19,17 @@ NONE = torch.iinfo(torch.int64).min
 """The label that is left out of a classifier's batch: none that there is."""
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def cross_entropy(logits: Any, y: Tensor) -> Tensor:
     """Mean cross-entropy of logits (N, classes, ...) and labels (N, ...) of any whole-number type; float32 at least.
 
-    Labels of pixels, (N, H, W), leave out those that are ``VOID``; a batch of nothing else has loss 0.
+    An output that holds more than logits is taken as ``flatbit.outputs`` says. Labels of pixels, (N, H, W), leave out
+    those that are ``VOID``; a batch of nothing else has loss 0.
 
     Raises:
         ValueError: labels that are no whole numbers, or of another shape (``class_indices``).
     """
-    y, logits = class_indices(y, logits, "cross_entropy: the model"), wide(logits)
+    logits = wide(logits_of(logits, "cross_entropy: the model"))
+    y = class_indices(y, logits, "cross_entropy: the model")
     if y.ndim == 1:
         return F.cross_entropy(logits, y, ignore_index=NONE)
     total = F.cross_entropy(logits, y, ignore_index=VOID, reduction="sum")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ... import plain
 from ...data.batches import VOID
 from ...data.labels import class_indices
+from ...outputs import logits_of
 from ...quant.rounding import wide
 from ...reference import START, From
 from . import LOSSES, LossTerm
@@ -88,7 +89,7 @@ class Distillation(LossTerm):
         if self.network is None:
             raise ValueError(f"{self.name}: the teacher {self.teacher} is not loaded: give the term its network=")
         with torch.no_grad():
-            answers = self.network(x)
+            answers = logits_of(self.network(x), "the teacher")
         return distill(logits, answers, self.temperature, labels=y)
 
     def teachers(self) -> tuple[From, ...]:

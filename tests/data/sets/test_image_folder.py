@@ -207,3 +207,15 @@ def test_a_batch_of_bad_files_only_is_left_out(tmp_path):
     data = loaded(tmp_path, skip_bad=True)
     with pytest.warns(UserWarning, match="left out 1"):
         assert [len(y) for _, y in data.test_batches(5)] == [5]
+
+
+def test_other_files_are_prepared_as_test_images(tmp_path):
+    data = loaded(write(tmp_path))
+    (first, *_), _ = next(iter(data.test_batches(1)))
+    file = tmp_path / "val/cat/00.JPEG"
+    assert torch.equal(data.from_file(file), first)
+    assert torch.equal(data.swapped().with_train(torch.tensor([1])).swapped().from_file(file), first)
+    Image.open(file).convert("CMYK").save(tmp_path / "other.tif")
+    assert data.from_file(tmp_path / "other.tif").shape == (3, 16, 16)
+    with pytest.raises(OSError, match="gone"):
+        data.from_file(tmp_path / "gone.png")
