@@ -31,10 +31,10 @@ def test_settings_network_and_data_are_named_where_they_are_not_the_recipes_own(
     recipe = made("saq-preresnet8-digits", settings, arguments={"first_width": 4})
     expected = "flatbit run saq-preresnet8-digits --model-arg first_width=4 --set weights=2 --set sharpness.rho=0.2"
     assert command_of([run_of(recipe)]) == expected
-    recipe = made("float", {"epochs": 2}, model="resnet20", arguments={"num_classes": 7})
+    recipe = made("float", {"epochs": 2}, model="resnet32", arguments={"num_classes": 7})
     recipe = replace(recipe, data="cifar10", data_arguments={"channels": 1})
     assert command_of([run_of(recipe, device="cuda", precision="bf16")]) == (
-        "flatbit run float --model resnet20 --model-arg num_classes=7 --data cifar10 --data-dir DIR "
+        "flatbit run float --model resnet32 --model-arg num_classes=7 --data cifar10 --data-dir DIR "
         "--data-arg channels=1 --set epochs=2 --precision bf16 --device cuda"
     )
 

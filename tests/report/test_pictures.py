@@ -40,9 +40,8 @@ def costs(**entries):
 
 def lines_of(svg, color):
     """How many lines that join points an svg has in a colour."""
-    return len(
-        re.findall(rf'<path d="M [^"]* L [^"]*" clip-path="[^"]*" style="fill: none; stroke: {color}; stroke-wi', svg)
-    )
+    style = f"fill: none; stroke: {color}; stroke-width: 1.4"
+    return len(re.findall(rf'<path d="M [^"]*L [^"]*" clip-path="[^"]*" style="{style}', svg))
 
 
 FOUR, TWO = (entry(score, replace(UNIQ, inner=bits, shortcut=bits), bitops=cost) for score, bits, cost in
