@@ -61,7 +61,7 @@ class WeightPictures:
 def cost_pictures(runs: Sequence[Run], rows: Sequence[StageSummary]) -> tuple[str, ...]:
     """Accuracy against bit-operations and against bytes."""
     conventions = [runs[0].record.stages[row.stage].test.convention for row in rows]
-    lines = _lines(conventions)
+    lines = _lines(rows, conventions)
     colors, label = colors_of(row.method for row in rows), _label(rows)
     costs = {
         ("Accuracy against arithmetic", "bit-operations of one image, millions"): [row.bitops / 1e6 for row in rows],
@@ -83,18 +83,23 @@ def _label(rows: Sequence[StageSummary]) -> str:
     return f"{LABELS[rows[0].metric]}, %"
 
 
-def _lines(conventions: Sequence[Convention]) -> list[int]:
+def _have_bits_of_their_own(rows: Sequence[StageSummary]) -> bool:
+    """Whether no two stages have one method and the same bits, as calibrated and fine-tuned ones do."""
+    return len({(row.method, row.bits) for row in rows}) == len(rows)
+
+
+def _lines(rows: Sequence[StageSummary], conventions: Sequence[Convention]) -> list[int]:
     """A number per net, the same where a line may join them: one convention at other widths."""
+    if not _have_bits_of_their_own(rows):
+        return [*range(len(rows))]
     return [next(j for j, one in enumerate(conventions) if one.differs_in_bits_alone(net)) for net in conventions]
 
 
 def _labels(rows: Sequence[StageSummary], conventions: Sequence[Convention]) -> list[str]:
-    """The bits of each point, or its stage where some have the same of one method; float edges are named."""
-    kinds = {(row.method, row.bits) for row in rows}
-    names = [row.bits if len(kinds) == len(rows) else row.stage for row in rows]
-    return [
-        f"{name}, float edges" if net.has_float_edges else name for name, net in zip(names, conventions, strict=True)
-    ]
+    """The bits of each point, or its stage where they are not its own; float edges are named."""
+    names = [row.bits if _have_bits_of_their_own(rows) else row.stage for row in rows]
+    edges = [", float edges" if net.has_float_edges else "" for net in conventions]
+    return [name + edge for name, edge in zip(names, edges, strict=True)]
 
 
 def learning_pictures(runs: Sequence[Run], rows: Sequence[StageSummary]) -> tuple[str, ...]:
