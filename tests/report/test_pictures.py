@@ -63,7 +63,7 @@ def test_float_edges_are_said_beside_the_point():
 def test_points_of_the_same_method_and_bits_are_named_by_their_stage():
     drawn, _ = costs(first=TWO, second=TWO)
     assert "uniq first: 97.00 at 2.0; uniq second: 97.00 at 2.0" in said(drawn)
-    assert lines_of(drawn, COLORS[0]) == 4  # two points with a line each, and a bar of no length each: none joins them
+    assert lines_of(drawn, COLORS[0]) == 2  # a bar of each, and no line between
 
 
 def test_many_widths_are_one_word_beside_the_point():
