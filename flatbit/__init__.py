@@ -52,3 +52,7 @@ __all__ = [
     "train",
     "trained",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

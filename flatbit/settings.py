@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -273,3 +274,12 @@ def _choices(kind: Hint) -> list[str]:
     if get_origin(kind) is Literal:
         return [*map(str, get_args(kind))]
     return [OFF if kind is type(None) else getattr(kind, "__name__", str(kind))]
+
+
+def as_options(option: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings as a line of the command line gives them: ``["--set", "weights=2", "--set", "clr=none"]``."""
+    return [word for name, value in settings.items() for word in (option, f"{name}={_as_text(value)}")]
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

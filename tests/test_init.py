@@ -22,6 +22,22 @@ def test_all_is_sorted_and_complete():
     assert set(vars(flatbit)) - private - submodules <= set(flatbit.__all__)
 
 
+def test_dir_shows_public_names_only():
+    assert dir(flatbit) == flatbit.__all__
+
+
+def test_analysis_lists_every_analysis():
+    package = flatbit.analysis
+    assert dir(package) == sorted(package.__all__)
+    found = set()
+    for module in pkgutil.iter_modules(package.__path__, "flatbit.analysis."):
+        made = inspect.getmembers(importlib.import_module(module.name), inspect.isfunction)
+        found |= {name for name, thing in made if thing.__module__ == module.name and not name.startswith("_")}
+    listed = {line.split()[0] for line in package.__doc__.splitlines() if "   " in line}
+    assert listed == {name for name in package.__all__ if name[0].islower()}
+    assert found - listed <= {"hessian_vector_product", "better_start", "calibration_losses", "compare", "what_to_try"}
+
+
 def test_the_names_of_the_design_are_there():
     agreed = "quantize_ restore_ calibrate_ evaluate cost grids policy save load load_ models data train analysis"
     assert set(agreed.split()) <= set(flatbit.__all__)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
+from flatbit.cli.console import parse_settings
 from flatbit.reference import START, From
-from flatbit.settings import alternatives, bound, part_of, places
+from flatbit.settings import alternatives, as_options, bound, part_of, places
 from flatbit.train.losses.labels import CrossEntropy
 from flatbit.train.losses.teacher import Distillation
 from flatbit.train.schedules import Constant, Cosine, Schedule
@@ -419,3 +420,10 @@ def test_a_loss_of_a_recipe_is_a_part_like_others():
 
     assert bound(with_loss, {"loss.weight": 0.5})["loss"] == CrossEntropy(weight=0.5)
     assert list(places(with_loss)) == ["loss", "loss.weight"]
+
+
+def test_settings_as_options_are_read_back_equal():
+    settings = {"weights": 2, "sharpness.rho": 0.1, "clr": "none", "strict": False, "captures": [1, 2], "start": None}
+    words = as_options("--set", settings)
+    assert words[:4] == ["--set", "weights=2", "--set", "sharpness.rho=0.1"]
+    assert parse_settings(words[1::2]) == settings

@@ -19,6 +19,7 @@ from .. import data as datasets
 from .. import models, plain
 from ..data.batches import Data
 from ..quant.spec import LayerSpec
+from ..quant.widths import short_bits
 from ..reference import START
 from ..text import as_text
 from .checks import check_sources, check_steps, specs_of
@@ -107,7 +108,7 @@ class Plan:
             row = _row(planned)
             numbers = f"{row['epochs']}", f"{row['updates']:,}", f"{row['bitops'] / 1e6:,.1f} M", f"{row['bytes']:,}"
             time = "-" if planned.seconds is None else in_words(planned.seconds)
-            table.add_row(planned.stage.name, row["start"], planned.bits, *numbers, time)
+            table.add_row(planned.stage.name, row["start"], short_bits(planned.bits), *numbers, time)
         if self.seconds is not None:
             table.caption = f"about {in_words(self.seconds)} on {self.device}"
         return table

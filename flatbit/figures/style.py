@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Iterable
+from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,11 @@ TITLE, LINE, MARGIN = 0.36, 0.16, 0.1  # inches: what a title takes, a line of a
 LETTERS = 15  # of a note, to the inch
 
 
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour per name, in order: one for a method in every picture that shows it."""
+    return dict(zip(dict.fromkeys(names), cycle(COLORS), strict=False))
+
+
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of one pair of axes, of a width and height in inches."""
     from matplotlib.figure import Figure
@@ -31,7 +39,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many axes in rows of ``columns``, each of a width and height in inches."""
+    """A figure of so many axes in rows of ``columns``, each of a width and height in inches, and room for a title."""
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
@@ -45,7 +53,7 @@ def finish(figure: Figure, title: str, *, note: str = "", below: float = 0.0) ->
 
     Args:
         figure: with all its panels.
-        title: its middle is left out where it is too long.
+        title: its middle is left out where it is too long; "" leaves its room to the panels.
         note: what colours and marks mean; broken into lines.
         below: what else is to stay free below the panels, in inches.
     """
@@ -60,8 +68,9 @@ def finish(figure: Figure, title: str, *, note: str = "", below: float = 0.0) ->
     lines = textwrap.wrap(note, int(LETTERS * width))
     figure.text(y=MARGIN / height, s="\n".join(lines), va="bottom", color=MUTED, fontsize=8, **left)
     below += LINE * len(lines) + (MARGIN / 2 if lines else 0)
+    top = 1 - (TITLE - MARGIN) / height if title else 1
     for _ in range(2):  # ticks change with the room that they have
-        figure.tight_layout(pad=0.6, h_pad=0.9, rect=(0, below / height, 1, 1 - (TITLE - MARGIN) / height))
+        figure.tight_layout(pad=0.6, h_pad=0.9, rect=(0, below / height, 1, top))
 
 
 def describe(axes: Axes, title: str, x_label: str, y_label: str) -> None:
@@ -90,15 +99,20 @@ def drawable(images: np.ndarray) -> np.ndarray:
     return images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element, text as outlines, without date or identifiers of the run."""
+def to_svg(figure: Figure, alt: str = "") -> str:
+    """The figure as an ``<svg>`` element, text as outlines, without date or identifiers of the run.
+
+    Args:
+        figure: any.
+        alt: what it shows, in words, for those who do not see it; its title where none is given.
+    """
     import matplotlib as mpl
 
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "flatbit", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    _, tag, rest = buffer.getvalue().partition("<svg")
+    return f'{tag} role="img" aria-label="{escape(alt or figure.get_suptitle())}"{rest}'
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -23,17 +23,17 @@ NOTE = (
 )
 
 
-def weight_panels(result: WeightHistograms, *, title: str) -> Figure:
+def weight_panels(result: WeightHistograms, *, title: str, note: str = NOTE) -> Figure:
     """One panel per layer: the latent weights, and the levels with the share of weights at each.
 
     More than 16 levels are ticks below the histogram.
 
     Args:
         result: from ``weight_histograms``, of one layer or more.
-        title: of the figure.
+        title, note: of the figure, above and below.
     """
     count = len(result.layers)
-    figure, grid = panels(count, 3 if count <= FEW_LAYERS else 6, 2.9, 1.9)
+    figure, grid = panels(count, min(count, 3) if count <= FEW_LAYERS else 6, 2.9, 1.9)
     for axes, histogram in zip(grid, result.layers, strict=True):
         share = histogram.counts / max(histogram.counts.sum(), 1)
         axes.stairs(share / share.max(), histogram.edges, fill=True, color=LATENT)
@@ -46,7 +46,7 @@ def weight_panels(result: WeightHistograms, *, title: str) -> Figure:
             axes.plot(histogram.levels, below, "|", color=COLORS[1], markersize=3)
         axes.set_yticks([])
         describe(axes, f"{shorten(histogram.layer, 24)}  ({histogram.num_levels} levels)", "", "")
-    finish(figure, title, note=NOTE)
+    finish(figure, title, note=note)
     return figure
 
 

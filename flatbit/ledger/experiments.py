@@ -24,6 +24,7 @@ from ..engine.recipe import Recipe
 from ..engine.record import decisive
 from ..recipes import RECIPES, Network
 from ..registry import nearest
+from ..settings import as_options
 from .published import published
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -120,12 +121,12 @@ class Experiment:
         """The command that makes the run: ``flatbit run ...``; DIR stands for the data sets' folder."""
         words = ["flatbit", "run", self.recipe]
         words += ["--model", self.model] if self.model else []
-        words += _pairs("--model-arg", self.model_args)
+        words += as_options("--model-arg", self.model_args)
         words += ["--data", self.data] if self.data else []
         words += ["--data-dir", "DIR"] if self.has_files else []
-        words += _pairs("--data-arg", self.data_args)
+        words += as_options("--data-arg", self.data_args)
         words += ["--checkpoint", self._checkpoint()] if self.start else []
-        words += _pairs("--set", self._settings(lambda name: Path("runs") / name))
+        words += as_options("--set", self._settings(lambda name: Path("runs") / name))
         return shlex.join([*words, "--out", f"runs/{self.name}"])
 
     def _settings(self, folder_of: Callable[[str], Path]) -> dict[str, Any]:
@@ -240,13 +241,3 @@ def _located(value: Any, folder_of: Callable[[str], Path]) -> Any:
     if not isinstance(value, str) or not value.startswith(RUN):
         return value
     return f"{FILE}{folder_of(value.removeprefix(RUN))}"
-
-
-def _pairs(option: str, settings: Mapping[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (option, f"{name}={_in_words(value)}")]
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).replace(" ", "").replace("'", '"') if isinstance(value, list | tuple) else str(value)

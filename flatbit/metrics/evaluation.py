@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from .. import plain
@@ -22,6 +23,7 @@ from ..progress import track
 from ..quant.convention import Convention, convention
 from ..quant.passes import read_is_free, wide
 from ..quant.proof import Proof, prove
+from ..text import as_text
 from .scores import Scores
 
 PROOF_SAMPLES = 32
@@ -31,7 +33,7 @@ SETTLE_EVERY = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """What a model scores, under which convention, with the proof.
+    """What a model scores, under which convention, with the proof. Prints as a table.
 
     Attributes:
         top1, top5: percent of samples (pixels, in segmentation) whose label is the first, or among the first five.
@@ -54,6 +56,31 @@ class Metrics:
     def score(self) -> tuple[str, float]:
         """What the model is judged by: ``("miou", ...)`` in segmentation, else ``("top1", ...)``."""
         return ("top1", self.top1) if self.miou is None else ("miou", self.miou)
+
+    def levels(self, weights: Container[str] | None = None) -> str:
+        """Distinct levels in use of those that grids allow: ``3/4, 201/255``; ``float`` of none.
+
+        Args:
+            weights: names of quantizers, as the proof has them; None for those that say ``weight``.
+        """
+        usage = self.proof.usage
+        named = {name for name in usage if "weight" in name.rpartition(".")[2]} if weights is None else weights
+        own = [count for name, count in usage.items() if name in named]
+        return ", ".join(sorted({f"{count.used}/{count.allowed}" for count in own})) or "float"
+
+    def table(self, title: str = "", weights: Container[str] | None = None) -> Table:
+        """Scores, images, levels of weights, and the convention below."""
+        scores = {"top-1 %": self.top1, "top-5 %": self.top5}
+        if self.miou is not None:
+            scores = {"mIoU %": self.miou, "pixels right %": self.top1}
+        columns = *scores, "loss", "images", "levels used / allowed (weights)"
+        table = Table(*columns, title=title or None, caption=str(self.convention), caption_justify="left")
+        shown = [f"{score:.2f}" for score in scores.values()]
+        table.add_row(*shown, f"{self.loss:.4f}", f"{self.num_samples:,}", self.levels(weights))
+        return table
+
+    def __str__(self) -> str:
+        return as_text(self.table())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; ``miou`` only where there is one."""

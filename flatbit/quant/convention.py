@@ -13,6 +13,10 @@ from .grid import has_zero
 from .policy import roles_of
 from .spec import FLOAT_BITS, TensorSpec
 from .table import bits_of, is_quantized, is_weighted, quantizer_of, row_of, spec_of, tensor_specs
+from .widths import short_bits
+
+ALIKE = ("policy", "weight_step", "activations", "batch_norm", "bias", "padding")
+ROLES = ("first", "last", "shortcut")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +53,23 @@ class Convention:
         """Whether every layer multiplies weights by inputs that are both quantized: integers at a step."""
         bits = (self.first, self.last, self.shortcut, self.inner, self.image)
         return not any(word in stated for stated in bits for word in ("float", f"W{FLOAT_BITS}", f"A{FLOAT_BITS}"))
+
+    @property
+    def bits(self) -> str:
+        """Of the inner layers in one short word, ``W2/A2`` or ``mixed W2-6/A3-5``; ``W32/A32`` of a float model."""
+        return f"W{FLOAT_BITS}/A{FLOAT_BITS}" if self.policy == "float" else short_bits(self.inner)
+
+    @property
+    def has_float_edges(self) -> bool:
+        """Whether a quantized model's first or last layer is float."""
+        return self.policy != "float" and "float" in (self.first, self.last)
+
+    def differs_in_bits_alone(self, other: Convention) -> bool:
+        """Whether both are one convention at two widths; what has the inner layers' bits in both differs with them."""
+        same = {role for role in ROLES if getattr(self, role) == getattr(other, role)}
+        same |= {role for role in ROLES if getattr(self, role) == self.inner and getattr(other, role) == other.inner}
+        image = self.image == other.image or self.first != other.first
+        return same == {*ROLES} and image and all(getattr(self, part) == getattr(other, part) for part in ALIKE)
 
     def in_words(self) -> str:
         """All but the policy and the inner layers, in a sentence."""

@@ -14,6 +14,10 @@ from ..engine.record import Run, StageRecord, decisive
 from ..engine.way import Way
 from ..metrics.scores import LABELS
 from ..quant.convention import Convention
+from ..quant.widths import short_bits
+
+WIDTH, LEAST = 100, 12
+"""Columns of a terminal: of the table, and for the convention at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +25,7 @@ class StageSummary:
     """One stage over all seeds; accuracies in percent of the last epoch.
 
     Attributes:
-        stage: its name; ``method``, ``bits``: what was quantized, and to what.
+        stage: its name; ``method``, ``bits``: what was quantized, and to what; many widths are one short word.
         metric: what the score is: ``top1`` or ``miou``, in percent.
         score, spread: mean and standard deviation (n - 1) over seeds; spread is None for one seed.
         best: mean of each seed's best test epoch, an optimistic selection.
@@ -54,6 +58,11 @@ class StageSummary:
     first_last: str
 
     @property
+    def below(self) -> str:
+        """``+0.22``, points below the float stage; "" of that one, and where there is none."""
+        return "" if self.loss is None or self.method == "float" else f"{self.loss:+.2f}"
+
+    @property
     def accuracy(self) -> str:
         """``98.30 ± 0.22``, or the one seed's value."""
         return f"{self.score:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
@@ -81,29 +90,31 @@ def summarize(runs: Sequence[Run]) -> list[StageSummary]:
 
 
 def table_of(rows: Sequence[StageSummary], title: str, file_bytes: Mapping[str, int] | None = None) -> Table:
-    """The rows as a table for a terminal, with the size of each stage's packed file where it is given."""
+    """The rows as a table for a terminal, with the size of each stage's packed file where it is given.
+
+    A column that nothing stands in is left out; the convention breaks into lines, to stay within 100 columns.
+    """
     n = max(row.num_seeds for row in rows)
     spread = f"; mean ± std over {n} seeds" if n > 1 else ""
-    held = any(row.held_out is not None for row in rows)
-    table = Table(
-        "stage",
-        "bits",
-        f"{LABELS[rows[0].metric]} %",
-        "below float",
-        *(("held out %",) if held else ()),
-        "bytes",
-        *(() if file_bytes is None else ("file",)),
-        "bit-ops",
-        "seconds",
-        "convention",
-        title=title + spread,
-    )
-    for row in rows:
-        loss = "" if row.loss is None or row.method == "float" else f"{row.loss:+.2f}"
-        file = () if file_bytes is None else (f"{file_bytes[row.stage]:,}",)
-        cost = f"{row.size_bytes:,}", *file, f"{row.bitops / 1e6:,.1f} M"
-        chosen_by = () if not held else ("-" if row.held_out is None else f"{row.held_out:.2f}",)
-        table.add_row(row.stage, row.bits, row.accuracy, loss, *chosen_by, *cost, f"{row.seconds:.1f}", row.first_last)
+    columns = {
+        "stage": [row.stage for row in rows],
+        "bits": [row.bits for row in rows],
+        f"{LABELS[rows[0].metric]} %": [row.accuracy for row in rows],
+        "below\nfloat": [row.below for row in rows],
+        "held\nout %": ["" if row.held_out is None else f"{row.held_out:.2f}" for row in rows],
+        "bytes": [f"{row.size_bytes:,}" for row in rows],
+        "file": [f"{file_bytes[row.stage]:,}" if file_bytes else "" for row in rows],
+        "bit-ops": [f"{row.bitops / 1e6:,.1f} M" for row in rows],
+        "time": [f"{row.seconds:.1f} s" for row in rows],
+    }
+    table = Table(title=title + spread)
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, no_wrap=True)
+    taken = sum(3 + max(map(len, [*name.split("\n"), *cells])) for name, cells in shown.items())
+    table.add_column("convention", max_width=max(LEAST, WIDTH - taken - len("│  │")))
+    for row, *cells in zip(rows, *shown.values(), strict=True):
+        table.add_row(*cells, row.first_last)
     return table
 
 
@@ -123,7 +134,7 @@ def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> 
     return StageSummary(
         stage=name,
         method=convention.policy,
-        bits="W32/A32" if is_float else convention.inner,
+        bits=convention.bits,
         metric=first.metric,
         score=score,
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
@@ -136,18 +147,27 @@ def _row(name: str, entries: list[StageRecord], earlier: list[StageSummary]) -> 
         test_images=first.test.num_samples,
         held_out=statistics.mean(held) if len(held) == len(entries) else None,
         kept=False,
-        convention=_joined("float" if is_float else convention.in_words(), first.way, ", "),
-        first_last=_joined("" if is_float else _first_last(convention), first.way, " "),
+        convention=_joined("float" if is_float else _in_words(convention), first.way),
+        first_last=_joined("" if is_float else _first_last(convention), first.way),
     )
 
 
-def _joined(words: str, way: Way, between: str) -> str:
+def _joined(words: str, way: Way) -> str:
     """A convention, with the precision that it was trained in where that is another than float32."""
-    return words if way.precision == "float32" else between.join(filter(None, (words, f"trained in {way.precision}")))
+    return words if way.precision == "float32" else ", ".join(filter(None, (words, f"trained in {way.precision}")))
+
+
+def _in_words(convention: Convention) -> str:
+    """All that the bits do not say: every width where there are many, and the rules."""
+    inner = "" if convention.bits == convention.inner else f"inner {convention.inner}, "
+    return inner + convention.in_words()
 
 
 def _first_last(convention: Convention) -> str:
-    """First / last / shortcut, and batch norm where it is not float."""
-    stated_of = {"first": convention.first, "last": convention.last, "shortcut": convention.shortcut}
-    bits = " ".join(f"{role} {stated}" for role, stated in stated_of.items() if stated != "none")
-    return bits + ("" if convention.batch_norm == "float" else f" BN {convention.batch_norm}")
+    """The edges (first and last layer), shortcuts of other bits than the inner layers, batch norm that is not float."""
+    edges, last = short_bits(convention.first), short_bits(convention.last)
+    said = [f"edges {edges}"] if edges == last else [f"first {edges}", f"last {last}"]
+    if convention.shortcut not in (convention.inner, "none"):
+        said.append(f"shortcut {short_bits(convention.shortcut)}")
+    said += [] if convention.batch_norm == "float" else [f"BN {convention.batch_norm}"]
+    return ", ".join(each for each in said if not each.endswith(" none"))

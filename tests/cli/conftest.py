@@ -43,7 +43,9 @@ def refuses(flatbit):
         assert (result.status, result.out) == (2, ""), result
         *progress, line = result.err.splitlines()
         assert line.startswith("flatbit: ")
-        assert all(said.startswith(("seed ", "float: top-1 ")) or "held out" in said for said in progress), progress
+        assert all(
+            said.startswith(("seed ", "float: top-1 ", "no --checkpoint")) or "held out" in said for said in progress
+        ), progress
         return line
 
     return check

@@ -7,7 +7,7 @@ from torch import nn
 
 from flatbit.analysis.mistakes import Misread
 from flatbit.figures import ANALYSES
-from flatbit.figures.mistakes import misread_gallery
+from flatbit.figures.mistakes import misread_gallery, misread_in_words, misread_pictures
 from flatbit.figures.style import RIGHT, WRONG
 
 IMAGES = np.arange(50 * 4, dtype=np.uint8).reshape(50, 1, 2, 2)
@@ -77,3 +77,14 @@ def test_the_analysis_is_of_one_net(blobs):
     found = mistakes.compute(model, blobs)
     assert found.num_wrong == {"net": int((blobs.test.labels != 1).sum())}
     assert texts(mistakes.draw(found, title="").axes[0]) == ["net: 1"]
+
+
+def test_every_picture_alone_is_that_of_the_gallery_and_says_what_it_shows():
+    found = wrong(3)
+    alone, together = misread_pictures(found), gallery(3)
+    assert len(alone) == 3
+    for figure, axes in zip(alone, together.axes, strict=True):
+        (own,) = figure.axes
+        assert (texts(own), own.get_title()) == (texts(axes), axes.get_title())
+        np.testing.assert_array_equal(own.images[0].get_array(), axes.images[0].get_array())
+    assert misread_in_words(found, 2) == "test image 2, which is zero: float says zero, W1/A1 says one"

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from flatbit.figures.style import TITLE, canvas, drawable, finish, panels, shorten, to_svg, write_figure
+from flatbit.figures.style import TITLE, canvas, colors_of, drawable, finish, panels, shorten, to_svg, write_figure
 
 
 def drawing():
@@ -81,3 +81,24 @@ def test_images_are_turned_as_they_are_drawn():
     images = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     assert drawable(images)[1, 2, 3].tolist() == images[1, :, 2, 3].tolist()
     assert drawable(images[:, :1]).shape == (2, 4, 5)
+
+
+def test_names_have_a_colour_each_in_order():
+    colors = colors_of(["float", "uniq", "uniq", "faq"])
+    assert [*colors] == ["float", "uniq", "faq"]
+    assert len({*colors.values()}) == 3
+    assert len(colors_of(map(str, range(20)))) == 20
+
+
+def test_a_picture_says_what_it_shows():
+    assert to_svg(drawing(), 'top-1 of "a" & <b>').startswith(
+        '<svg role="img" aria-label="top-1 of &quot;a&quot; &amp; &lt;b&gt;" '
+    )
+    assert 'aria-label="title"' in to_svg(drawing())
+
+
+def test_a_title_is_drawn_in_a_page_too_and_takes_no_room_where_there_is_none():
+    titled, plain = drawing(), drawing()
+    finish(plain, "")
+    assert to_svg(titled).count("<use ") > to_svg(plain).count("<use ")
+    assert plain.axes[0].get_position().y1 > titled.axes[0].get_position().y1

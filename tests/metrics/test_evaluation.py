@@ -16,6 +16,7 @@ from flatbit.bounded import bounded
 from flatbit.metrics import evaluation
 from flatbit.metrics.evaluation import Metrics
 from flatbit.quant import as_float
+from flatbit.quant.proof import Proof, Usage
 
 from ..no_waits import as_on_a_device, waits_of
 
@@ -373,3 +374,20 @@ def test_a_model_of_several_inputs_is_named():
     for call in (fb.evaluate, fb.analysis.hessian):
         with pytest.raises(ValueError, match="Pair needs left, right, expected one input"):
             call(model, [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))])
+
+
+def test_metrics_print_as_a_table():
+    metrics = fb.evaluate(fb.trained("digits-uniq-w2a2"), fb.data.load("digits").test_batches())
+    text = str(metrics)
+    for word in ("top-1 %", f"{metrics.top1:.2f}", f"{metrics.loss:.4f}", "450", "4/4", "uniq: W2/A2"):
+        assert word in text
+    assert "mIoU" not in text
+    assert "mIoU %" in str(replace(metrics, miou=55.5))
+
+
+def test_the_levels_are_those_of_weights():
+    usage = {"a.weight_quantizer": Usage(used=3, allowed=4), "a.input_quantizer": Usage(used=2, allowed=8)}
+    metrics = fb.evaluate(fb.trained("digits-uniq-w2a2"), fb.data.load("digits").test_batches(), num_batches=1)
+    assert replace(metrics, proof=Proof(usage=usage)).levels() == "3/4"
+    assert replace(metrics, proof=Proof(usage=usage)).levels({"a.input_quantizer"}) == "2/8"
+    assert replace(metrics, proof=Proof()).levels() == "float"

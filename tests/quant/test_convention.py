@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -122,3 +123,27 @@ def test_without_zero_padding_there_is_nothing_to_tell(images, layer):
     quantize_(model, policy("uniq", weights=4, activations=4))
     calibrate_(model, [images])
     assert convention(model).padding is None
+
+
+def test_the_bits_of_a_label_are_one_short_word():
+    four = of("uniq", 4, 4)
+    assert four.bits == "W4/A4"
+    assert replace(four, inner="W2/A3, W3/A3, W6/A5").bits == "mixed W2-6/A3-5"
+    assert convention(nn.Sequential(nn.Linear(4, 2))).bits == "W32/A32"
+
+
+def test_float_edges_are_those_of_a_quantized_model():
+    assert of("uniq", 1, 1).has_float_edges
+    assert not of("uniq", 2, 2).has_float_edges
+    assert not convention(nn.Sequential(nn.Linear(4, 2))).has_float_edges
+
+
+def test_nets_that_differ_in_bits_alone():
+    one, two, four = (of("uniq", bits, bits) for bits in (1, 2, 4))
+    assert two.differs_in_bits_alone(four)  # shortcuts have the inner layers' bits
+    assert not two.differs_in_bits_alone(one)  # float edges
+    for part in ("first", "shortcut", "image", "weight_step", "activations", "batch_norm", "bias", "policy"):
+        assert not two.differs_in_bits_alone(replace(four, **{part: "another"})), part
+    whole = [replace(net, first=net.inner, image=f"{bits} bit") for bits, net in ((2, two), (4, four))]
+    assert whole[0].differs_in_bits_alone(whole[1])
+    assert not two.differs_in_bits_alone(whole[1])

@@ -6,13 +6,11 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-import flatbit as fb
-from flatbit.data.sets.digits import load_digits
 from flatbit.engine import Recipe, Stage
 from flatbit.engine.record import Run
 from flatbit.recipes import RECIPES
 from flatbit.reference import From
-from flatbit.report.page import stage_model, write_page
+from flatbit.report.page import write_page
 from flatbit.report.summary import summarize
 
 from ..engine.cases import ran
@@ -107,11 +105,21 @@ def test_two_seeds_are_averaged(page, runs):
     assert row[2] == f"{mean:.2f} ± {spread:.2f}"
     words = " ".join(" ".join(page.words).split())
     assert "2 seeds (0, 4)" in words
-    assert "mean ± standard deviation over seeds" in words
+    assert "top-1 on 450 test images at the end of each stage, mean ± standard deviation over 2 seeds" in words
+    assert "each seed thin, their mean thick" in words
 
 
-def test_every_picture_is_there(page, text):
-    assert [tag for tag, _ in page.tags].count("svg") == 2 + 1 + 1 + 5  # cost, misread, learning, weights per stage
+def test_every_picture_is_there_and_says_what_it_shows(page, text):
+    alts = [attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg"]
+    assert all(alts)
+    for start, count in (
+        ("Accuracy against ", 2),
+        ("test image ", 18),
+        ("uniq-w2a2, top-1, % by epoch: ", 1),
+        ("uniq-w2a2, layers.0.0.conv1: histogram of its weights, and their ", 1),
+    ):
+        assert sum(alt.startswith(start) for alt in alts) == count, start
+    assert "faq W4/A4: " in alts[0]
     for heading in (
         "How it was trained",
         "Accuracy against cost",
@@ -120,6 +128,24 @@ def test_every_picture_is_there(page, text):
         "Weights and their levels",
     ):
         assert f"<h2>{heading}</h2>" in text
+
+
+def test_title_and_command_head_the_page(runs, tmp_path):
+    path = write_page(runs, tmp_path / "report.html", command="flatbit run quickstart --seeds '0,4'")
+    made = Page(path.read_text(encoding="utf-8"))
+    words = "".join(made.words)
+    assert "quickstart: preresnet8 on digits" in words
+    assert "flatbit run quickstart --seeds '0,4'" in words
+
+
+def test_a_narrow_screen_names_every_cell(page):
+    cells = [attributes["data-column"] for tag, attributes in page.tags if tag == "td" and "data-column" in attributes]
+    assert {"stage", "bits", "top-1, %", "below float", "convention", "descent"} <= {*cells}
+
+
+def test_no_column_is_empty(page):
+    heads = [row for row in page.rows if row[0] == "stage"]
+    assert [row[-1] for row in heads] == ["convention", "descent"]  # nothing stands besides
 
 
 def test_the_proof_lists_every_quantized_tensor(page, runs):
@@ -153,7 +179,8 @@ def test_one_untrained_float_stage_still_gives_a_page(tmp_path):
     text = write_page([done], tmp_path / "report.html").read_text(encoding="utf-8")
     words = " ".join(text.split())
     assert "1 seed (0)" in words
-    for heading in ("What is misread", "Learning", "Weights and their levels"):
+    assert "below float" not in text
+    for heading in ("What is misread", "Learning", "Weights and their levels", "Proof of quantization"):
         assert f"<h2>{heading}</h2>" not in text
 
 
@@ -205,9 +232,3 @@ def test_an_unfinished_run_gives_no_page(runs, tmp_path):
     unfinished = Run(folder=runs[0].folder, record=replace(runs[0].record, stages={}))
     with pytest.raises(ValueError, match="no stage is finished"):
         write_page([unfinished], tmp_path / "report.html")
-
-
-def test_stage_model_is_the_model_of_that_stage(runs):
-    model = stage_model(runs[1], "uniq-w2a2")
-    entry = runs[1].record.stages["uniq-w2a2"].test
-    assert fb.evaluate(model, load_digits().test_batches()).top1 == entry.top1

@@ -76,7 +76,7 @@ def test_the_convention_is_spelled_out():
         "batch norm fixed point, bias float, every product of integers",
     ]
     assert [row.first_last for row in rows] == [
-        "", "first W8/A8 last W8/A8 shortcut W2/A2", "first W8/A8 last W8/A8 BN fixed point",
+        "", "edges W8/A8", "edges W8/A8, BN fixed point",
     ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_precision_of_training_stands_with_the_numbers():
     half = Way(precision="bf16", graphs=True)
     rows = summarize([made(a=entry(1, FLOAT, way=half), b=entry(1, UNIQ, way=half))])
     assert [row.first_last for row in rows] == [
-        "trained in bf16", "first W8/A8 last W8/A8 shortcut W2/A2 trained in bf16",
+        "trained in bf16", "edges W8/A8, trained in bf16",
     ]  # fmt: skip
     assert all(row.convention.endswith(", trained in bf16") for row in rows)
 
@@ -156,7 +156,7 @@ def test_the_table_holds_every_row():
     line = next(line for line in text.splitlines() if "w2" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells == [
-        "w2", "W2/A2", "95.50 ± 0.71", "+3.00", "1,234", "5.0 M", "30.0", "first W8/A8 last W8/A8 shortcut W2/A2",
+        "w2", "W2/A2", "95.50 ± 0.71", "+3.00", "1,234", "5.0 M", "30.0 s", "edges W8/A8",
     ]  # fmt: skip
 
 
@@ -183,5 +183,30 @@ def test_the_net_that_is_kept_is_marked_with_what_it_scored_held_out():
     console = Console(width=150)
     with console.capture() as capture:
         console.print(table_of(rows, "title"))
-    assert all(word in capture.get() for word in ("held out %", "99.00", "90.00"))
+    assert all(word in capture.get() for word in ("held", "out %", "99.00", "90.00"))
     assert summarize([made(**stages | {"w2": entry(96.0, UNIQ)})])[1].held_out is None
+
+
+MIXED = replace(
+    UNIQ, policy="dq", inner="W2/A3, W3/A3, W4/A5, W6/A5", first="W6/A8", shortcut="W4/A5, W5/A5"
+)  # fmt: skip
+
+
+def test_a_net_of_many_widths_has_a_short_word_and_the_full_list_in_its_convention():
+    (row,) = summarize([made(dq=entry(96.0, MIXED))])
+    assert row.bits == "mixed W2-6/A3-5"
+    assert row.convention.startswith("inner W2/A3, W3/A3, W4/A5, W6/A5, first W6/A8, last W8/A8, shortcut W4/A5, W5/A5")
+    assert row.first_last == "first W6/A8, last W8/A8, shortcut mixed W4-5/A5"
+
+
+def test_the_table_fits_100_columns():
+    runs = [made(**{name: entry(99.0, MIXED) for name in ("float", "dq-with-a-long-name")}, seed=n) for n in (0, 1)]
+    lines = printed(summarize(runs), width=150).splitlines()
+    assert max(map(len, lines)) == 100
+
+
+def test_a_column_that_nothing_stands_in_is_left_out():
+    quantized = printed(summarize([made(a=entry(99.0, UNIQ), b=entry(98.0, UNIQ))]))
+    assert "below" not in quantized
+    assert "file" not in quantized
+    assert "below" in printed(summarize(two_seeds()))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ...engine.fit import TEST_BATCH
 from ...metrics.evaluation import evaluate
@@ -65,17 +64,8 @@ def score(
     metrics = evaluate(opened.network.to(device), loaded.test_batches(TEST_BATCH[loaded.task], device=device))
     for path, reason in loaded.left_out.items():
         say(f"left out: {path}: {reason}")
-    scores = {"top-1 %": metrics.top1, "top-5 %": metrics.top5}
-    if metrics.miou is not None:
-        scores = {"mIoU %": metrics.miou, "pixels right %": metrics.top1}
-    table = Table(*scores, "loss", "images", "levels used / allowed (weights)", title=f"{model} on {loaded.name}")
     weights = {name for name, quantizer in quantizers_of(opened.network) if quantizer.site.role == "weight"}
-    levels = [counts for name, counts in metrics.proof.usage.items() if name in weights]
-    used = ", ".join(sorted({f"{counts.used}/{counts.allowed}" for counts in levels})) or "float"
-    shown = [f"{score:.2f}" for score in scores.values()]
-    table.add_row(*shown, f"{metrics.loss:.4f}", f"{metrics.num_samples:,}", used)
-    table.caption = str(metrics.convention)
-    show(table, metrics.as_dict(), json)
+    show(metrics.table(f"{model} on {loaded.name}", weights), metrics.as_dict(), json)
 
 
 COMMANDS.add("eval", score)

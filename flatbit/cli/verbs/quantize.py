@@ -198,9 +198,9 @@ def quantize_network(
         )  # fmt: skip
         planned = plan(made, seed=seed, device=device, data_dir=data_dir, checkpoint=start)
         begin_anew([out], resume=resume, overwrite=overwrite)
+        if checkpoint is None:
+            say(f"no --checkpoint: {model} is quantized with the weights it is built with, random or its own")
         done = run(planned, out, resume=resume, callbacks=[TensorBoard()] if tensorboard else [], say=say)
-    if checkpoint is None:
-        say(f"no --checkpoint: {model} was quantized with the weights it is built with")
     _show(done, f"{model} on {data}", data_dir, json)
 
 

@@ -12,6 +12,7 @@ from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
 from ..choice import recipe_of
+from ..command import command_of
 from ..console import Json, Out, Resume, Seeds, Smoke, parse_seeds, say, show
 
 
@@ -41,7 +42,7 @@ def first_steps(
     packed_bytes, *_ = [_packed_bytes(made) for made in runs]  # a seed more changes no size
     values = [row | {"file_bytes": packed_bytes[row["stage"]]} for row in as_json(rows)]
     show(table_of(rows, "digits, preresnet8", packed_bytes), values, json)
-    page = write_page(runs, out / "report.html")
+    page = write_page(runs, out / "report.html", command=command_of(runs))
     say(f"report: {page}")
 
 

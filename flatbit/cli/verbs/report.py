@@ -10,6 +10,7 @@ import typer
 from ...engine.record import RECORD, read_run
 from ...report.page import write_page
 from .. import COMMANDS
+from ..command import command_of
 from ..console import DataDir, Json, Out, Trust, show
 
 
@@ -29,8 +30,8 @@ def write_report(
     folders = [run] if (run / RECORD).is_file() else [path.parent for path in sorted(run.glob(f"seed*/{RECORD}"))]
     if not folders:
         raise ValueError(f"no run in {run}: neither it nor a folder seedN in it has a {RECORD}")
-    runs = [read_run(folder, trust=trust) for folder in folders]
-    page = write_page(sorted(runs, key=lambda each: each.record.seed), out or run / "report.html", data_root=data_dir)
+    runs = sorted((read_run(folder, trust=trust) for folder in folders), key=lambda each: each.record.seed)
+    page = write_page(runs, out or run / "report.html", data_root=data_dir, command=command_of(runs))
     show(str(page), str(page), json)
 
 

@@ -23,6 +23,7 @@ from ...report.page import write_page
 from ...report.summary import as_json, summarize, table_of
 from .. import COMMANDS
 from ..choice import ModelName, RecipeName, Settings, recipe_of
+from ..command import command_of
 from ..console import (
     AsBuilt,
     CheckpointFile,
@@ -143,7 +144,7 @@ def run_recipe(
     if done:
         rows = summarize(done)
         show(table_of(rows, f"{made.name}, {_in_words([each.record.seed for each in done])}"), as_json(rows), json)
-        page = write_page(done, out / "report.html", data_root=data_dir)
+        page = write_page(done, out / "report.html", data_root=data_dir, command=command_of(done))
         say(f"run: {out}  report: {page}")
     _raise_failures(runs)
 
