@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ..atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1d2733", "#66727f", "#e3e8ee"
@@ -20,6 +22,7 @@ COLORS = ("#1f6fb4", "#d1622b", "#2f9464", "#8a5bb0", "#b03a52", "#7a6a3a")
 RIGHT, WRONG = COLORS[2], "#c02929"
 TITLE, LINE, MARGIN = 0.36, 0.16, 0.1  # inches: what a title takes, a line of a note, and the white around
 LETTERS = 15  # of a note, to the inch
+LEVELS = 16  # of contours
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -77,6 +80,30 @@ def describe(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
+
+
+def contours(
+    axes: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, together: Sequence[np.ndarray], *, logarithmic: bool
+) -> ScalarMappable:
+    """A surface as filled contours, whose levels it shares with others.
+
+    Args:
+        axes: to draw on.
+        x, y: coordinates, ascending.
+        values: (len(y), len(x)); what is not finite stays white.
+        together: all surfaces on this scale, this one among them.
+        logarithmic: levels by equal ratios (of losses) in place of equal steps.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    known = np.concatenate([each[np.isfinite(each)] for each in together])
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    logarithmic = logarithmic and 0 < low < high
+    high = high if high > low else low + 1
+    levels = (np.geomspace if logarithmic else np.linspace)(low, high, LEVELS)
+    norm = (LogNorm if logarithmic else Normalize)(low, high)
+    shown = np.ma.masked_invalid(values)
+    return axes.contourf(x, y, shown.clip(levels[0], levels[-1]), levels=levels, norm=norm, cmap="viridis")
 
 
 def shorten(text: str, longest: int = 38) -> str:
