@@ -94,7 +94,7 @@ def landscape(
         keep: a folder for what is measured so far (``measured_each``).
 
     Raises:
-        ValueError: no models; settings out of range; a weight that is computed from other tensors.
+        ValueError: no models; one without weights, or with one that is computed from others; settings out of range.
     """
     if not models:
         raise ValueError("landscape: got no models: expected one or more")
@@ -153,6 +153,8 @@ class Surroundings:
         }
         axes = {id(p): _channel_axis(m, p) for m in self.network.modules() for p in own_weights(m)}
         self._weights = [p for p in self.network.parameters() if id(p) in axes]
+        if not self._weights:
+            raise ValueError(f"{name} has no weight of two axes or more: there is no direction, expected one weight")
         self._values = [self._value(weight) for weight in self._weights]
         random = generator(seed)
         first, second = ([torch.randn(w.shape, generator=random) for w in self._weights] for _ in range(2))

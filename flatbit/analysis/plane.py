@@ -124,8 +124,12 @@ def _grid(span: Span, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     across = (w - along * u / length).norm()
     if not length > 0 or not across > 1e-6 * max(length, w.norm()):
         first, second, third = span.names
-        where = f"{first} and {second} are the same" if not length > 0 else f"{third} lies on their line"
-        raise ValueError(f"plane: the weights of {where}: expected three models that span a plane")
+        where = (
+            f"are the same in {first} and {second}"
+            if not length > 0
+            else f"of {first}, {second} and {third} lie on a line"
+        )
+        raise ValueError(f"plane: the weights {where}: expected three models that span a plane")
     corners = np.array([[0, 0], [length.item(), 0], [along.item(), across.item()]])
     low, high = corners.min(0), corners.max(0)
     margin = MARGIN * (high - low).max()

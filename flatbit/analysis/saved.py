@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .. import plain
 from ..atomic import replacing
@@ -24,7 +26,7 @@ class Saved:
 
 
 def write_result(folder: Path, result: Any, *, title: str) -> Path:
-    """Write a frozen dataclass of plain values and arrays to ``FOLDER/result.json``, whole or not at all; its path.
+    """Write a frozen dataclass of plain values, arrays and tensors to ``FOLDER/result.json``, whole or not at all.
 
     Raises ValueError for a field that holds anything else.
     """
@@ -43,7 +45,9 @@ def read_result(folder: Path, kind: type) -> Saved:
         found = json.loads(path.read_text())
         return Saved(title=found["title"], result=plain.from_plain(kind, found["result"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what write_result left for {kind.__name__} ({error}): analyze again") from error
+        raise ValueError(
+            f"{path} is not what write_result left for {kind.__name__} ({error}): analyze again"
+        ) from error
 
 
 def _write_array(array: np.ndarray) -> dict[str, Any]:
@@ -55,3 +59,8 @@ def _read_array(found: Any) -> np.ndarray:
 
 
 plain.add_codec(np.ndarray, _write_array, _read_array)
+plain.add_codec(
+    Tensor,
+    lambda tensor: _write_array(tensor.detach().cpu().numpy()),
+    lambda found: torch.from_numpy(_read_array(found)),
+)

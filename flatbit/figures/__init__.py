@@ -80,9 +80,7 @@ class Analyses(Registry[Analysis]):
         several: bool = False,
     ) -> Analysis:
         """Register an analysis under ``name``, as ``Analysis`` says. Raises ValueError if the name is taken."""
-        return super().add(
-            name, Analysis(compute=compute, draw=draw, needs_data=needs_data, several=several)
-        )
+        return super().add(name, Analysis(compute=compute, draw=draw, needs_data=needs_data, several=several))
 
 
 ANALYSES = Analyses("analysis", __name__)

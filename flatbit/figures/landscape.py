@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 COLUMNS = 3
 NOTE = (
     "Along two random directions, in which at 1 every filter moves by its own norm; added after rounding. "
-    "One scale for all; the cross is the model itself. Slices: solid along the first direction, dashed along the second."
+    "One scale for all, darker is less; the cross is the model itself. Slices: solid along the first direction, "
+    "dashed along the second."
 )
 
 
@@ -30,12 +31,10 @@ def landscape_figure(result: Landscapes, *, title: str) -> Figure:
     losses = [model.loss for model in result.models]
     middle = len(result.steps) // 2
     for axes, model in zip(grid, result.models, strict=False):
-        shown = contours(axes, result.steps, result.steps, model.loss, losses, logarithmic=True)
-        figure.colorbar(shown, ax=axes, pad=0.02).ax.tick_params(labelsize=7)
+        contours(axes, result.steps, result.steps, model.loss, losses, loss=True)
         axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=1.6)
         found = f"{shorten(model.name, 24)}: loss {model.at_the_weights:.3g}"
         describe(axes, found, "first direction", "second direction")
-        axes.set_aspect("equal")
     slices = grid[-1]
     for index, model in enumerate(result.models):
         color = COLORS[index % len(COLORS)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..analysis.plane import LossPlane, loss_plane
 from . import ANALYSES
 from .style import INK, contours, describe, finish, panels, shorten
@@ -18,8 +16,8 @@ MARKS = "os^"
 PANELS = {
     "train_loss": "loss, {:,} training images",
     "test_loss": "loss, {:,} test images",
-    "train_accuracy": "accuracy, %, training",
-    "test_accuracy": "accuracy, %, test",
+    "train_accuracy": "accuracy, %, {} images",
+    "test_accuracy": "accuracy, %, {} images",
 }
 
 
@@ -33,13 +31,11 @@ def plane_figure(result: LossPlane, *, title: str) -> Figure:
     figure, grid = panels(len(PANELS), 2, 3.9, 3.2)
     counts = {"train": result.num_train, "test": result.num_test}
     for axes, (name, words) in zip(grid, PANELS.items(), strict=True):
-        split, _, what = name.partition("_")
-        both = [result.surface[f"{each}_{what}"] for each in counts]
-        shown = contours(axes, result.x, result.y, result.surface[name], both, logarithmic=what == "loss")
-        figure.colorbar(shown, ax=axes, pad=0.02).ax.tick_params(labelsize=7)
+        surface = result.surface[name]
+        contours(axes, result.x, result.y, surface, [surface], loss=name.endswith("loss"))
         _mark(axes, result)
-        describe(axes, words.format(counts[split]), "distance", "distance")
-        axes.set_aspect("equal")
+        split = name.partition("_")[0]
+        describe(axes, words.format(counts[split]), "distance, circle to square", "distance, across")
     finish(figure, title, note=_note(result))
     return figure
 
@@ -61,7 +57,7 @@ def _note(result: LossPlane) -> str:
         "float": "Every point is a float weight between quantized ones; none is rounded.",
     }[result.weights]
     statistics = f"Batch-norm statistics of each from {result.num_train:,} training images."
-    return f"{models[0].upper()}{models[1:]}. {points} {statistics}"
+    return f"{models[0].upper()}{models[1:]}. Darker is better. {points} {statistics}"
 
 
 ANALYSES.add("plane", loss_plane, plane_figure, several=True)

@@ -14,7 +14,6 @@ from ..atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1d2733", "#66727f", "#e3e8ee"
@@ -83,27 +82,39 @@ def describe(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def contours(
-    axes: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, together: Sequence[np.ndarray], *, logarithmic: bool
-) -> ScalarMappable:
-    """A surface as filled contours, whose levels it shares with others.
+    axes: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, scale: Sequence[np.ndarray], *, loss: bool
+) -> None:
+    """A surface as filled contours, the darker the better, with a bar of its colours.
 
     Args:
         axes: to draw on.
-        x, y: coordinates, ascending.
+        x, y: coordinates, ascending; one unit of either is as long as of the other.
         values: (len(y), len(x)); what is not finite stays white.
-        together: all surfaces on this scale, this one among them.
-        logarithmic: levels by equal ratios (of losses) in place of equal steps.
+        scale: all surfaces that share their levels, this one among them.
+        loss: less is better, and levels are at equal ratios; else more is, and they are at equal steps.
     """
     from matplotlib.colors import LogNorm, Normalize
 
-    known = np.concatenate([each[np.isfinite(each)] for each in together])
+    known = np.concatenate([each[np.isfinite(each)] for each in scale])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    logarithmic = logarithmic and 0 < low < high
     high = high if high > low else low + 1
-    levels = (np.geomspace if logarithmic else np.linspace)(low, high, LEVELS)
-    norm = (LogNorm if logarithmic else Normalize)(low, high)
-    shown = np.ma.masked_invalid(values)
-    return axes.contourf(x, y, shown.clip(levels[0], levels[-1]), levels=levels, norm=norm, cmap="viridis")
+    by_ratio = loss and low > 0
+    levels = (np.geomspace if by_ratio else np.linspace)(low, high, LEVELS)
+    shown = axes.contourf(
+        x,
+        y,
+        np.ma.masked_invalid(values).clip(levels[0], levels[-1]),
+        levels=levels,
+        norm=(LogNorm if by_ratio else Normalize)(low, high),
+        cmap="viridis" if loss else "viridis_r",
+    )
+    axes.set_aspect("equal")
+    assert axes.figure is not None
+    bar = axes.figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.04, 1)), ticks=levels[:: LEVELS // 5])
+    bar.ax.set_yticklabels([f"{level:.{3 if loss else 4}g}" for level in levels[:: LEVELS // 5]])
+    bar.ax.tick_params(labelsize=7.5, colors=MUTED)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def shorten(text: str, longest: int = 38) -> str:
