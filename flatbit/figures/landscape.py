@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
+SPLITS = {"train": "training", "test": "test"}
 NOTE = (
-    "Along two random directions, in which at 1 every filter moves by its own norm; added after rounding. "
+    "Along two random directions, in which at 1 every filter moves by its own norm; added after rounding, "
+    "batch-norm statistics as they are. "
     "One scale for all, darker is less; the cross is the model itself. Slices: solid along the first direction, "
     "dashed along the second."
 )
@@ -27,7 +29,7 @@ def landscape_figure(result: Landscapes, *, title: str) -> Figure:
         title: of the figure.
     """
     count = len(result.models) + 1
-    figure, grid = panels(count, min(count, COLUMNS), 3.7, 3.1)
+    figure, grid = panels(count, 2 if count == 4 else min(count, COLUMNS), 3.7, 3.1)
     losses = [model.loss for model in result.models]
     middle = len(result.steps) // 2
     for axes, model in zip(grid, result.models, strict=False):
@@ -42,11 +44,9 @@ def landscape_figure(result: Landscapes, *, title: str) -> Figure:
         slices.plot(result.steps, model.loss[:, middle], color=color, linewidth=1.2, linestyle="--")
     slices.set_yscale("log")
     slices.legend(fontsize=7.5, frameon=False, labelcolor=INK)
-    describe(slices, f"slices, {result.num_images:,} {_WORDS[result.split]} images", "step", "loss")
+    describe(slices, f"slices, {result.num_images:,} {SPLITS[result.split]} images", "step", "loss")
     finish(figure, title, note=NOTE)
     return figure
 
-
-_WORDS = {"train": "training", "test": "test"}
 
 ANALYSES.add("landscape", landscape, landscape_figure, several=True)

@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKS = "os^"
-PANELS = {
-    "train_loss": "loss, {:,} training images",
-    "test_loss": "loss, {:,} test images",
-    "train_accuracy": "accuracy, %, {} images",
-    "test_accuracy": "accuracy, %, {} images",
-}
+SPLITS = {"train": "training", "test": "test"}
 
 
 def plane_figure(result: LossPlane, *, title: str) -> Figure:
@@ -28,14 +23,16 @@ def plane_figure(result: LossPlane, *, title: str) -> Figure:
         result: from ``loss_plane``.
         title: of the figure.
     """
-    figure, grid = panels(len(PANELS), 2, 3.9, 3.2)
+    figure, grid = panels(4, 2, 3.9, 3.2)
     counts = {"train": result.num_train, "test": result.num_test}
-    for axes, (name, words) in zip(grid, PANELS.items(), strict=True):
-        surface = result.surface[name]
-        contours(axes, result.x, result.y, surface, [surface], loss=name.endswith("loss"))
+    cells = [(what, split) for what in ("loss", "accuracy") for split in SPLITS]
+    for axes, (what, split) in zip(grid, cells, strict=True):
+        surface = result.surface[f"{split}_{what}"]
+        contours(axes, result.x, result.y, surface, [surface], loss=what == "loss")
         _mark(axes, result)
-        split = name.partition("_")[0]
-        describe(axes, words.format(counts[split]), "distance, circle to square", "distance, across")
+        unit = ", %" if what == "accuracy" else ""
+        words = f"{what}{unit}, {counts[split]:,} {SPLITS[split]} images"
+        describe(axes, words, "distance, circle to square", "distance, across")
     finish(figure, title, note=_note(result))
     return figure
 
