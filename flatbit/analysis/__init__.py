@@ -4,5 +4,7 @@ An analysis leaves the model as it found it: parameters, buffers, modes and rand
 """
 
 from .curvature import Hessian, hessian
+from .landscape import Landscapes, loss_landscape
+from .plane import LossPlane, loss_plane
 
-__all__ = ["Hessian", "hessian"]
+__all__ = ["Hessian", "Landscapes", "LossPlane", "hessian", "loss_landscape", "loss_plane"]

@@ -23,7 +23,7 @@ from ..quant.reparametrized import refuse_reparametrized
 from ..quant.table import own_weights, quantized_layers, quantized_tensors, slots_of
 from ..wrappers import unwrapped
 from .partial import digest_of, digest_of_samples, measured_each
-from .sample import Split, sample, score
+from .samples import Split, sample, score
 
 SMALL = 1e-10  # added to a filter's norm, as Goldstein's code has it
 
@@ -66,7 +66,7 @@ class Landscapes:
 
 
 @torch.no_grad()
-def landscape(
+def loss_landscape(
     models: Mapping[str, nn.Module],
     data: Data,
     *,

@@ -15,7 +15,7 @@ from ..data.batches import Data
 from ..device import device_of
 from ..train.batchnorm import reestimate_batchnorm_
 from .partial import digest_of, digest_of_samples, measured_each
-from .sample import sample, score
+from .samples import sample, score
 from .span import Span
 
 MARGIN = 0.25  # of the larger side of the models' bounding box, around it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..analysis.landscape import Landscapes, landscape
+from ..analysis.landscape import Landscapes, loss_landscape
 from . import ANALYSES
 from .style import COLORS, INK, contours, describe, finish, panels, shorten
 
@@ -25,7 +25,7 @@ def landscape_figure(result: Landscapes, *, title: str) -> Figure:
     """The loss surface of every model on one scale, then slices of all through the middle.
 
     Args:
-        result: from ``landscape``.
+        result: from ``loss_landscape``.
         title: of the figure.
     """
     count = len(result.models) + 1
@@ -49,4 +49,4 @@ def landscape_figure(result: Landscapes, *, title: str) -> Figure:
     return figure
 
 
-ANALYSES.add("landscape", landscape, landscape_figure, several=True)
+ANALYSES.add("landscape", loss_landscape, landscape_figure, several=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..analysis.plane import LossPlane, loss_plane
 from . import ANALYSES
 from .style import INK, contours, describe, finish, panels, shorten
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKS = "os^"
+MARKS = {"o": 11, "s": 8, "^": 5.5}  # with their sizes: all are seen where they meet
+WIDTH, LOWEST, HIGHEST = 3.0, 0.3, 1.2  # inches of a surface, and its height to it
 SPLITS = {"train": "training", "test": "test"}
 
 
@@ -23,7 +26,8 @@ def plane_figure(result: LossPlane, *, title: str) -> Figure:
         result: from ``loss_plane``.
         title: of the figure.
     """
-    figure, grid = panels(4, 2, 3.9, 3.2)
+    height = WIDTH * float(np.clip(np.ptp(result.y) / np.ptp(result.x), LOWEST, HIGHEST))
+    figure, grid = panels(4, 2, WIDTH + 0.9, height + 0.8)
     counts = {"train": result.num_train, "test": result.num_test}
     cells = [(what, split) for what in ("loss", "accuracy") for split in SPLITS]
     for axes, (what, split) in zip(grid, cells, strict=True):
@@ -38,8 +42,8 @@ def plane_figure(result: LossPlane, *, title: str) -> Figure:
 
 
 def _mark(axes: Axes, result: LossPlane) -> None:
-    for (x, y), mark in zip(result.corners, MARKS, strict=True):
-        axes.plot(x, y, mark, color="white", markeredgecolor=INK, markersize=7, clip_on=False)
+    for (x, y), (mark, size) in zip(result.corners, MARKS.items(), strict=True):
+        axes.plot(x, y, mark, color="white", markeredgecolor=INK, markersize=size)
 
 
 def _note(result: LossPlane) -> str:

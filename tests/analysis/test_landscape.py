@@ -9,7 +9,7 @@ from torch import nn
 
 import flatbit as fb
 from flatbit.analysis import landscape as module
-from flatbit.analysis.landscape import Surroundings, landscape, normalized
+from flatbit.analysis.landscape import Surroundings, loss_landscape, normalized
 from flatbit.analysis.partial import FILE
 from flatbit.data.batches import generator
 from flatbit.data.memory import Images, MemoryData
@@ -39,7 +39,7 @@ def ones():
 def test_of_a_quadratic_it_is_that_quadratic():
     model = Bowl()
     d1, d2 = (parts[0] for parts in Surroundings(model, "bowl", 5).directions)
-    result = landscape({"bowl": model}, ones(), points=5, span=0.5, seed=5)
+    result = loss_landscape({"bowl": model}, ones(), points=5, span=0.5, seed=5)
     np.testing.assert_allclose(result.steps, [-0.5, -0.25, 0, 0.25, 0.5])
     expected = [
         [math.log1p(math.exp((model.w + a * d1 + b * d2).square().sum().item() / 2)) for a in result.steps]
@@ -120,7 +120,7 @@ def test_biases_norms_and_statistics_stay_and_coming_back_is_exact():
 
 def test_the_middle_is_the_model_in_eval_mode(blobs):
     model = net().train()
-    result = landscape({"net": model}, blobs, points=3, split="test")
+    result = loss_landscape({"net": model}, blobs, points=3, split="test")
     metrics = fb.evaluate(model, blobs.test_batches())
     (surface,) = result.models
     assert surface.at_the_weights == metrics.loss
@@ -130,14 +130,14 @@ def test_the_middle_is_the_model_in_eval_mode(blobs):
 
 def test_models_have_the_same_directions_and_are_measured_one_by_one(blobs):
     models = {"a": net(), "b": net(seed=1)}
-    both = landscape(models, blobs, points=3)
+    both = loss_landscape(models, blobs, points=3)
     assert [each.name for each in both.models] == ["a", "b"]
     for (name, model), surface in zip(models.items(), both.models, strict=True):
-        (alone,) = landscape({name: model}, blobs, points=3).models
+        (alone,) = loss_landscape({name: model}, blobs, points=3).models
         np.testing.assert_array_equal(alone.loss, surface.loss)
     one, other = (Surroundings(model, "", 0).directions[0][0].flatten(1) for model in models.values())
     torch.testing.assert_close(torch.cosine_similarity(one, other), torch.ones(len(one)))
-    (elsewhere,) = landscape({"a": models["a"]}, blobs, points=3, seed=1).models
+    (elsewhere,) = loss_landscape({"a": models["a"]}, blobs, points=3, seed=1).models
     assert elsewhere.loss[0, 0] != both.models[0].loss[0, 0]
 
 
@@ -155,7 +155,7 @@ def test_it_goes_on_with_what_is_kept_and_refuses_what_is_stale(blobs, tmp_path,
 
     monkeypatch.setattr("flatbit.analysis.landscape.score", score)
     with pytest.raises(Stop):
-        landscape(models, blobs, points=3, keep=tmp_path)
+        loss_landscape(models, blobs, points=3, keep=tmp_path)
     for settings, says in (
         ({"seed": 1}, "seed was 0, is 1"),
         ({"span": 0.5}, "span was 1.0, is 0.5"),
@@ -163,13 +163,13 @@ def test_it_goes_on_with_what_is_kept_and_refuses_what_is_stale(blobs, tmp_path,
         ({"split": "test"}, "images was"),
     ):
         with pytest.raises(ValueError, match=f"part of another result: {says}"):
-            landscape(models, blobs, **{"points": 3, "keep": tmp_path} | settings)
+            loss_landscape(models, blobs, **{"points": 3, "keep": tmp_path} | settings)
     with pytest.raises(ValueError, match="models was"):
-        landscape({"a": models["a"], "b": models["a"]}, blobs, points=3, keep=tmp_path)
-    again = landscape(models, blobs, points=3, keep=tmp_path)
+        loss_landscape({"a": models["a"], "b": models["a"]}, blobs, points=3, keep=tmp_path)
+    again = loss_landscape(models, blobs, points=3, keep=tmp_path)
     assert len(calls) == 12 + 18 - 11
     assert not (tmp_path / FILE).exists()
-    for one, other in zip(again.models, landscape(models, blobs, points=3).models, strict=True):
+    for one, other in zip(again.models, loss_landscape(models, blobs, points=3).models, strict=True):
         np.testing.assert_array_equal(one.loss, other.loss)
 
 
@@ -184,12 +184,12 @@ def test_it_goes_on_with_what_is_kept_and_refuses_what_is_stale(blobs, tmp_path,
 )
 def test_settings_out_of_range(settings, says):
     with pytest.raises(ValueError, match=says):
-        landscape({"bowl": Bowl()}, ones(), **settings)
+        loss_landscape({"bowl": Bowl()}, ones(), **settings)
 
 
 def test_no_models():
     with pytest.raises(ValueError, match="landscape: got no models: expected one or more"):
-        landscape({}, ones())
+        loss_landscape({}, ones())
 
 
 def test_a_model_without_matrices_has_no_directions():
@@ -198,5 +198,5 @@ def test_a_model_without_matrices_has_no_directions():
 
 
 def test_the_defaults_are_those_of_the_specification():
-    usual = {name: p.default for name, p in inspect.signature(landscape).parameters.items()}
+    usual = {name: p.default for name, p in inspect.signature(loss_landscape).parameters.items()}
     assert (usual["points"], usual["span"], usual["split"], usual["num_images"]) == (21, 1.0, "train", 2000)

@@ -40,6 +40,15 @@ def test_four_panels_with_a_mark_at_every_model():
         assert [tuple(line.get_xydata()[0]) for line in axes.lines] == [(0, 0), (2, 0), (0.5, 1)]
         assert len({line.get_marker() for line in axes.lines}) == 3
         assert axes.get_aspect() == 1
+        sizes = [line.get_markersize() for line in axes.lines]
+        assert sizes == sorted({*sizes}, reverse=True)  # none hides another
+
+
+def test_a_low_plane_makes_a_low_figure():
+    heights = [plane_figure(found(y=np.linspace(0, top, 3)), title="").get_figheight() for top in (4 / 3, 2, 4, 400)]
+    assert heights == sorted(heights)
+    assert heights[0] < 5
+    assert heights[-1] < 10
 
 
 def test_the_note_says_which_is_which_and_what_a_point_is():

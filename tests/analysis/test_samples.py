@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import flatbit as fb
-from flatbit.analysis.sample import BATCH, sample, score
+from flatbit.analysis.samples import BATCH, sample, score
 
 
 def labels(batches):
