@@ -154,7 +154,10 @@ def _decoded(path: str | Path, name: str, coding: Coding, tensors: Mapping[str, 
         numbers = unpacked_bits(tensors[name], coding.bits, math.prod(coding.shape))
         if int(numbers.max()) > coding.high - coding.low:
             raise ValueError(f"a code of {int(numbers.max()) + coding.low}: expected {coding.low} to {coding.high}")
-        return {name: values_of(numbers + coding.low, step, coding)}
+        values = values_of(numbers + coding.low, step, coding)
+        if not bool(values.isfinite().all()):
+            raise ValueError("its values are beyond float32")
+        return {name: values}
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{path}: {name!r} does not fit its grid ({error}): {DAMAGED}") from error
 

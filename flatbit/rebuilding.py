@@ -10,11 +10,14 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import models
+from .registry import PLUGIN_HINT
 
 MISFITS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError)
 """What a builder or a quantizer raises for arguments that it cannot have, beside ValueError."""
 VALUES_PER_BYTE = 64
 """A byte of a file holds eight values at most, of 1 bit; layers may share them."""
+BYTES_PER_NAME = 16
+"""The least that a file's header says of a tensor: its name, type, shape and place."""
 
 
 class _TooLargeError(ValueError):
@@ -39,23 +42,29 @@ def rebuilt(path: str | Path, call: tuple[str, dict[str, Any]], *, trust: bool) 
             f"{path} wants to import and call {name!r}: if you trust it, load it with trust=True "
             "(--trust), or build the model yourself and call flatbit.load_(model, path)"
         )
+    if not models.is_there(name):
+        raise ValueError(f"{path}: its model {name!r} is not registered {PLUGIN_HINT}")
     try:
-        _check_size(name, arguments, VALUES_PER_BYTE * Path(path).stat().st_size)
+        _check_size(name, arguments, Path(path).stat().st_size)
         return models.build(name, **arguments)
     except (*MISFITS, ValueError) as error:
         raise ValueError(f"{path}: its model cannot be built, {name} with {arguments}: {error!r:.300}") from error
 
 
-def _check_size(name: str, arguments: dict[str, Any], most: int) -> None:
-    """Build a registered model without memory, and raise ValueError once it has more than so many parameters."""
-    held = 0
+def _check_size(name: str, arguments: dict[str, Any], file_bytes: int) -> None:
+    """Build a registered model without memory, and raise ValueError once it has more than the file could hold."""
+    most, most_named = VALUES_PER_BYTE * file_bytes, file_bytes // BYTES_PER_NAME
+    held = named = 0
 
     def count(*registered: Any) -> None:
-        nonlocal held
+        nonlocal held, named
         parameter = registered[-1]
-        held += parameter.numel() if parameter is not None and parameter.is_meta else 0
-        if held > most:
-            raise _TooLargeError(f"it has more than {most:,} parameters, which the file cannot hold")
+        if parameter is not None and parameter.is_meta:
+            held, named = held + parameter.numel(), named + 1
+        if held > most or named > most_named:
+            raise _TooLargeError(
+                f"it has more than {most:,} values or {most_named:,} parameters, which the file cannot hold"
+            )
 
     hook = register_module_parameter_registration_hook(count)
     try:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -48,6 +46,7 @@ class Registry(Generic[T]):
         self.package = package
         self._objects: dict[str, T] = {}
         self._unfinished: set[str] = set()
+        self._sources: dict[str, str] = {}
         self._scanned = False
         _registries.add(self)
 
@@ -61,6 +60,8 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is registered twice: rename one of the two")
         self._unfinished.discard(name)
         self._objects[name] = thing
+        if _sources and _sources[-1] is not None:
+            self._sources.setdefault(name, _sources[-1])
         return thing
 
     def get(self, name: str) -> T:
@@ -84,7 +85,7 @@ class Registry(Generic[T]):
             return
         self._scanned = True
         try:
-            with _importing():
+            with importing(None):
                 folder = importlib.import_module(self.package)
                 for module in pkgutil.iter_modules(getattr(folder, "__path__", ())):
                     importlib.import_module(f"{self.package}.{module.name}")
@@ -108,58 +109,36 @@ def _same_place(one: Any, other: Any) -> bool:
 _registries: WeakSet[Registry[Any]] = WeakSet()
 
 
+_sources: list[str | None] = []
+
+
 @contextmanager
-def _importing() -> Iterator[None]:
-    """Names that are registered within, by an import that then fails, may be registered again."""
+def importing(source: str | None) -> Iterator[None]:
+    """What is registered within is of ``source``, None for this package's own; may be again where the import fails."""
     before = {registry: registry._objects.keys() - registry._unfinished for registry in _registries}
+    _sources.append(source)
     try:
         yield
     except BaseException:
         for registry in _registries:
             registry._unfinished |= registry._objects.keys() - before.get(registry, set())
         raise
+    finally:
+        _sources.pop()
 
 
-def load_plugin(path: str | Path) -> ModuleType:
-    """Import a Python file of the user's under its stem: ``import_object("mine:name")`` finds what ``mine.py`` holds.
-
-    A file that was loaded before is not run again: the same module comes back.
-
-    Raises:
-        ValueError: no such file, one that is not called NAME.py, a name that another module has.
-        Exception: whatever the file itself raises.
-    """
-    file = Path(path).expanduser().resolve()
-    if file.suffix != ".py":
-        raise ValueError(f"{path}: expected a Python file, NAME.py")
-    if not file.is_file():
-        raise ValueError(f"{path}: no such file")
-    if (place := _place_of(file.stem)) not in (None, str(file)):
-        raise ValueError(f"{path}: another module is called {file.stem!r} ({place}): rename the file")
-    if file.stem in sys.modules:
-        return sys.modules[file.stem]
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
-    try:
-        with _importing():
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[file.stem]
-        raise
-    return module
+def registered_by(source: str) -> dict[str, set[str]]:
+    """The names that a source registered, by kind."""
+    found: dict[str, set[str]] = {}
+    for registry in _registries:
+        if names := {name for name, its in registry._sources.items() if its == source}:
+            found.setdefault(registry.kind, set()).update(names)
+    return found
 
 
-def _place_of(name: str) -> str | None:
-    """The file of the module of this name, loaded or not, or what it is instead; None where there is no module."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # its package is missing; a module without a spec, as __main__
-        spec = None
-    if spec is not None and spec.origin is not None:
-        return str(Path(spec.origin).resolve()) if spec.has_location else spec.origin
-    return "loaded already" if name in sys.modules else None
+def is_registered(kind: str, name: str) -> bool:
+    """Whether a registry of this kind holds the name."""
+    return any(registry.kind == kind and name in registry.names() for registry in [*_registries])
 
 
 def import_object(path: str) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .atomic import replacing
 
 CHECKSUMS = "checksums"
+LENGTH = 8
+"""Bytes before a header, which say how long it is; it is padded to as many."""
 DAMAGED = "the file was damaged or changed after it was written: take a sound copy, or save again"
 
 
@@ -36,7 +38,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
         "tensors": [_of_tensor(kept[name]) for name in sorted(kept)],
     }
     with replacing(path) as partial:
-        save_file(kept, partial, described | {CHECKSUMS: json.dumps(checksums, separators=(",", ":"))})
+        content = save(kept, described | {CHECKSUMS: json.dumps(checksums, separators=(",", ":"))})
+        partial.write_bytes(_in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its description in order: safetensors writes it in another one each time."""
+    length = int.from_bytes(content[:LENGTH], "little")
+    header = json.loads(content[LENGTH : LENGTH + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % LENGTH)
+    return len(written).to_bytes(LENGTH, "little") + written + content[LENGTH + length :]
 
 
 def read_description(path: str | Path) -> dict[str, str]:

@@ -145,11 +145,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, net, monkeypatch):
     save(net, path)
     old = path.read_bytes()
 
-    def fails(*args):
-        args[1].write_bytes(b"half")
+    def fails(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr("flatbit.tensor_file.save_file", fails)
+    monkeypatch.setattr(type(path), "write_bytes", fails)
     with pytest.raises(OSError, match="disk full"):
         save(net, path)
     assert path.read_bytes() == old

@@ -1,15 +1,23 @@
-"""A file in a folder is enough: one of each kind, written there, passes the suites that ours pass."""
+"""One of each kind, in a folder, passes the suites that ours pass; what a plug-in is and what is kept of it."""
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import flatbit as fb
+from flatbit.models import MODELS
+from flatbit.plugins import Plugin, changed_since, check_plugins, load_installed, load_plugin, plugins_behind
+from flatbit.registry import import_object
+from flatbit.search.sensitivity import MEASURES
 
 ROOT = Path(__file__).parent.parent
 PRINTED = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/design.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -205,3 +213,166 @@ def test_the_command_line_takes_the_folder(folder, tmp_path):
     assert '"kind": "plugged_schedule"' in record
     flatbit("analyze", "plugged_analysis", out, "--out", tmp_path / "sizes.png")
     assert (tmp_path / "sizes.png").is_file()
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write ``plugin_file.py``; what it was loaded as is taken off again."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("flatbit.plugins._loaded", {})
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file is rewritten within one tick of its clock
+
+    def write(text, folder="."):
+        path = tmp_path / folder / "plugin_file.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield write
+    sys.modules.pop("plugin_file", None)
+
+
+def test_what_a_plugin_holds_is_found_by_its_stem(plugin):
+    path = plugin("def net():\n    return 'net'\n")
+    module = load_plugin(path)
+    assert import_object("plugin_file:net") is module.net
+    assert module.net.__module__ == "plugin_file"
+
+
+def test_a_plugin_is_loaded_once(plugin, monkeypatch):
+    path = plugin("import math\n")
+    module = load_plugin(str(path))
+    monkeypatch.chdir(path.parent)
+    assert load_plugin("plugin_file.py") is module
+    assert import_object("plugin_file:math")
+
+
+def test_a_plugin_in_the_working_directory_may_be_loaded_although_it_can_be_imported(plugin, monkeypatch):
+    path = plugin("name = 'mine'\n")
+    monkeypatch.syspath_prepend(path.parent)
+    assert load_plugin(path).name == "mine"
+
+
+def test_a_folder_of_the_same_name_is_no_module(plugin, monkeypatch, tmp_path):
+    path = plugin("name = 'mine'\n", "elsewhere")
+    tmp_path.joinpath("plugin_file").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_plugin(path).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["json", "sys", "__main__", "torch"])
+def test_a_plugin_cannot_take_the_name_of_another_module(tmp_path, name):
+    path = tmp_path / f"{name}.py"
+    path.write_text("")
+    before = sys.modules[name]
+    with pytest.raises(ValueError, match=rf"{name}\.py: another module is called '{name}' \(.+\): rename the file"):
+        load_plugin(path)
+    assert sys.modules[name] is before
+
+
+def test_nor_of_one_that_is_not_imported_yet(tmp_path, monkeypatch):
+    plain = tmp_path / "plugin_installed.py"
+    plain.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = tmp_path / "other" / "plugin_installed.py"
+    other.parent.mkdir()
+    other.write_text("")
+    with pytest.raises(ValueError, match="another module is called 'plugin_installed'"):
+        load_plugin(other)
+    assert "plugin_installed" not in sys.modules
+
+
+def test_two_plugins_of_one_name_cannot_be_loaded(plugin):
+    load_plugin(plugin("", "here"))
+    with pytest.raises(ValueError, match=r"another module is called 'plugin_file' \(.*here.plugin_file\.py\)"):
+        load_plugin(plugin("", "there"))
+
+
+def test_a_plugin_is_a_python_file_that_is_there(tmp_path):
+    tmp_path.joinpath("plugin.txt").write_text("")
+    with pytest.raises(ValueError, match=r"plugin\.txt: expected a Python file, NAME\.py"):
+        load_plugin(tmp_path / "plugin.txt")
+    with pytest.raises(ValueError, match=r"none\.py: no such file"):
+        load_plugin("none.py")
+
+
+def test_a_plugin_that_fails_is_not_there_and_can_be_mended(plugin):
+    text = "from flatbit.search.sensitivity import MEASURES\nMEASURES.add('plugin_file_mine', 7)\n"
+    for wrong, error in ((text + "1 / 0\n", ZeroDivisionError), (text + "def\n", SyntaxError)):
+        with pytest.raises(error):
+            load_plugin(plugin(wrong))
+        assert "plugin_file" not in sys.modules
+        assert "loss" in MEASURES.names()  # a scan in between changes nothing
+    load_plugin(plugin(text))
+    assert MEASURES.get("plugin_file_mine") == 7
+    del MEASURES._objects["plugin_file_mine"]
+
+
+def test_it_imports_its_neighbours_then_and_later(plugin, tmp_path):
+    tmp_path.joinpath("plugin_neighbour.py").write_text("a = 3\n")
+    tmp_path.joinpath("plugin_later.py").write_text("b = 4\n")
+    module = load_plugin(plugin("from plugin_neighbour import a\ndef b():\n    import plugin_later as l; return l.b\n"))
+    assert (module.a, module.b()) == (3, 4)
+    for name in ("plugin_neighbour", "plugin_later"):
+        del sys.modules[name]
+
+
+MODEL = "from flatbit.models import MODELS\nMODELS.add('plugin_net', 1)\n"
+
+
+@pytest.fixture
+def net(plugin):
+    """A plug-in with a model ``plugin_net``, loaded."""
+    path = plugin(MODEL)
+    load_plugin(path)
+    yield path
+    MODELS._objects.pop("plugin_net", None)
+    MODELS._sources.pop("plugin_net", None)
+
+
+def test_a_file_is_kept_by_path_and_contents_with_what_is_needed_of_it(net):
+    digest = hashlib.sha256(net.read_bytes()).hexdigest()
+    kept = Plugin(name="plugin_file", file=str(net), sha256=digest, needed={})
+    assert plugins_behind(["resnet20"]) == (kept,)
+    assert plugins_behind(["resnet20", "plugin_net"]) == (replace(kept, needed={"model": ("plugin_net",)}),)
+    assert plugins_behind(["plugin_file:net"]) == (replace(kept, needed={"module": ("plugin_file",)}),)
+
+
+def test_what_is_not_loaded_is_asked_for_and_not_imported(net, tmp_path):
+    mine, *_ = plugins_behind(["plugin_net", "plugin_file:x"])
+    check_plugins([mine])
+    del MODELS._objects["plugin_net"], sys.modules["plugin_file"]
+    sys.path.remove(str(tmp_path))
+    package = Plugin(name="p", file="p.py", sha256="0", package="pack 1.0", needed={"loss": ("gone",)})
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check_plugins([mine, package, replace(mine, file="unneeded.py", needed={})])
+    assert str(caught.value) == (
+        "needs model 'plugin_net', module 'plugin_file', loss 'gone' of a plug-in that is not loaded: if you trust it, "
+        f"give --plugin {net} and install pack 1.0"
+    )
+    assert "plugin_file" not in sys.modules
+
+
+def test_a_changed_file_is_said(net):
+    mine, *_ = plugins_behind([])
+    other = replace(mine, sha256="f" * 64)
+    assert changed_since([mine]) == changed_since([other, mine]) == []
+    assert changed_since([replace(other, name="not_loaded")]) == []
+    (line,) = changed_since([other])
+    assert line == f"plug-in {net} has changed since: SHA-256 {mine.sha256[:12]}, then ffffffffffff"
+
+
+def test_packages_are_found_by_entry_points_and_a_broken_one_is_said(plugin, monkeypatch, tmp_path):
+    path = plugin(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [
+        SimpleNamespace(name=module, module=module, dist=SimpleNamespace(name="pack", version="1.0"))
+        for module in ("plugin_file", "plugin_gone")
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points if group == "flatbit.plugins" else [])
+    (line,) = load_installed()
+    assert line.startswith("plug-in plugin_gone of pack 1.0 was left out: ModuleNotFoundError: No module named")
+    assert plugins_behind(["resnet20"]) == ()  # an installed package is not kept for being there
+    (found,) = plugins_behind(["plugin_net"])
+    assert (found.package, found.file, found.needed) == ("pack 1.0", str(path), {"model": ("plugin_net",)})
+    del MODELS._objects["plugin_net"], MODELS._sources["plugin_net"]

@@ -35,9 +35,17 @@ def test_one_far_larger_is_refused_before_it_is_allocated(small_file, arguments,
 
 
 def test_what_it_counts_is_left_behind_by_nothing(small_file):
-    with pytest.raises(ValueError, match="more than 2,560,000 parameters, which the file cannot hold"):
+    with pytest.raises(ValueError, match=r"more than 2,560,000 values or 2,500 parameters, which the file cannot hold"):
         rebuilt(small_file, ("preresnet8", {"num_classes": 10**6}), trust=False)
     nn.Linear(2000, 2000, device="meta")  # the hook is gone
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_layers_without_values_are_counted_too(small_file):
+    """A hostile file may ask for a billion empty layers."""
+    arguments = {"in_features": 0, "width": 0, "depth": 10**9}
+    with pytest.raises(ValueError, match="which the file cannot hold"):
+        rebuilt(small_file, ("fcdnn", arguments), trust=False)
 
 
 def test_a_builder_is_not_imported_on_the_files_word(small_file):

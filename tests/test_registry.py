@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from flatbit.registry import Registry, import_object, load_plugin, nearest
+from flatbit.registry import Registry, import_object, importing, is_registered, nearest, registered_by
 
 
 @pytest.fixture
@@ -91,96 +91,6 @@ def test_the_name_of_a_thing_is_that_of_this_very_object():
     assert registry.name_of([1]) is None
 
 
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Write ``plugin_file.py``; what it was loaded as is taken off again."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file is rewritten within one tick of its clock
-
-    def write(text, folder="."):
-        path = tmp_path / folder / "plugin_file.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        return path
-
-    yield write
-    sys.modules.pop("plugin_file", None)
-
-
-def test_what_a_plugin_holds_is_found_by_its_stem(plugin):
-    path = plugin("def net():\n    return 'net'\n")
-    module = load_plugin(path)
-    assert import_object("plugin_file:net") is module.net
-    assert module.net.__module__ == "plugin_file"
-
-
-def test_a_plugin_is_loaded_once(plugin, monkeypatch):
-    path = plugin("import math\n")
-    module = load_plugin(str(path))
-    monkeypatch.chdir(path.parent)
-    assert load_plugin("plugin_file.py") is module
-    assert import_object("plugin_file:math")
-
-
-def test_a_plugin_in_the_working_directory_may_be_loaded_although_it_can_be_imported(plugin, monkeypatch):
-    path = plugin("name = 'mine'\n")
-    monkeypatch.syspath_prepend(path.parent)
-    assert load_plugin(path).name == "mine"
-
-
-def test_a_folder_of_the_same_name_is_no_module(plugin, monkeypatch, tmp_path):
-    path = plugin("name = 'mine'\n", "elsewhere")
-    tmp_path.joinpath("plugin_file").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    assert load_plugin(path).name == "mine"
-
-
-@pytest.mark.parametrize("name", ["json", "sys", "__main__", "torch"])
-def test_a_plugin_cannot_take_the_name_of_another_module(tmp_path, name):
-    path = tmp_path / f"{name}.py"
-    path.write_text("")
-    before = sys.modules[name]
-    with pytest.raises(ValueError, match=rf"{name}\.py: another module is called '{name}' \(.+\): rename the file"):
-        load_plugin(path)
-    assert sys.modules[name] is before
-
-
-def test_nor_of_one_that_is_not_imported_yet(tmp_path, monkeypatch):
-    plain = tmp_path / "plugin_installed.py"
-    plain.write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    other = tmp_path / "other" / "plugin_installed.py"
-    other.parent.mkdir()
-    other.write_text("")
-    with pytest.raises(ValueError, match="another module is called 'plugin_installed'"):
-        load_plugin(other)
-    assert "plugin_installed" not in sys.modules
-
-
-def test_two_plugins_of_one_name_cannot_be_loaded(plugin):
-    load_plugin(plugin("", "here"))
-    with pytest.raises(ValueError, match=r"another module is called 'plugin_file' \(.*here.plugin_file\.py\)"):
-        load_plugin(plugin("", "there"))
-
-
-def test_a_plugin_is_a_python_file_that_is_there(tmp_path):
-    tmp_path.joinpath("plugin.txt").write_text("")
-    with pytest.raises(ValueError, match=r"plugin\.txt: expected a Python file, NAME\.py"):
-        load_plugin(tmp_path / "plugin.txt")
-    with pytest.raises(ValueError, match=r"none\.py: no such file"):
-        load_plugin("none.py")
-
-
-def test_a_plugin_that_fails_is_not_there_and_can_be_mended(plugin, plugins):
-    text = "from plugin_folder import THINGS\nTHINGS.add('mine', 7)\n"
-    for wrong, error in ((text + "1 / 0\n", ZeroDivisionError), (text + "def\n", SyntaxError)):
-        with pytest.raises(error):
-            load_plugin(plugin(wrong))
-        assert "plugin_file" not in sys.modules
-        assert plugins.get("alpha") == 1  # a scan in between changes nothing
-    load_plugin(plugin(text))
-    assert plugins.get("mine") == 7
-
-
 def test_nearest_offers_at_most_three():
     assert nearest("ab1", ["ab2", "ab3", "ab4", "ab5"]).count("ab") == 3
     assert nearest("q", iter("xyz")) == "known: x, y, z"
@@ -261,3 +171,14 @@ def test_what_is_defined_anew_in_the_same_place_replaces_itself():
 def test_an_unknown_name_may_be_one_of_the_users():
     with pytest.raises(ValueError, match=r"unknown thing 'x': .*--plugin FILE on the command line"):
         Registry("thing", "flatbit.nonempty").get("x")
+
+
+def test_it_knows_what_a_source_registered_and_what_the_package_s_own_files_did(plugins):
+    with importing("mine"):
+        plugins.add("of_mine", 1)
+        assert plugins.names() == ["alpha", "of_mine", "resnet20", "resnet32"]  # a scan within is not of mine
+    plugins.add("later", 2)
+    assert registered_by("mine") == {"thing": {"of_mine"}}
+    assert is_registered("thing", "later")
+    assert not is_registered("thing", "gone")
+    assert not is_registered("nothing", "later")

@@ -129,3 +129,10 @@ def test_an_entry_that_is_missing_is_empty():
     assert entry("f", {}, "specs", dict) == {}
     with pytest.raises(ValueError, match="f: its entry 'specs' is not what"):
         entry("f", {"specs": "[" * 10**5}, "specs", dict)
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path):
+    words = {f"word{i}": str(i) for i in range(8)}
+    for name in ("a", "b", "c"):
+        write_tensors(tmp_path / name, {"x": torch.ones(3), "y": torch.zeros(2, 2)}, words)
+    assert len({(tmp_path / name).read_bytes() for name in ("a", "b", "c")}) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
@@ -15,10 +16,12 @@ import typer
 
 from ..engine.loop import TrainingError
 from ..export.verification import ExportError
+from ..plugins import load_installed
 from ..progress import be_quiet
 from ..quant.proof import QuantizationError
 from ..registry import Registry
 from ..version import VERSION
+from .console import say
 from .plugins import DEBUG, load_plugins, plugins_of
 from .spelling import check_spelling
 from .wording import UsageError, usage_in_words
@@ -66,10 +69,19 @@ def _everywhere(
 
 def main() -> None:
     """Run the command line; the console script."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: say(f"flatbit: {message}")
+        _run()
+
+
+def _run() -> None:
+    """Run the verb, and end with its status."""
     words: list[str] = []
     try:
         plugins, words = plugins_of(sys.argv[1:])
         words = _heard(words)
+        for line in load_installed():
+            say(line)
         load_plugins(plugins)
         check_spelling(words)
         status = app()(words or ["--help"], standalone_mode=False)

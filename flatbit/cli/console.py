@@ -76,6 +76,9 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Remove the run that is in --out first, and start anew; other files stay.")
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Two updates per stage: does it run at all.")]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write each epoch's numbers for TensorBoard too, to RUN/tensorboard.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")]
 Seeds = Annotated[
     str | None,

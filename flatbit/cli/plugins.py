@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from ..registry import load_plugin
+from ..plugins import load_plugin
 
 DEBUG = "FLATBIT_DEBUG"
 

@@ -134,6 +134,8 @@ class StreamData(Data):
         """
         if len(self.shape) != 3:
             raise ValueError(f"data set {self.name!r} has features, not images: there are no pictures of it")
+        if not len(index):
+            return np.empty((0, *self.shape), np.uint8)
         chosen = [int(i) for i in np.asarray(index)]
         if isinstance(self.test, Sequential):
             images = self.test.at(chosen)

@@ -6,10 +6,24 @@ runs = flatbit.engine.run_seeds(planned, range(5), "runs/seeds")
 """
 
 from .execution import run
+from .loggers import EpochEnd, TensorBoard
 from .planning import Plan, plan
 from .recipe import Recipe, Stage
 from .record import Run, RunRecord, read_run
 from .seeds import run_seeds
 from .sources import Checkpoint
 
-__all__ = ["Checkpoint", "Plan", "Recipe", "Run", "RunRecord", "Stage", "plan", "read_run", "run", "run_seeds"]
+__all__ = [
+    "Checkpoint",
+    "EpochEnd",
+    "Plan",
+    "Recipe",
+    "Run",
+    "RunRecord",
+    "Stage",
+    "TensorBoard",
+    "plan",
+    "read_run",
+    "run",
+    "run_seeds",
+]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from .loggers import EPOCHS, TENSORBOARD
 from .record import RECORD
 
-LEFT = ("checkpoint", "stages", "model.safetensors", "report.html", RECORD)
+LEFT = ("checkpoint", "stages", TENSORBOARD, EPOCHS, "model.safetensors", "report.html", RECORD)
 """What a run leaves, its record last: a folder that is cut off in between still holds a run."""
 
 

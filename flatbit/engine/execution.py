@@ -2,6 +2,7 @@
 
 run.json                     recipe, versions, seed, device; per stage the convention, cost and epochs
 model.safetensors            the last stage's model, or the one that scores best on held-out samples
+epochs.csv                   a row per epoch
 stages/NAME.safetensors      each finished stage's model
 checkpoint/                  the stage in progress
 """
@@ -9,9 +10,10 @@ checkpoint/                  the stage in progress
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +21,10 @@ from torch import nn
 from .. import plain
 from ..metrics.evaluation import Metrics, evaluate
 from ..metrics.scores import LABELS
+from ..plugins import plugins_behind
 from ..reference import START, From
 from .fit import TEST_BATCH, build_model
+from .loggers import Callback, EpochTable
 from .loop import TrainingError
 from .measuring import best_stage, measure
 from .planning import Plan
@@ -54,6 +58,7 @@ def run(
     engine: str | None = None,
     precision: Precision = "float32",
     recompute: bool = False,
+    callbacks: Sequence[Callback] = (),
     say: Say = lambda line: None,
 ) -> Run:
     """Execute a plan.
@@ -67,6 +72,7 @@ def run(
             its own.
         precision: of products in training, ``float32``, ``tf32`` or ``bf16``.
         recompute: compute quantized tensors again in the backward pass, in place of keeping them.
+        callbacks: called after each epoch with an ``EpochEnd``: ``TensorBoard()``, or functions of yours.
         say: called with a line as stages finish.
 
     Raises:
@@ -80,7 +86,7 @@ def run(
     asked = Asked(engine=engine, precision=precision, recompute=recompute)
     asked.way(plan.device)
     check_recompute(plan, recompute)
-    execution = Execution.open(plan, Path(out), precision=precision, resume=resume, say=say)
+    execution = Execution.open(plan, Path(out), precision=precision, resume=resume, callbacks=callbacks, say=say)
     for stage in plan.recipe.stages:
         if stage.name not in execution.record.stages:
             execution.train(stage, asked)
@@ -95,22 +101,29 @@ class Execution:
         plan: what to do.
         record: what it has reached, as its folder holds it.
         sources: of its networks; they know the folder.
+        table: of its epochs.
+        callbacks: called after each epoch, as the table is.
         say: called with a line as stages finish.
     """
 
     plan: Plan
     record: RunRecord
     sources: Sources
+    table: EpochTable
+    callbacks: Sequence[Callback]
     say: Say
 
     @classmethod
-    def open(cls, plan: Plan, out: Path, *, precision: Precision, resume: bool, say: Say) -> Execution:
+    def open(
+        cls, plan: Plan, out: Path, *, precision: Precision, resume: bool, callbacks: Sequence[Callback], say: Say
+    ) -> Execution:
         """Begin a run in a folder, or go on with the one that is there. Raises ValueError as ``run`` says."""
         record = _opened(plan, precision, out, resume, say)
         if plan.checkpoint is not None and record.checkpoint is None:
             record = write_record(out, replace(record, checkpoint=_measured(plan, plan.checkpoint, say)))
         sources = Sources(recipe=plan.recipe, data=plan.data, out=out, checkpoint=plan.checkpoint)
-        return cls(plan=plan, record=record, sources=sources, say=say)
+        table = EpochTable(out, plan.recipe)
+        return cls(plan=plan, record=record, sources=sources, table=table, callbacks=callbacks, say=say)
 
     @property
     def out(self) -> Path:
@@ -126,10 +139,12 @@ class Execution:
         torch.manual_seed(self.plan.seed)
         model = self.sources.begin(stage).to(self.plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         losses = tuple(term.bound(teacher) for term in stage.losses)
-        return prepare(
+        work = prepare(
             model, stage, self.plan.data, self.out, seed=self.plan.seed, losses=losses, held_out=self.plan.held_out,
             note=self.say,
         )  # fmt: skip
+        self.table.begin(self.record, stage, work.position.history)
+        return replace(work, callbacks=(self.table, *self.callbacks))
 
     def train(self, stage: Stage, asked: Asked) -> None:
         """Take one stage from its start to its files. Raises TrainingError, which the record then holds."""
@@ -193,7 +208,9 @@ def check_recompute(plan: Plan, recompute: bool) -> None:
 def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say) -> RunRecord:
     """A new record, or the one in ``out`` to go on with. A run that died before its first save is no run yet."""
     here = Environment.here()
-    fresh = RunRecord(recipe=plan.recipe, seed=plan.seed, device=plan.device, environment=here, precision=precision)
+    plugins = plugins_behind([plan.recipe.model, plan.recipe.data, plain.to_plain(plan.recipe.stages)])
+    facts: dict[str, Any] = {"recipe": plan.recipe, "seed": plan.seed, "precision": precision, "plugins": plugins}
+    fresh = RunRecord(**facts, device=plan.device, environment=here)
     if resume and not (out / RECORD).is_file():
         say(f"{out} holds no run to resume: this is a new one")
     if not (out / RECORD).is_file():
@@ -222,7 +239,8 @@ def _opened(plan: Plan, precision: Precision, out: Path, resume: bool, say: Say)
     record = read_run(out, trust=True).record  # it names what this recipe names, and that is imported already
     _check_same_checkpoint(record, plan.checkpoint)
     say(f"{out}: goes on; finished stages: {', '.join(record.stages) or 'none'}")
-    return record
+    added = tuple(plugin for plugin in plugins if plugin not in record.plugins)
+    return write_record(out, replace(record, plugins=record.plugins + added)) if added else record
 
 
 def _check_same_checkpoint(record: RunRecord, checkpoint: Checkpoint | None) -> None:

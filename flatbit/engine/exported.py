@@ -21,8 +21,11 @@ class Exported:
         file_bytes, float_bytes: of it, and of the tensors of a float file.
         data: the set whose test images both saw, ``num_images`` of them.
         top1, top1_model: percent of labels that the file and the model find.
-        num_changed: images whose class differs, and ``most_changed`` the share that was allowed.
+        num_changed: images whose class differs, ``changed`` their numbers (the first hundred), and ``most_changed`` the
+            share that was allowed.
         largest: the largest difference of a logit, at ``largest_at``: image, then the logit's place.
+        tied: of the integer network, images in which a value at a tie was rounded the other way; None of other forms.
+        off, bound: the largest difference of a logit for the model's own codes, and what float32 and shifts allow.
         environment: where it was made and run.
         finished: when, in UTC.
     """
@@ -43,6 +46,10 @@ class Exported:
     most_changed: float
     largest: float
     largest_at: tuple[int, ...]
+    changed: tuple[int, ...] = ()
+    tied: int | None = None
+    off: float | None = None
+    bound: float | None = None
     environment: Environment
     finished: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from .. import plain
 from ..atomic import replacing
 from ..metrics.evaluation import Metrics
 from ..metrics.health import Finding
+from ..plugins import Plugin, changed_since, check_plugins
 from ..quant.cost import Cost
 from .environment import Environment
 from .exported import Exported
@@ -162,6 +164,7 @@ class RunRecord:
         stages: of the finished stages, by name, in order.
         kept: the stage whose net the run leaves, where the last one's scores less on held-out samples.
         failure: why it stopped, where it did.
+        plugins: the user's files, and installed packages, that it was made with, and what it needs of each.
         left_out: files of the data that could not be read, and why.
         exports: what ``flatbit export`` wrote last of each net in each form: ``{"qdq": ...}``, of a stage
             ``{"float/qdq": ...}``.
@@ -176,6 +179,7 @@ class RunRecord:
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
     kept: str | None = None
     failure: Failure | None = None
+    plugins: tuple[Plugin, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     exports: Mapping[str, Exported] = field(default_factory=dict)
 
@@ -257,12 +261,20 @@ def read_plain(folder: str | Path) -> Mapping[str, Any]:
 
 
 def read_run(folder: str | Path, *, trust: bool = False) -> Run:
-    """Read a run's folder; nothing is imported unless it is trusted. Raises ValueError where there is none."""
+    """Read a run's folder; nothing is imported unless it is trusted. What has changed of its plug-ins is warned of.
+
+    Raises ValueError where there is no run, or for one that needs a plug-in that is not loaded.
+    """
     found = read_plain(folder)
     try:
-        return Run(folder=Path(folder), record=RunRecord.from_dict(found, trust=trust))
+        plugins = plain.from_plain(tuple[Plugin, ...], found.get("plugins", []), "plugins")
+        check_plugins(plugins)
+        record = RunRecord.from_dict(found, trust=trust)
     except ValueError as error:
         raise ValueError(f"{Path(folder) / RECORD}: {error}") from error
+    for line in changed_since(plugins):
+        warnings.warn(f"{folder}: {line}", stacklevel=2)
+    return Run(folder=Path(folder), record=record)
 
 
 def write_record(folder: Path, record: RunRecord) -> RunRecord:

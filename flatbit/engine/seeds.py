@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from ..device import device_of
 from .execution import Execution, Say, check_recompute
+from .loggers import Callback
 from .loop import TrainingError
 from .planning import Plan
 from .recipe import Stage
@@ -15,6 +17,15 @@ from .record import Run
 from .stacked_stage import TIMED, TRIED_FROM, WARM, descend_stacked, tried_alone, tried_stacked
 from .stage import Work, in_its_way
 from .way import AUTO, STACKED, Asked, Precision
+
+
+class How(TypedDict, total=False):
+    """How updates are run, as ``Asked`` has it."""
+
+    engine: str | None
+    precision: Precision
+    recompute: bool
+
 
 Begun = list[tuple[Execution, Work]]
 """Runs with what their next stage trains."""
@@ -28,10 +39,9 @@ def run_seeds(
     out: str | Path,
     *,
     resume: bool = False,
-    engine: str | None = None,
-    precision: Precision = "float32",
-    recompute: bool = False,
+    callbacks: Sequence[Callback] = (),
     say: Say = lambda line: None,
+    **how: Unpack[How],
 ) -> list[Run]:
     """Execute a plan once per seed, stage by stage; each seed is a run with a folder of its own, ``out/seedK``.
 
@@ -44,11 +54,12 @@ def run_seeds(
         out: the folder of the runs' folders.
         resume: go on with what is there. A stage goes on stacked or one net at a time, as it was begun; what was
             killed while its seeds stood at several epochs goes on in as many stacks.
-        engine: ``stacked``; one of ``run``'s, for one net at a time; None or ``auto`` for what takes less time, by a
-            few updates of each, where a stage has 40 or more (a shorter one is stacked).
-        precision: of products in training; bf16 is for one net at a time.
-        recompute: as ``run`` has it; for one net at a time.
+        callbacks: as ``run`` has them; those of all seeds.
         say: called with lines as stages begin and finish, and with why nets could not be stacked.
+        how: ``engine``: ``stacked``; one of ``run``'s, for one net at a time; None or ``auto`` for what takes less
+            time, by a few updates of each, where a stage has 40 or more (a shorter one is stacked). ``precision``: of
+            products in training; bf16 is for one net at a time. ``recompute``: as ``run`` has it; for one net at a
+            time.
 
     Returns:
         The runs in the order of the seeds; that of a seed that failed has the ``failure`` in its record.
@@ -58,15 +69,15 @@ def run_seeds(
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds {', '.join(map(str, seeds)) or 'none'}: expected one or more, each once, from 0 on")
-    asked = Asked(engine=engine, precision=precision, recompute=recompute)
+    asked = Asked(**how)
     asked.alone.way(plan.device)
-    check_recompute(plan, recompute)
+    check_recompute(plan, asked.recompute)
     for note in plan.notes:
         say(note)
     runs = [
         Execution.open(
-            replace(plan, seed=seed), Path(out) / f"seed{seed}", precision=precision, resume=resume,
-            say=lambda line, seed=seed: say(f"seed {seed}: {line}"),
+            replace(plan, seed=seed), Path(out) / f"seed{seed}", precision=asked.precision, resume=resume,
+            callbacks=callbacks, say=lambda line, seed=seed: say(f"seed {seed}: {line}"),
         )
         for seed in seeds
     ]  # fmt: skip

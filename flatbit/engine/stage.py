@@ -27,6 +27,7 @@ from ..train.sharpness import SharpnessAware
 from .checkpoint import load_checkpoint, restore_checkpoint_, save_checkpoint
 from .choice import choose_way
 from .fit import TEST_BATCH
+from .loggers import Callback, EpochEnd
 from .loop import Hooks, Position, failure, train
 from .recipe import Stage
 from .record import EpochRecord
@@ -58,6 +59,7 @@ class Work:
         way: how updates are run.
         out: the run's folder.
         note: called with a line where something took its time that is no training.
+        callbacks: called after each epoch.
     """
 
     stage: Stage
@@ -72,6 +74,7 @@ class Work:
     way: Way
     out: Path
     note: Callable[[str], None]
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def watched(self) -> Batches:
@@ -190,7 +193,7 @@ def descend(work: Work) -> Metrics | None:
 
 
 def hooks_of(work: Work, seen: dict[int, Metrics]) -> Hooks:
-    """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), and checkpoints."""
+    """What a stage wants of the loop: a look at the net after each epoch (into ``seen``), callbacks, checkpoints."""
 
     def save_now(position: Position) -> None:
         save_checkpoint(
@@ -203,6 +206,8 @@ def hooks_of(work: Work, seen: dict[int, Metrics]) -> Hooks:
         looked = after_epoch(work, epoch, seen)
         if not is_watched():  # else a bar shows it
             work.note(epoch_in_words(stage, (*work.position.history, looked)))
+        for callback in work.callbacks:
+            callback(EpochEnd(out=work.out, stage=stage, epoch=looked, model=work.model))
         return looked
 
     return Hooks(after_epoch=look, save=save_now, note=work.note)

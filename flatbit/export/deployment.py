@@ -17,6 +17,7 @@ from ..atomic import replacing
 from ..modes import modes_kept
 from ..quant.layers import QUANTIZER
 from ..quant.reparametrized import folded
+from ..quant.table import has_quantized_layers
 from ..registry import nearest
 from ..tensor_file import distinct
 from ..text import as_text, first_of
@@ -165,6 +166,10 @@ def deploy(
         ImportError: what writes or runs the form is not installed.
     """
     made = form_of(form)
+    if not callable(batches):
+        raise ValueError(f"batches={type(batches).__name__}: expected a function that gives them from the start")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: expected the file to write, such as {Path(path) / 'net'}{made.suffix}")
     given = {"prepare": prepare, "container": container, "most_changed": most_changed}
     settings = _acting(form, {name: value for name, value in given.items() if value is not None})
     most = settings.pop("most_changed", MOST_CHANGED)
@@ -190,10 +195,15 @@ def deploy(
         pixels=prepare is not None,
         checked=checked,
         integers=integers,
-        notes=str(replace(written, path=Path(path)))
-        if integers is None
-        else f"The integer network, which the file equals bit for bit, beside the model code by code:\n{integers}",
+        notes=_notes(model, replace(written, path=Path(path)), integers),
     )
+
+
+def _notes(model: nn.Module, written: Any, integers: Verification | None) -> str:
+    """What is said below the table of a file."""
+    if integers is not None:
+        return f"The integer network, which the file equals bit for bit, beside the model:\n{integers}"
+    return str(written) + ("" if has_quantized_layers(model) else "\nno layer is quantized: the file holds a float net")
 
 
 def _acting(form: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class IntegerNetwork:
     def __call__(self, x: Tensor, watch: Callable[[str, Tensor], Any] | None = None) -> Tensor:
         """Logits, float64 (N, ...), of the model's input: float32 as the model takes it, or uint8 pixels.
 
-        ``watch(name, result)`` sees each result on the way, int64.
+        ``watch(name, result)`` sees each result on the way, int64; what it returns, if anything, takes its place.
         """
         return self.integers(x, watch).double() * 2.0 ** -self.program.fraction_bits[self.program.output]
 
@@ -42,8 +42,8 @@ class IntegerNetwork:
         found = {INPUT: x}
         for op, done in zip(self.program.operations, self._done_with, strict=True):
             found[op.name] = op.run(*(found[name] for name in op.inputs))
-            if watch is not None:
-                watch(op.name, found[op.name])
+            if watch is not None and (given := watch(op.name, found[op.name])) is not None:
+                found[op.name] = given
             for name in done:
                 del found[name]
         return found[self.program.output]
@@ -73,8 +73,6 @@ def integer_network(
 
 def with_pixels(program: IntegerProgram, prepare: Callable[[Tensor], Tensor]) -> IntegerProgram:
     """The program with a table of codes for pixels. Raises ValueError where ``prepare`` mixes pixels."""
-    if any(isinstance(op, Encode) and op.inputs != (INPUT,) for op in program.operations):
-        raise ValueError("the input is cut, padded or flattened before it is quantized: no table for pixels")
     pixels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
     prepared = prepare(pixels.expand(-1, *program.program.input_shape).contiguous())
     column = prepared[:, :, :1, :1]

@@ -45,7 +45,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """What a form promises of its logits: within ``tolerance`` of the largest one, in a ``share`` of the images.
+    """What a form promises of its logits: within ``tolerance`` of an image's largest one, in a ``share`` of the images.
 
     Float arithmetic in another order rounds a value at a tie the other way, which moves the logits of its image.
     """
@@ -88,7 +88,7 @@ def check(
         _check_shape(own, theirs)
         found.add(own, theirs, y)
     if not found.gaps:
-        raise ValueError("got no images to run the file on")
+        raise ValueError("got no images to run the file on: batches= gives them from the start at each call")
     found.hold(most_changed)
     return found.result(most_changed)
 
@@ -113,9 +113,9 @@ class _Found:
         if float(gap.max()) > max(self.gaps, default=-1.0):
             image, *place = torch.unravel_index(gap.argmax(), gap.shape)
             self.largest_at = (before + int(image), *map(int, place))
-        by_image, scale = gap.flatten(1).amax(1), float(own.abs().max())
+        by_image, scale = gap.flatten(1).amax(1), own.abs().flatten(1).amax(1)
         self.gaps += by_image.tolist()
-        self.scale = max(self.scale, scale)
+        self.scale = max(self.scale, float(scale.max()))
         self.close += int((by_image <= self.agreement.tolerance * scale).sum())
         found, wanted = theirs.argmax(1), own.argmax(1)
         differs = (found != wanted).reshape(len(own), -1).any(1)
@@ -127,16 +127,17 @@ class _Found:
     def hold(self, most_changed: float) -> None:
         """Raise ExportError for what the form does not promise."""
         images, changed = len(self.gaps), len(self.changed)
+        exact = self.agreement.share == 1
+        if images - self.close > (0 if exact else max(1 - self.agreement.share, most_changed) * images):
+            raise ExportError(
+                f"the logits of {images - self.close} of {images} images differ by more than "
+                f"{self.agreement.tolerance:g} of their largest ({self._moved()}): nothing is written"
+            )
         if too_many(changed, images, most_changed) or (changed and not most_changed):
             raise ExportError(
                 f"the class of {changed} of {images} images is not the model's (images {first_of(self.changed)}; "
                 f"{self._moved()}), and {100 * most_changed:g} % may change: nothing is written. Where that is good "
                 f"enough, allow it: --allow-changed {_percent(changed / images)}%, most_changed= in Python"
-            )
-        if images - self.close > max(1 - self.agreement.share, most_changed) * images:
-            raise ExportError(
-                f"the logits of {images - self.close} of {images} images differ by more than "
-                f"{self.agreement.tolerance:g} of the largest ({self._moved()}): nothing is written"
             )
 
     def _moved(self) -> str:

@@ -16,16 +16,22 @@ from torch import fx, nn
 
 from ..graph import read_graph
 from ..modes import modes_kept
+from ..quant.fixed import between_levels
+from ..quant.grid import Grid
 from ..quant.quantizer import Quantizer
 from ..quant.reparametrized import folded, kind_of
 from ..quant.table import is_weighted, plain_kind, quantizer_of
 from .folding import codes_first, folded_norms
-from .operators import BATCH, FUNCTIONS, MODULES, Place
-from .program import INPUT, MOVING, Affine, Operation, Program, Quantize
+from .integer import Encode
+from .memory import Memory
+from .operators import BATCH, COPIES, FUNCTIONS, MODULES, Place
+from .program import INPUT, MOVING, Affine, Flatten, Operation, Program, Quantize, Slice
 from .shapes import shapes
-from .weights import bias_of, product_of
+from .weights import PRODUCTS, bias_of, product_of
 
 FAR = 1e30
+VIEWS = (Slice, Flatten)
+"""Operations whose result may lie in the memory of what they read."""
 RESERVED = (INPUT, "logits", "integers")
 """Names of inputs and outputs of files."""
 
@@ -71,12 +77,16 @@ class Lowering:
         self.operations: list[Operation] = []
         self.coded: set[str] = set()
         self._modules = dict(model.named_modules())
+        self._memory = Memory()
         self._input_shape = input_shape
         self._found: dict[fx.Node, Any] = {}
 
     def take(self, node: fx.Node) -> None:
         """Add what one node computes."""
-        if node.op == "placeholder":
+        self._memory.new(node)
+        if node.op == "placeholder" and node.args:
+            self._found[node] = node.args[0]  # the default of what is not given
+        elif node.op == "placeholder":
             if INPUT in self._found.values():
                 raise ValueError(f"the model takes a second input, {node.name!r}: integer forms take one")
             self._found[node] = INPUT
@@ -98,7 +108,7 @@ class Lowering:
     def source(self, source: Any, at: Place) -> str:
         """The name of the result that an argument stands for."""
         found = self._found[source] if isinstance(source, fx.Node) else source
-        if isinstance(found, str) and found != BATCH:
+        if isinstance(found, str):
             return found
         raise at.refused(f"what is made of {source!r}", "the result of an earlier layer")
 
@@ -110,25 +120,45 @@ class Lowering:
     def _module(self, node: fx.Node) -> str:
         path, module = str(node.target), self._modules[str(node.target)]
         at = Place(_name_of(node), path)
+        _refuse_hooks(module, at)
         if len(node.args) != 1 or node.kwargs:
             raise at.refused("a call with more than its input, or with that by name")
         source = self.source(node.args[0], at)
         if is_weighted(module):
+            if plain_kind(module) not in PRODUCTS:
+                raise at.refused(plain_kind(module).__name__)
             return self._weighted(at, source, module)
         handler = MODULES.get(plain_kind(module))
         if handler is None:
             raise at.refused(kind_of(module).__name__)
         result, output = handler(self, at, source, module), quantizer_of(module, "output")
-        result = result if output is None else self._quantize(at, "output", result, output)
-        if getattr(module, "inplace", False):
-            self._overwrite(source, result)
+        self._place(node, result, at, in_place=bool(getattr(module, "inplace", False)))
+        if output is not None:
+            self._memory.new(node)
+            return self._quantize(at, "output", result, output)
         return result
 
-    def _overwrite(self, source: str, result: str) -> None:
-        """What is computed in place is what later readers of its input find there."""
-        for node, name in self._found.items():
-            if name == source:
-                self._found[node] = result
+    def _place(self, node: fx.Node, result: Any, at: Place, *, in_place: bool) -> None:
+        """Note whose memory a result lies in; what is computed in place is what later readers of its input find there.
+
+        Raises ValueError where such a reader may find it or not, as the memory's layout has it.
+        """
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            return
+        made = next((op for op in reversed(self.operations) if op.name == result), None)
+        if in_place:
+            self._memory.same(node, source)
+            order = {each: i for i, each in enumerate(node.graph.nodes)}
+            for other in self._memory.neighbours(source):
+                if any(order[user] > order[node] for user in other.users):
+                    raise at.refused(f"changing in place what {other.name!r} may share, which is read later")
+            for name in self._memory.names_of(source):
+                self._found[name] = result
+        elif (isinstance(made, VIEWS) and made.inputs == (self._found[source],)) or node.target == "contiguous":
+            self._memory.view(node, source)
+        elif result == self._found[source] and node.target not in COPIES:
+            self._memory.same(node, source)
 
     def _weighted(self, at: Place, source: str, layer: Any) -> str:
         quantizer = quantizer_of(layer, "input")
@@ -146,6 +176,7 @@ class Lowering:
             raise at.refused("a step per channel of activations")
         low, high = grid.codes(quantizer(torch.tensor([-FAR, FAR]))).flatten().tolist()
         grid = replace(grid, low=low, high=high, step=grid.step.reshape(()))
+        _refuse_more_than_rounding(quantizer, grid, at)
         place = Place(f"{at.name}.{slot}", at.path)
         module = f"{at.path}.{slot}_quantizer"
         return self.add(Quantize, place, source, grid=grid, ties=quantizer.ties, quantizer=module)
@@ -160,8 +191,7 @@ class Lowering:
             result = handler(self, at, *args, **kwargs)
         except (TypeError, IndexError) as error:
             raise at.refused(f"a call with arguments {node.args} {node.kwargs or ''}") from error
-        if _is_in_place(node):
-            self._overwrite(self.source(node.args[0], at), result)
+        self._place(node, result, at, in_place=_is_in_place(node))
         return result
 
     def _finish(self, node: fx.Node) -> None:
@@ -174,7 +204,20 @@ class Lowering:
 
 def _name_of(node: fx.Node) -> str:
     """Of a node's result: its own, unless a file has that for something else."""
-    return f"{node.name}_" if node.name in RESERVED else node.name
+    return f"{node.name}.own" if node.name in RESERVED else node.name
+
+
+def _refuse_hooks(module: nn.Module, at: Place) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise at.refused("a forward hook, which may change what the module computes,", "a module without hooks")
+
+
+def _refuse_more_than_rounding(quantizer: Quantizer, grid: Grid, at: Place) -> None:
+    """Raise ValueError where a quantizer of activations gives other values than its grid (a transform of its input)."""
+    probe = between_levels(int(grid.low), int(grid.high), grid.offset, grid.step)
+    encode = Encode(name="", inputs=(), layer="", grid=grid, ties=quantizer.ties, doubled=False)
+    if not torch.equal(quantizer(probe), grid.value(encode.codes(probe)).to(probe)):
+        raise at.refused(f"a quantizer of method {quantizer.method!r} that does more than round to its grid")
 
 
 def _path_of(node: fx.Node) -> str:

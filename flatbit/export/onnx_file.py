@@ -53,7 +53,9 @@ def onnx(
     container: str | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> OnnxFile:
-    """Write a quantized model in evaluation as an ONNX file; the checker passes it first.
+    """Write a quantized model in evaluation as an ONNX file; the checker passes it first, and nothing runs it.
+
+    ``deploy`` runs the file beside the model before it takes its place.
 
     Args:
         model: quantized and calibrated, on any device; left as it is.

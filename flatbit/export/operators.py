@@ -43,7 +43,16 @@ class Place:
 
 Handler = Callable[..., Any]
 """Gives the name of a result; of ``size`` and ``shape`` numbers, with ``BATCH`` for that of samples."""
-BATCH = "batch"
+
+
+class _Batch:
+    """How many samples there are: a size that a program does not know."""
+
+    def __repr__(self) -> str:
+        return "batch"
+
+
+BATCH = _Batch()
 
 
 def _norm(to: Lowering, at: Place, x: str, module: Any) -> str:
@@ -169,7 +178,9 @@ def _cut(to: Lowering, at: Place, x: Any, index: Any) -> Any:
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
     plain = all(isinstance(part, slice) for part in index) and index[0] == slice(None)
-    if not plain or any(part.step is not None and part.step < 1 for part in index):
+    numbers = [(part.start, part.stop, part.step) for part in index if isinstance(part, slice)]
+    known = all(number is None or isinstance(number, int) for ends in numbers for number in ends)
+    if not plain or not known or any(step is not None and step < 1 for _, _, step in numbers):
         raise at.refused(f"the index {index}", "slices of all axes but the batch")
     return to.add(Slice, at, x, index=index)
 
@@ -220,9 +231,8 @@ def _resize(
     after = _pair(size) if factors is None else tuple(n * f for n, f in zip(before, factors, strict=True))
     if mode not in MODES or any(rest.values()) or len(before) != 2 or any(n % 1 for n in after):
         raise at.refused(f"resizing {before} to {after} by {mode!r} {rest or ''}", f"an image, whole sizes, {[*MODES]}")
-    (rows, down), (columns, across) = (
-        shares(n, int(m), mode, bool(align_corners)) for n, m in zip(before, after, strict=True)
-    )
+    sizes = zip(before, map(int, after), strict=True)
+    (rows, down), (columns, across) = (shares(*each, mode, bool(align_corners)) for each in sizes)
     return to.add(Resize, at, x, rows=rows, columns=columns, denominator=down * across)
 
 
@@ -252,6 +262,8 @@ MODULES: dict[type[nn.Module], Handler] = {
 }
 """By exact class: what a subclass of somebody else's computes is not known."""
 
+COPIES = ("clone", torch.clone)
+"""Functions whose result has its source's values in memory of its own."""
 FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _times),
@@ -270,7 +282,7 @@ FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys(("view", "reshape", torch.reshape), _reshape),
     **dict.fromkeys((torch.cat, torch.concat), _join),
     F.interpolate: _resize,
-    **dict.fromkeys(("contiguous", "clone", torch.clone), _stored_anew),
+    **dict.fromkeys(("contiguous", *COPIES), _stored_anew),
     "size": _size,
     getattr: _attribute,
 }

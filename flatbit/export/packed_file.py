@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import models
 from ..packing import describe, packed_codes, step_name, tensor_name
 from ..quant.convention import convention
-from ..quant.fixed import Coding, FixedGrid
+from ..quant.fixed import Coding, FixedGrid, between_levels
 from ..quant.layers import QUANTIZER
 from ..quant.quantizer import Quantizer
 from ..quant.reparametrized import folded
@@ -179,19 +179,13 @@ def _grid(quantizer: Quantizer, spec: TensorSpec, x: Tensor | None) -> tuple[Cod
     )
     fixed = FixedGrid(spec, quantizer.site, coding).to(step)
     fixed.step.copy_(step)
-    probe = _between_levels(grid.low, grid.high, grid.offset, step) if x is None else quantizer(x)
+    probe = between_levels(grid.low, grid.high, grid.offset, step) if x is None else quantizer(x)
     if not torch.equal(fixed(probe), quantizer(probe) if x is None else probe):
         raise ValueError(
             f"{quantizer.site}: method {quantizer.method!r} gives other values than its grid {grid} (its step follows "
             "its input, something is done to it first, or it is switched off): a packed file holds grids only"
         )
     return coding, step
-
-
-def _between_levels(low: int, high: int, offset: float, step: Tensor) -> Tensor:
-    """Levels, what lies half way and a quarter of the way between them, and what lies beyond; shape (1, n)."""
-    quarters = torch.arange(4 * (low - 2), 4 * (high + 2) + 1, device=step.device, dtype=step.dtype) / 4
-    return ((quarters + offset) * step).reshape(1, -1)
 
 
 def _codes(

@@ -58,5 +58,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = name.partition(".")[0]
+        package = (error.name or name).partition(".")[0]
+        if package not in EXTRAS:
+            raise
         raise ImportError(f'{package} is not installed: pip install "flatbit[{EXTRAS[package]}]"') from error

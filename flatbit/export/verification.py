@@ -1,10 +1,10 @@
-"""The gate before a file is written: model and integer network on the same images, code by code and logit by logit.
+"""What integers compute, held to the model on the same images: code by code, and logit by logit.
 
-Where all codes of an image are equal, its logits may differ by no more than the bound that float32 and the shifts
-give for the images at hand (``bounds.py``, ``fixed.py``). Codes may differ by one, and only where the value that was
-rounded lies within that bound of a tie, half way between two levels; what comes after in the same image follows from
-it. Anything else is a
-fault, and is raised with the first layer and value that differ.
+Every quantizer of the network is held to the model's, and then goes on with the model's codes: so each layer and the
+logits of every image are compared for equal inputs. They may differ by no more than the bound that float32 and the
+shifts give for the images at hand (``bounds.py``, ``fixed.py``). A code may differ by one, and only where the value
+that was rounded lies within that bound of the tie between the two. Anything else is a fault, and is raised with the
+layer and the value. What follows from such codes, in the network left to itself, is counted: classes that change.
 """
 
 from __future__ import annotations
@@ -20,16 +20,12 @@ from torch import Tensor, nn
 from ..modes import modes_kept
 from ..progress import track
 from ..text import as_text
-from .bounds import Bound, bounds
+from .bounds import U, bounds
 from .executor import IntegerNetwork
 from .program import INPUT, Coding, Product, Quantize
 
 MOST_CHANGED = 0.001
 """The part of all images whose class may change by ties."""
-
-
-ROUNDED_UP = 1 + 1e-3
-"""More than float32 can take off a sum of positive numbers."""
 
 
 class ExportError(RuntimeError):
@@ -66,8 +62,9 @@ class Verification:
     Attributes:
         num_images: how many were compared.
         tied: of these, images in which a value within the bound of a tie was rounded the other way.
-        largest: the largest difference of a logit among the images without a tie, and ``bound`` what it may be.
-        largest_tied: among those with one.
+        largest: the largest difference of a logit where every quantizer is given the model's codes, and ``bound`` what
+            it may be.
+        largest_tied: where it follows from the network's own codes, among the images with a tie.
         top1, top1_model: percent of images (of pixels, in segmentation) whose class is the label.
         changed: the images whose class differs.
         accumulator_bits: that each layer needs.
@@ -84,10 +81,12 @@ class Verification:
     accumulator_bits: dict[str, int]
 
     def __str__(self) -> str:
-        table = Table("images", "top-1 %", "model", "class changed", "with a tie", "largest difference", "bound")
+        table = Table(
+            "images", "top-1 %", "model", "class changed", "with a tie", "their logits", "layer by layer", "bound"
+        )  # fmt: skip
         table.add_row(
             str(self.num_images), f"{self.top1:.2f}", f"{self.top1_model:.2f}", str(len(self.changed)), str(self.tied),
-            f"{self.largest:.2g}", f"{self.bound:.2g}",
+            f"{self.largest_tied:.2g}", f"{self.largest:.2g}", f"{self.bound:.2g}",
         )  # fmt: skip
         return as_text(table)
 
@@ -126,82 +125,93 @@ class _Comparison:
 
     def __init__(self, model: nn.Module, network: IntegerNetwork) -> None:
         self._model, self._network = model, network
-        program = network.program
-        self._quantize = [op for op in program.program if isinstance(op, Quantize)]
-        self._products = [op for op in program.program if isinstance(op, Product)]
-        self._float: dict[str, Bound] = {}
-        self._bound = 0.0
+        self._quantize = {op.name: op for op in network.program.program if isinstance(op, Quantize)}
+        self._products = [op for op in network.program.program if isinstance(op, Product)]
         self._images = self._labels = self._right = self._right_model = 0
         self._tied: dict[int, tuple[str, float]] = {}
         self._largest = self._largest_tied = self._largest_bound = 0.0
         self._changed: list[Changed] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Compare one batch."""
-        codes: dict[str, Tensor] = {}
-        with _quantizer_inputs(self._model, self._quantize) as read:
-            logits = self._model(x)
-        own = self._network(x, codes.__setitem__)
-        self._bound_batch(codes)
-        clean = torch.ones(len(x), dtype=torch.bool)
-        for op in self._quantize:
-            clean &= self._same_codes(op, read[op.name], codes[op.name], clean)
-        self._compare(logits.double(), own, clean)
-        self._right += int((own.argmax(1) == y).sum())
-        self._right_model += int((logits.argmax(1) == y).sum())
-        self._images += len(x)
-        self._labels += y.numel()
+        """Compare one batch: each quantizer and the logits for the model's own codes, then the classes."""
+        with _quantizer_inputs(self._model, list(self._quantize.values())) as read:
+            logits = self._model(x).double()
+        given = {name: self._codes(op, read[name]) for name, op in self._quantize.items()}
+        found: dict[str, Tensor] = {}
+        beside: dict[str, Tensor] = {}
 
-    def _bound_batch(self, codes: dict[str, Tensor]) -> None:
-        """What float32 and shifts may do to the images of this batch."""
+        def watch(name: str, n: Tensor) -> Tensor:
+            if name in given:
+                found[name], n = n, given[name].reshape(n.shape)  # an input may be coded unflattened
+            beside[name] = n
+            return n
+
+        own = self._network(x, watch)
+        bound = self._bounds(beside)
+        tied = torch.zeros(len(x), dtype=torch.bool)
+        for name, op in self._quantize.items():
+            tied |= self._hold_codes(op, read[name], given[name], found[name].reshape(given[name].shape), bound)
+        self._hold_logits(logits, own, bound[self._network.program.output])
+        if tied.any():  # the codes that follow from its own
+            own[tied] = self._network(x[tied])
+            gap = (logits - own)[tied].abs()
+            self._largest_tied = max(self._largest_tied, float(gap.max()))
+        self._count(logits, own, y)
+
+    def _codes(self, op: Quantize, x: Tensor) -> Tensor:
+        """The whole numbers that the model makes of x."""
+        codes = op.grid.codes(self._model.get_submodule(op.quantizer)(x)).long()
+        return 2 * codes + 1 if op.doubled else codes
+
+    def _bounds(self, results: dict[str, Tensor]) -> dict[str, float]:
+        """What float32 and shifts may do to each stream of this batch."""
         program = self._network.program
-        sums = {op.name: _largest_sum(op, codes[op.inputs[0]], program.codings[op.inputs[0]]) for op in self._products}
-        self._float = bounds(program.program, sums)
-        self._bound = float(self._float[program.output].error.max()) + program.errors[program.output]
-        self._largest_bound = max(self._largest_bound, self._bound)
+        read = {op.name: op.inputs[0] for op in self._products}
+        sums = {
+            op.name: _largest_sum(op, results[read[op.name]], program.codings[read[op.name]]) for op in self._products
+        }
+        found = bounds(program.program, sums)
+        return {name: float(found[name].error.max()) + error for name, error in program.errors.items()}
 
-    def _same_codes(self, op: Quantize, x: Tensor, n: Tensor, clean: Tensor) -> Tensor:
-        """Which images have equal codes; raises where a clean image differs without a tie."""
-        quantizer = self._model.get_submodule(op.quantizer)
-        codes = op.grid.codes(quantizer(x)).long()
-        steps = codes - ((n - 1) // 2 if op.doubled else n).reshape(codes.shape)  # an input may be coded unflattened
-        differs, images = steps != 0, (steps != 0).flatten(1).any(1)
-        for image in torch.nonzero(images & clean).flatten().tolist():
-            t = x[image].double() / float(op.grid.step) - float(op.grid.offset)
-            from_tie = ((t - t.floor()) - 0.5).abs()[differs[image]]
-            allowed, apart = self._allowed(op), int(steps[image].abs().max())
-            if apart > 1 or not float(from_tie.max()) <= allowed:
+    def _hold_codes(self, op: Quantize, x: Tensor, theirs: Tensor, own: Tensor, bound: dict[str, float]) -> Tensor:
+        """Which images have other codes than the model's; raises where one is not explained by a tie."""
+        scale = 2 if op.doubled else 1
+        differs = theirs != own
+        images = differs.flatten(1).any(1)
+        allowed = self._allowed(op, bound)
+        for image in torch.nonzero(images).flatten().tolist():
+            at = differs[image]
+            t = x[image][at].double() / float(op.grid.step) - float(op.grid.offset)
+            lower, higher = torch.sort(torch.stack([theirs[image][at], own[image][at]]) // scale, 0).values
+            from_tie, apart = float((t - (lower + 0.5)).abs().max()), int((higher - lower).max())
+            if apart > 1 or not from_tie <= allowed:
                 raise ExportError(
-                    f"layer {op.layer!r}: image {self._images + image}: {int(differs[image].sum())} codes differ from "
-                    f"the model's, by up to {apart}, one of a value {float(from_tie.max()):.2g} steps from a tie, "
-                    f"where float32 and the shifts allow {allowed:.2g}"
+                    f"layer {op.layer!r}: image {self._images + image}: {int(at.sum())} codes differ from the model's, "
+                    f"by up to {apart}, one of a value {from_tie:.2g} steps from the tie between the two, where "
+                    f"float32 and the shifts allow {allowed:.2g}"
                 )
-            self._tied[self._images + image] = (op.layer, float(from_tie.max()))
-        return ~images
+            self._tied.setdefault(self._images + image, (op.layer, from_tie))
+        return images
 
-    def _allowed(self, op: Quantize) -> float:
+    def _allowed(self, op: Quantize, bound: dict[str, float]) -> float:
         """How far from a tie a value may be that is rounded the other way, in steps."""
         source = op.inputs[0]
         reach = max(abs(op.grid.low), abs(op.grid.high)) + abs(float(op.grid.offset)) + 2
         own = 4 * 2.0**-24 * reach  # of the model's own division and rounding
-        if source == INPUT:
-            return own
-        error = float(self._float[source].error.max()) + self._network.program.errors[source]
-        return own + error / float(op.grid.step)
+        return own if source == INPUT else own + bound[source] / float(op.grid.step)
 
-    def _compare(self, logits: Tensor, own: Tensor, clean: Tensor) -> None:
+    def _hold_logits(self, logits: Tensor, own: Tensor, bound: float) -> None:
+        """Raise ExportError where a logit for the model's codes is off by more than the bound."""
         gap = (logits - own).abs().flatten(1).amax(1)
-        for image, difference in enumerate(gap.tolist()):
-            number = self._images + image
-            if not clean[image]:
-                self._largest_tied = max(self._largest_tied, difference)
-                continue
-            self._largest = max(self._largest, difference)
-            if not difference <= self._bound:
-                raise ExportError(
-                    f"image {number}: all codes are the model's, and a logit differs by {difference:.3g}, where "
-                    f"float32 and the shifts allow {self._bound:.3g}"
-                )
+        self._largest, self._largest_bound = max(self._largest, float(gap.max())), max(self._largest_bound, bound)
+        for image in torch.nonzero(~(gap <= bound)).flatten().tolist():
+            raise ExportError(
+                f"image {self._images + image}: for the model's own codes a logit differs by {float(gap[image]):.3g}, "
+                f"where float32 and the shifts allow {bound:.3g}"
+            )
+
+    def _count(self, logits: Tensor, own: Tensor, y: Tensor) -> None:
+        """Classes, and the images where they differ."""
         found, theirs = own.argmax(1), logits.argmax(1)
         for image in torch.nonzero((found != theirs).reshape(len(own), -1).any(1)).flatten().tolist():
             number, place = self._images + image, (image, *torch.nonzero(found[image] != theirs[image])[0].tolist())
@@ -212,6 +222,10 @@ class _Comparison:
                     steps_from_tie=distance,
                 )
             )  # fmt: skip
+        self._right += int((found == y).sum())
+        self._right_model += int((theirs == y).sum())
+        self._images += len(y)
+        self._labels += y.numel()
 
     def result(self, most_changed: float) -> Verification:
         """Raises ExportError where too many classes changed, ValueError without images."""
@@ -240,7 +254,8 @@ def _largest_sum(op: Product, n: Tensor, coding: Coding) -> Tensor:
     """``sum|x||w|`` of each output channel, the largest in a batch of codes n, float64 (channels,)."""
     x = (n + coding.offset).abs().float()
     sums = op.convolve(x, op.weight.abs().float()).transpose(0, 1).flatten(1).amax(1).double()
-    return sums * op.scale.abs() * coding.step * ROUNDED_UP
+    terms = op.per_channel(torch.ones_like(op.weight)).double()
+    return sums * op.scale.abs() * coding.step * (1 + 2 * terms * U)  # float32 may have taken off terms * U
 
 
 @contextmanager
@@ -259,4 +274,4 @@ def _quantizer_inputs(model: nn.Module, operations: list[Quantize]) -> Iterator[
         for hook in hooks:
             hook.remove()
         in_turn = {path: iter(seen) for path, seen in calls.items()}
-        read.update({op.name: x for op in operations for x in [next(in_turn[op.quantizer], None)] if x is not None})
+        read.update({op.name: next(in_turn[op.quantizer]) for op in operations})

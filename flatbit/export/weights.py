@@ -16,6 +16,8 @@ from .program import FloatProduct, Product
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 TRANSPOSED = {nn.ConvTranspose1d: F.conv_transpose1d, nn.ConvTranspose2d: F.conv_transpose2d}
+PRODUCTS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+"""Classes of layers, by exact class, that have a form."""
 
 
 def product_of(name: str, source: str, path: str, layer: Any, *, coded: bool) -> Product:

@@ -13,7 +13,17 @@ from .third_party import read_checkpoint
 from .weights import Matching, load_weights_
 from .zoo import library_builder
 
-__all__ = ["BUILD_CALL", "MODELS", "Matching", "accepts", "build", "is_known", "load_weights_", "read_checkpoint"]
+__all__ = [
+    "BUILD_CALL",
+    "MODELS",
+    "Matching",
+    "accepts",
+    "build",
+    "is_known",
+    "is_there",
+    "load_weights_",
+    "read_checkpoint",
+]
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", __name__)
 BUILD_CALL = "flatbit_build_call"
@@ -55,6 +65,11 @@ def is_known(name: str) -> bool:
     A name read from a file is not to be imported on the file's word.
     """
     return ":" not in name or name in _imported
+
+
+def is_there(name: str) -> bool:
+    """Whether ``name`` is registered, or is of the kind that is imported: ``module:function``, ``timm/NAME``."""
+    return ":" in name or "/" in name or name in MODELS.names()
 
 
 def accepts(name: str) -> list[str]:

@@ -130,3 +130,9 @@ def _refuse_training(model: nn.Module, *_: Any) -> None:
         raise RuntimeError(
             f"{type(model).__name__} is in training mode and cannot be trained, call model.eval(): {WORDS}"
         )
+
+
+def between_levels(low: int, high: int, offset: float, step: Tensor) -> Tensor:
+    """Levels, what lies half way and a quarter of the way between them, and what lies beyond; shape (1, n)."""
+    quarters = torch.arange(4 * (low - 2), 4 * (high + 2) + 1, device=step.device, dtype=step.dtype) / 4
+    return ((quarters + offset) * step).reshape(1, -1)

@@ -47,6 +47,16 @@ def test_it_goes_on_where_it_was_interrupted_and_leaves_no_file(tmp_path):
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_every_point_is_in_the_file_before_the_next_is_measured(tmp_path):
+    """A process that is killed closes no file."""
+
+    def measure(point):
+        assert len((tmp_path / FILE).read_text().splitlines()) == 1 + point
+        return point
+
+    measured_each([0, 1, 2], measure, "points", folder=tmp_path)
+
+
 def test_a_line_that_was_cut_off_is_measured_again(tmp_path):
     interrupted(tmp_path)
     with (tmp_path / FILE).open("a") as file:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import flatbit as fb
 from flatbit.analysis import plane
 from flatbit.analysis.partial import FILE
-from flatbit.analysis.plane import MARGIN, _shares, loss_plane
+from flatbit.analysis.plane import _shares, loss_plane
 from flatbit.data.memory import Images, MemoryData
 
 from .plane_cases import Bowl, captures, net, quadratic
@@ -48,7 +48,7 @@ def test_of_a_quadratic_it_is_that_quadratic():
 
 def test_the_grid_is_the_box_of_the_models_and_a_quarter_of_its_larger_side_around():
     result = loss_plane(dict(zip("abc", map(Bowl, W), strict=True)), ones(), weights="float", points=3)
-    margin = MARGIN * 2
+    margin = 0.25 * 2
     np.testing.assert_allclose(result.x, [-margin, 1, 2 + margin])
     np.testing.assert_allclose(result.y, np.linspace(-margin, result.corners[2, 1] + margin, 3))
 

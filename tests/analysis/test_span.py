@@ -36,6 +36,7 @@ def refitted():
     for model in models:
         for name, layer in quantized_layers(model):
             fb.quant.calibrate.start_weights_(name, layer)
+            layer.weight.data *= 1 + 0.2 * torch.rand_like(layer.weight)  # as fine-tuning moves them, D kept
     return models
 
 

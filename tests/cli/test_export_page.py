@@ -10,7 +10,7 @@ from flatbit.engine import read_run
 
 TEXT = (Path(__file__).parents[2] / "docs/export.md").read_text()
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()]
-DEPLOY, SNIPPET = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
+DEPLOY, SNIPPET, QONNX = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
 
 
 def test_its_commands_lead_to_a_file_that_runs(flatbit, tmp_path, monkeypatch, capsys):
@@ -28,7 +28,7 @@ def test_its_commands_lead_to_a_file_that_runs(flatbit, tmp_path, monkeypatch, c
         found.file for found in read_run("runs/digits").record.exports.values()
     }
     assert all(name in Path("runs/digits/report.html").read_text() for name in written)
-    exec(compile(SNIPPET, "docs/export.md", "exec"), {})
+    exec(compile(SNIPPET + QONNX, "docs/export.md", "exec"), {})
     assert len(re.findall(r"\d", capsys.readouterr().out)) >= 10
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from flatbit.registry import load_plugin
+from flatbit.plugins import load_plugin
 
 for file in (
     sorted(Path(os.environ["FLATBIT_TEST_PLUGINS"]).glob("*.py")) if "FLATBIT_TEST_PLUGINS" in os.environ else ()

@@ -232,6 +232,8 @@ def test_batch_size_is_checked_and_cut_to_the_split():
 
 
 def test_pictures_are_bytes():
+    none = numbered().pictures(np.array([], dtype=np.int64))  # of a net that misreads nothing
+    assert (none.shape, none.dtype) == ((0, *numbered().image_shape), np.uint8)
     found = numbered().pictures(np.array([3, 0]))
     assert (found.dtype, found.shape) == (np.uint8, (2, 1, 2, 2))
     with pytest.raises(ValueError, match="features, not images"):

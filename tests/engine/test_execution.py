@@ -61,7 +61,14 @@ def every_update(monkeypatch):
 
 def test_a_run_leaves_one_folder(finished):
     left = sorted(str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*"))
-    assert left == ["model.safetensors", "run.json", "stages", "stages/float.safetensors", "stages/w2a2.safetensors"]
+    assert left == [
+        "epochs.csv",
+        "model.safetensors",
+        "run.json",
+        "stages",
+        "stages/float.safetensors",
+        "stages/w2a2.safetensors",
+    ]
     model = (finished.folder / "model.safetensors").read_bytes()
     assert model == finished.stage_file("w2a2").read_bytes()
 

@@ -65,7 +65,7 @@ def test_a_file_that_computes_something_else_is_not_written(model, tmp_path, mon
     path.write_bytes(b"before")
     broken = replace(DEPLOYABLE["packed"], run=lambda *_: lambda x: torch.zeros(len(x), 10))
     monkeypatch.setitem(deployment.DEPLOYABLE, "packed", broken)
-    with pytest.raises(ExportError, match="of 40 images is not the model's"):
+    with pytest.raises(ExportError, match="the logits of 40 of 40 images differ"):
         deploy(model, path, batches, form="packed", input_shape=SHAPE)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
@@ -110,7 +110,7 @@ def test_an_integer_file_is_held_to_the_integer_network_and_counted_beside_the_m
         return lambda x: run(x) + 1e-3
 
     monkeypatch.setitem(DEPLOYABLE, "integer", replace(DEPLOYABLE["integer"], run=off_by_one))
-    with pytest.raises(ExportError, match="the logits of 40 of 40 images differ by more than 0 of the largest"):
+    with pytest.raises(ExportError, match="the logits of 40 of 40 images differ by more than 0 of their largest"):
         deploy(model, tmp_path / "net.onnx", batches, form="integer", input_shape=SHAPE)
 
 

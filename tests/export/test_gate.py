@@ -16,9 +16,29 @@ def test_logits_of_another_scale_are_no_agreement(model):
     x, y = digits(8)
     with pytest.raises(ExportError, match="the logits of 8 of 8 images differ"):
         check(model, lambda given: 1.01 * model(given), [(x, x, y)])
-    with pytest.raises(ExportError, match="by more than 0 of the largest"):
+    with pytest.raises(ExportError, match="by more than 0 of their largest"):
         check(model, lambda given: model(given) + 1e-6, [(x, x, y)], EXACT)
     assert check(model, model, [(x, x, y)], EXACT).identical == 8
+
+
+def test_bit_for_bit_is_of_every_image_however_many_there_are(model):
+    x, y = digits(450)
+    batches = [(x, x, y)] * 3
+
+    def run(given):
+        logits = model(given).clone()
+        logits[7] *= 3
+        return logits
+
+    with pytest.raises(ExportError, match="the logits of 3 of 1350 images"):
+        check(model, run, batches, EXACT)
+
+
+def test_close_is_by_the_image_and_not_by_the_batch():
+    own = torch.tensor([[1000.0, 0.0]] * 3 + [[1.0, 0.0]] * 5)
+    labels = torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(ExportError, match="the logits of 5 of 8 images differ"):
+        check(lambda _: own, lambda _: own + torch.tensor([0.1, 0.0]), [(own, own, labels)])
 
 
 def test_scores_are_shares_of_labels():

@@ -6,6 +6,7 @@ from torch import nn
 from flatbit.export.executor import integer_network
 from flatbit.export.lowering import lower
 from flatbit.export.verification import verify
+from flatbit.quant.presets import policy
 
 from .cases import SHAPE, UNIQ, Answering, Branches, answering, digits, labelled, settled
 
@@ -71,11 +72,12 @@ def test_branches_are_joined_and_resized_in_integers():
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (lambda m, x: m.linear(m.conv(x).view(4, -1)), r"the shape \(4, -1\) of \('batch', 4, 6, 6\)"),
+        (lambda m, x: m.linear(m.conv(x).view(4, -1)), r"the shape \(4, -1\) of \(batch, 4, 6, 6\)"),
+        (lambda m, x: m.linear(m.conv(x)[:, : x.size(0)].flatten(1)), "the index"),
         (lambda m, x: m.linear(torch.cat([m.conv(x)] * 2, 2).flatten(1)), "joining along axis 2"),
         (lambda m, x: m.linear(F.interpolate(m.conv(x), scale_factor=1.3).flatten(1)), "resizing"),
         (lambda m, x: m.linear(F.interpolate(m.conv(x), 3, mode="bicubic").flatten(1)), "by 'bicubic'"),
-        (lambda m, x: m.linear(m.conv(x).flatten(1)) + x.size(0), "what is made of 'batch'"),
+        (lambda m, x: m.linear(m.conv(x).flatten(1)) + x.size(0), "what is made of batch"),
         (lambda m, x: m.linear(m.conv(x).flatten(1).to(x.device)), "the attribute 'device'"),
     ],
 )
@@ -101,6 +103,8 @@ AS_COMPUTED = [
     lambda m, x: m.linear(F.hardtanh(m.conv(x), 0.5, 0.7).flatten(1)),
     lambda m, x: m.linear(F.hardtanh(m.conv(x), -1.0, 1e30).flatten(1)),
     lambda m, x: m.linear(F.dropout(m.conv(x), 0.5, m.training).flatten(1)),
+    lambda m, x: (lambda y: m.linear((y.clone().relu_() + y).flatten(1)))(m.conv(x)),
+    lambda m, x: (lambda y: m.linear(y[:, :].flatten(1).relu_()))(m.conv(x)),
 ]
 
 
@@ -111,6 +115,59 @@ def test_what_is_computed_in_place_or_clamped_is_what_the_model_computes(after):
     found = verify(model, integer_network(model, SHAPE), labelled(x, model))
     assert found.tied < 4
     assert found.changed == ()
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda m, x: (lambda y: m.linear((y.contiguous().relu_() + y).flatten(1)))(m.conv(x)),
+        lambda m, x: (lambda y: m.linear((F.pad(y[:, :2].relu_(), (0, 0, 0, 0, 0, 2)) + y).flatten(1)))(m.conv(x)),
+        lambda m, x: (lambda y, z: m.linear(y.relu_().flatten(1) + z))(*(lambda y: (y, y.flatten(1)))(m.conv(x))),
+    ],
+)
+def test_what_may_share_memory_with_what_is_changed_in_place_is_refused(after):
+    with pytest.raises(ValueError, match=r"changing in place what '.*' may share, which is read later"):
+        lower(answering(after), SHAPE)
+
+
+def test_an_activation_in_place_leaves_later_readers_what_it_wrote_and_not_what_was_quantized():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.relu = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+            self.last = nn.Linear(144, 10)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x))
+            return self.last((self.relu(x) + x).flatten(1))
+
+    model = settled(Read(), policy("faq", weights=2, activations=2))
+    x, _ = digits()
+    found = verify(model, integer_network(model, SHAPE), labelled(x, model))
+    assert found.tied == 0
+    assert found.largest <= found.bound
+
+
+def test_a_forward_hook_is_refused():
+    model = answering(lambda m, x: m.linear(m.relu(m.conv(x)).flatten(1)))
+    model.relu.register_forward_hook(lambda *given: 2 * given[-1])
+    with pytest.raises(ValueError, match="layer 'relu': a forward hook"):
+        lower(model, SHAPE)
+
+
+def test_names_of_inputs_and_outputs_are_not_taken():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input, self.logits, self.logits_ = nn.Conv2d(1, 4, 3), nn.Linear(144, 10), nn.Linear(10, 10)
+
+        def forward(self, x, mask=None):
+            return self.logits_(self.logits(self.input(x).flatten(1)))
+
+    model = settled(Named(), UNIQ)
+    x, _ = digits()
+    found = verify(model, integer_network(model, SHAPE), labelled(x, model))
+    assert found.largest <= found.bound
 
 
 class Twice(nn.Identity):

@@ -202,7 +202,7 @@ def test_a_quantizer_that_does_more_than_round_is_refused(net, quantized, path, 
 def test_a_failed_write_leaves_the_old_file(net, quantized, path, monkeypatch):
     fb.export.packed(quantized(net, "uniq", 2, 2), path)
     before = path.read_bytes()
-    monkeypatch.setattr("flatbit.tensor_file.save_file", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("flatbit.tensor_file.save", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         fb.export.packed(net, path)
     assert path.read_bytes() == before

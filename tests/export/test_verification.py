@@ -46,6 +46,26 @@ def test_a_changed_number_is_found(model, kind, change, at):
         verify(model, tampered(integer_network(model, SHAPE), kind, change, at=at), DIGITS.test_batches(100))
 
 
+def test_every_layer_of_an_image_with_ties_is_checked_too():
+    """At 8 bits most images have a tie somewhere: what comes after it is held to the model's own codes."""
+    model = network("resnet20", "lsq", 8, 8, width=0.5)
+    batches = list(DIGITS.test_batches(100))[:1]
+    net = integer_network(model, SHAPE)
+    assert verify(model, net, batches, most_changed=1.0).tied > 0
+    change = lambda op: replace(op, multiplier=op.multiplier + op.multiplier // 20)  # noqa: E731
+    for at in (-1, -3):
+        with pytest.raises(ExportError):
+            verify(model, tampered(net, Rescale, change, at=at), batches, most_changed=1.0)
+
+
+def test_a_tie_lies_between_the_two_codes(model):
+    """9.5 steps lies half way too, but not between 6 and 7."""
+    net = integer_network(model, SHAPE)
+    change = lambda op: replace(op, addend=op.addend + (1 << op.shift))  # noqa: E731
+    with pytest.raises(ExportError, match="steps from the tie between the two"):
+        verify(model, tampered(net, Round, change, at=0), DIGITS.test_batches(100))
+
+
 def test_codes_two_apart_are_no_tie(model):
     change = lambda op: replace(op, multiplier=2 * op.multiplier)  # noqa: E731
     with pytest.raises(ExportError, match=r"codes differ from the model's, by up to [2-9]"):

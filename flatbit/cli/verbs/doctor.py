@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...analysis.doctor import Diagnosis, diagnose
+from ...analysis.next_step import Compared, compare
 from ...engine.record import Failure, Run, read_run
 from ...metrics.health import Finding
 from ...train.averaging import freeze_weight_steps_
@@ -42,7 +43,8 @@ def explain_run(
     First why it stopped, if it did. Then each finished stage: a batch through the net shows what is not finite,
     explodes, has a collapsed step, a dead clip or a saturated grid; and a copy of it is trained on, by plain updates
     with the stage's optimizer, to see whether learned steps jump (at the stage's highest lr) and weights
-    oscillate (at its last). The run is left as it is. A report, not a test: the exit status is 0 whatever it finds.
+    oscillate (at its last). Each quantized stage is held against the float net, with the next thing to try. The run
+    is left as it is. A report, not a test: the exit status is 0 whatever it finds.
 
     `flatbit doctor runs/quickstart/seed0 --stage uniq-w1a1`
     """
@@ -53,19 +55,25 @@ def explain_run(
     if stage is not None and stage not in known:
         raise ValueError(f"{run} has no finished stage {stage!r}: it has {', '.join(known) or 'none'}")
     names = [name for name in record.stages if stage in (None, name)]
-    found = {name: _diagnosis(read, name, data_dir, updates, trust, device) for name in names}
+    seen = {name: _diagnosis(read, name, data_dir, updates, trust, device) for name in names}
+    found = {name: diagnosis for name, (diagnosis, _) in seen.items()}
     count = sum(diagnosis.num_quantizers for diagnosis in found.values())
     rows = (
         [{"stage": f"{failure.stage} (stopped)"} | asdict(finding) for finding in failure.findings] if failure else []
     )
     rows += [{"stage": name} | asdict(finding) for name, diagnosis in found.items() for finding in diagnosis.findings]
+    compared = [compare(record, name, seen[name][0].findings, num_classes=seen[name][1]) for name in names]
+    compared = [each for each in compared if each is not None]
     missing = [s.name for s in record.recipe.stages if s.name not in record.stages]
     value = {"failure": failure and asdict(failure), "quantizers": count, "findings": rows, "unfinished": missing}
-    show(_report(failure, rows, count, len(found), missing), value, json)
+    value["compared"] = [asdict(each) | {"below": each.below} for each in compared]
+    show(Group(_report(failure, rows, count, len(found), missing), *_lines(compared)), value, json)
 
 
-def _diagnosis(run: Run, name: str, data_dir: str | None, updates: int, trust: bool, device: str) -> Diagnosis:
-    """The doctor's word on one finished stage; of a float net only what a batch shows."""
+def _diagnosis(
+    run: Run, name: str, data_dir: str | None, updates: int, trust: bool, device: str
+) -> tuple[Diagnosis, int]:
+    """The doctor's word on one finished stage, of a float net only what a batch shows; and the number of classes."""
     stage, entry = run.record.recipe.stage(name), run.record.stages[name]
     opened = open_network(str(run.folder), {}, stage=name, trust=trust)
     network = opened.network.to(device)
@@ -84,10 +92,10 @@ def _diagnosis(run: Run, name: str, data_dir: str | None, updates: int, trust: b
         updates=updates if stage.epochs else 0,
     )
     if not stage.epochs or not entry.at_chance(data.num_classes):
-        return found
+        return found, data.num_classes
     evidence = f"top-1 {entry.test.top1:.1f} % of {data.num_classes} classes"
     guesses = Finding(layer="the net", problem="no better than guessing", evidence=evidence, mend=NO_BETTER)
-    return replace(found, findings=(*found.findings, guesses))
+    return replace(found, findings=(*found.findings, guesses)), data.num_classes
 
 
 def _report(
@@ -106,6 +114,11 @@ def _report(
         checked = f"{_count(quantizers, 'quantizer')} of {_count(stages, 'finished stage')}"
         parts.append(f"{_count(len(rows), 'finding') if rows else 'no findings'} in {checked}")
     return Group(*parts)
+
+
+def _lines(compared: list[Compared]) -> list[str]:
+    """A line for each quantized stage: what it lost against float, and what to try next."""
+    return [escape(str(each)) for each in compared]
 
 
 def _count(number: int, thing: str) -> str:

@@ -101,7 +101,7 @@ def _share(text: str) -> float:
 
 def _exported(deployed: Deployed, folder: Path, stage: str, data: str) -> Exported:
     """What the record of a run keeps of a file."""
-    path, found = Path(deployed.path).resolve(), deployed.checked
+    path, found, integers = Path(deployed.path).resolve(), deployed.checked, deployed.integers
     inside = path.is_relative_to(folder.resolve())
     return Exported(
         file=(path.relative_to(folder.resolve()) if inside else path).as_posix(),
@@ -117,9 +117,13 @@ def _exported(deployed: Deployed, folder: Path, stage: str, data: str) -> Export
         top1=found.top1,
         top1_model=found.top1_model,
         num_changed=found.num_changed,
+        changed=found.changed,
         most_changed=found.most_changed,
         largest=found.largest,
         largest_at=found.largest_at,
+        tied=None if integers is None else integers.tied,
+        off=None if integers is None else integers.largest,
+        bound=None if integers is None else integers.bound,
         environment=Environment.here(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

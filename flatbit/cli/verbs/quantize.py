@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...engine import plan, run
+from ...engine import TensorBoard, plan, run
 from ...engine.recipe import Recipe
 from ...engine.record import Run
 from ...engine.splits import Splits
@@ -42,6 +42,7 @@ from ..console import (
     Resume,
     Seed,
     SkipBad,
+    Tensorboard,
     WeightBits,
     begin_anew,
     data_arguments,
@@ -151,6 +152,7 @@ def quantize_network(
     device: Device = "cpu",
     resume: Resume = False,
     overwrite: Overwrite = False,
+    tensorboard: Tensorboard = False,
     json: Json = False,
 ) -> None:
     """Quantize a network of yours: measure it in float, calibrate, fine-tune, and prove the result.
@@ -196,7 +198,7 @@ def quantize_network(
         )  # fmt: skip
         planned = plan(made, seed=seed, device=device, data_dir=data_dir, checkpoint=start)
         begin_anew([out], resume=resume, overwrite=overwrite)
-        done = run(planned, out, resume=resume, say=say)
+        done = run(planned, out, resume=resume, callbacks=[TensorBoard()] if tensorboard else [], say=say)
     if checkpoint is None:
         say(f"no --checkpoint: {model} was quantized with the weights it is built with")
     _show(done, f"{model} on {data}", data_dir, json)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...engine import plan
+from ...engine import TensorBoard, plan
 from ...engine import run as execute
 from ...engine.edges import edged
 from ...engine.loop import TrainingError
@@ -47,6 +47,7 @@ from ..console import (
     Seeds,
     SkipBad,
     Smoke,
+    Tensorboard,
     begin_anew,
     data_arguments,
     parse_seeds,
@@ -84,6 +85,7 @@ def run_recipe(
     resume: Resume = False,
     overwrite: Overwrite = False,
     smoke: Smoke = False,
+    tensorboard: Tensorboard = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan: stages, updates, bits, cost, time. Nothing is trained.")
     ] = False,
@@ -135,6 +137,7 @@ def run_recipe(
         say(f"{made.name}: about {in_words(planned.seconds)}{each}{eager}")
     begin_anew(folders, resume=resume, overwrite=overwrite)
     how: dict[str, Any] = {"engine": chosen, "precision": precision, "recompute": recompute, "resume": resume}
+    how["callbacks"] = [TensorBoard()] if tensorboard else []
     runs = run_seeds(planned, several, out, **how, say=say) if several else [execute(planned, out, **how, say=say)]
     done = [each for each in runs if each.record.failure is None]
     if done:

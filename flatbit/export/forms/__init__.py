@@ -17,7 +17,7 @@ class Request:
     """What a form builds from.
 
     Attributes:
-        batch: of the file; None for any.
+        batch: of the file, where a form fixes it.
         container: of codes, "bits" or "int8"; None where it was not said.
         prepare: from uint8 pixels to what the model takes; None where it takes floats.
     """

@@ -69,9 +69,17 @@ def says(flatbit, *arguments):
 
 
 def test_a_healthy_run_has_no_findings(flatbit, trained):
-    assert says(flatbit, trained) == {"failure": None, "quantizers": 20, "findings": [], "unfinished": []}
+    said = says(flatbit, trained)
+    (compared,) = said.pop("compared")
+    assert said == {"failure": None, "quantizers": 20, "findings": [], "unfinished": []}
     result = flatbit("doctor", trained)
-    assert (result.status, result.out) == (0, "no findings in 20 quantizers of 2 finished stages\n")
+    first, *rest = result.out.splitlines()
+    assert (result.status, first) == (0, "no findings in 20 quantizers of 2 finished stages")
+    entries = read_run(trained).record.stages
+    below = entries["float"].score - entries["uniq-w2a2"].score
+    assert (compared["stage"], compared["below"]) == ("uniq-w2a2", pytest.approx(below))
+    assert f"points {'below' if below >= 0 else 'above'} the float net's" in " ".join(rest)
+    assert f"Next: {compared['next']}" in " ".join(rest)
 
 
 def test_what_is_broken_is_named_with_stage_layer_and_mend(flatbit, folder):
@@ -86,7 +94,7 @@ def test_what_is_broken_is_named_with_stage_layer_and_mend(flatbit, folder):
     out = flatbit("doctor", folder, "--updates", 0).out
     for text in ("stage", "problem", "evidence", "mend", "uniq-w2a2", "dead clip"):
         assert text in out
-    assert out.endswith("1 finding in 20 quantizers of 2 finished stages\n")
+    assert "\n1 finding in 20 quantizers of 2 finished stages\n" in out
 
 
 def test_a_stage_that_is_not_finite_is_a_report_and_no_error(flatbit, folder):
