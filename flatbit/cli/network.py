@@ -36,6 +36,13 @@ class Opened:
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    def with_data_of_run(self, *, trust: bool = False) -> Opened:
+        """The same, with the data of the run in whose folder its file lies, where it has none yet."""
+        if self.data is not None or self.folder is None:
+            return self
+        recipe = read_run(self.folder, trust=trust).record.recipe
+        return replace(self, data=recipe.data, data_arguments=recipe.data_arguments)
+
     def load_data(
         self, data: str | None = None, data_dir: str | None = None, *, arguments: Mapping[str, Any], trust: bool = False
     ) -> Data:
@@ -43,10 +50,6 @@ class Opened:
 
         Raises ValueError where there is none, or where the run's own would have to be imported on its word.
         """
-        if data is None and self.data is None and self.folder is not None:
-            recipe = read_run(self.folder, trust=trust).record.recipe
-            of_run = replace(self, data=recipe.data, data_arguments=recipe.data_arguments, folder=None)
-            return of_run.load_data(data_dir=data_dir, arguments=arguments, trust=trust)
         if data is None and self.data is not None and ":" in self.data and not trust:
             raise ValueError(
                 f"{self.name} wants to import its data from {self.data!r}: --trust it, or say --data {self.data}"

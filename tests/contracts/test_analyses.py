@@ -76,10 +76,14 @@ def test_it_draws_a_figure_that_becomes_a_file(name, ending, tmp_path):
 
 @every_analysis
 def test_the_saved_result_comes_back_equal(name, tmp_path):
-    """So it is drawn again without the model."""
+    """So it is drawn again without the model, where it says what it finds, as ours do."""
+    kind = ANALYSES.get(name).result
     result = result_of(name)
     write_result(tmp_path, result, title="what was seen")
-    assert same(read_result(tmp_path, ANALYSES.get(name).result).result, result)
+    if kind is None:
+        assert not ANALYSES.get(name).draw.__module__.startswith(f"{figures.__name__}.")
+    else:
+        assert same(read_result(tmp_path, kind).result, result)
 
 
 @every_analysis

@@ -64,7 +64,8 @@ def analyze_model(
     opened = _opened(analysis, name, models, stage, trust)
     first = next(iter(opened.values()))
     if analysis.needs_data:
-        loaded = first.load_data(data, data_dir, arguments=data_arguments(data_arg, False), trust=trust)
+        source = first if data else first.with_data_of_run(trust=trust)
+        loaded = source.load_data(data, data_dir, arguments=data_arguments(data_arg, False), trust=trust)
     elif data or data_dir or data_arg:
         raise ValueError(f"analysis {name!r} looks at the model alone: --data and its options have no meaning for it")
     else:
