@@ -16,8 +16,10 @@ weight_histograms   each layer's latent weights, and the levels that they are ro
 from .curvature import Hessian, hessian
 from .decision import DecisionMap, decision_map
 from .doctor import Diagnosis, diagnose
+from .landscape import Landscapes, loss_landscape
 from .layer_curvature import LayerCurvature, layer_eigenvalues, layer_traces
 from .mistakes import Misread, misread
+from .plane import LossPlane, loss_plane
 from .schedules import Curve, schedule_curves
 from .segmentation import Segments, segments
 from .weights import WeightHistograms, weight_histograms
@@ -27,7 +29,9 @@ __all__ = [
     "DecisionMap",
     "Diagnosis",
     "Hessian",
+    "Landscapes",
     "LayerCurvature",
+    "LossPlane",
     "Misread",
     "Segments",
     "WeightHistograms",
@@ -36,6 +40,8 @@ __all__ = [
     "hessian",
     "layer_eigenvalues",
     "layer_traces",
+    "loss_landscape",
+    "loss_plane",
     "misread",
     "schedule_curves",
     "segments",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,21 @@ class Opened:
         name: how the verb was told of it.
         network: in eval mode, on the CPU.
         data, data_arguments: of its run.
+        folder: of the run that it is of, or one of whose files it is; None where there is none.
     """
 
     name: str
     network: nn.Module
     data: str | None = None
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def with_data_of_run(self, *, trust: bool = False) -> Opened:
+        """The same, with the data of the run in whose folder its file lies, where it has none yet."""
+        if self.data is not None or self.folder is None:
+            return self
+        recipe = read_run(self.folder, trust=trust).record.recipe
+        return replace(self, data=recipe.data, data_arguments=recipe.data_arguments)
 
     def load_data(
         self, data: str | None = None, data_dir: str | None = None, *, arguments: Mapping[str, Any], trust: bool = False
@@ -88,7 +97,7 @@ def open_network(
     if path.is_dir():
         return _from_run(path, stage, trust)
     if is_file:
-        return Opened(name=model, network=load(path, trust=trust))
+        return Opened(name=model, network=load(path, trust=trust), folder=_folder_of(path))
     if "/" in model and path.suffix and not path.exists():
         raise ValueError(f"no such file or folder: {model}")
     network = build(model, **arguments)
@@ -108,5 +117,15 @@ def _from_run(folder: Path, stage: str | None, trust: bool) -> Opened:
         raise ValueError(f"{folder} is not finished (its stages so far: {finished}): --resume it{other}")
     recipe = run.record.recipe
     return Opened(
-        name=str(folder), network=load(file, trust=trust), data=recipe.data, data_arguments=recipe.data_arguments
+        name=str(folder),
+        network=load(file, trust=trust),
+        data=recipe.data,
+        data_arguments=recipe.data_arguments,
+        folder=folder,
     )
+
+
+def _folder_of(file: Path) -> Path | None:
+    """The run that left a file, in its folder or among its stages."""
+    folders = [file.parent, *([file.parent.parent] if file.parent.name == "stages" else [])]
+    return next((folder for folder in folders if (folder / "run.json").is_file()), None)

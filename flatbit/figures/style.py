@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -23,6 +23,7 @@ COLORS = ("#1f6fb4", "#d1622b", "#2f9464", "#8a5bb0", "#b03a52", "#7a6a3a")
 RIGHT, WRONG = COLORS[2], "#c02929"
 TITLE, LINE, MARGIN = 0.36, 0.16, 0.1  # inches: what a title takes, a line of a note, and the white around
 LETTERS = 15  # of a note, to the inch
+LEVELS = 16  # of contours
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
@@ -86,6 +87,42 @@ def describe(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
+
+
+def contours(
+    axes: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, scale: Sequence[np.ndarray], *, loss: bool
+) -> None:
+    """A surface as filled contours, the darker the better, with a bar of its colours.
+
+    Args:
+        axes: to draw on.
+        x, y: coordinates, ascending; one unit of either is as long as of the other.
+        values: (len(y), len(x)); what is not finite stays white.
+        scale: all surfaces that share their levels, this one among them.
+        loss: less is better, and levels are at equal ratios; else more is, and they are at equal steps.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    known = np.concatenate([each[np.isfinite(each)] for each in scale])
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    high = high if high > low else low + 1
+    by_ratio = loss and low > 0
+    levels = (np.geomspace if by_ratio else np.linspace)(low, high, LEVELS)
+    shown = axes.contourf(
+        x,
+        y,
+        np.ma.masked_invalid(values).clip(levels[0], levels[-1]),
+        levels=levels,
+        norm=(LogNorm if by_ratio else Normalize)(low, high),
+        cmap="viridis" if loss else "viridis_r",
+    )
+    axes.set_aspect("equal")
+    assert axes.figure is not None
+    bar = axes.figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.04, 1)), ticks=levels[:: LEVELS // 5])
+    bar.ax.set_yticklabels([f"{level:.{3 if loss else 4}g}" for level in levels[:: LEVELS // 5]])
+    bar.ax.tick_params(labelsize=7.5, colors=MUTED)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def shorten(text: str, longest: int = 38) -> str:

@@ -47,8 +47,11 @@ expects, and a missing file says how to get it). W/A are bits of weights and act
   its settings: `flatbit list recipes NAME`.
 - Decision maps of the spirals (HOL, Figures 1 to 3, 9 and 10): `flatbit analyze decision RUN --stage NAME`. Curvature
   (SAQ's Table 3): `flatbit analyze curvature RUN`.
-- Losses on planes and along directions, noise and dynamics are drawn by analyses of a later version; the
-  rows say whose models they will need. Rows that a paper quotes from others are not here.
+- Loss planes (SQWA, Figures 1 and 4): `flatbit analyze plane FILE FILE FILE`, three nets of a run with
+  `--set averaging.keep_captures=true`. Loss landscapes (SAQ, Figures 1, C to E): `flatbit analyze landscape RUN RUN`.
+  [figures.md](figures.md) shows both.
+- Noise and dynamics are drawn by analyses of a later version; the rows say whose models they will need. Rows that a
+  paper quotes from others are not here.
 """
 
 

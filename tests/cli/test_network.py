@@ -1,5 +1,7 @@
 """Where a verb's network comes from: the errors that ``eval`` and ``cost`` share."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -102,3 +104,20 @@ def test_one_of_several_sets_of_weights_with_another_head(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "As it is built: fc (weight 10x8, bias 10); in the file: fc weight 7x8, bias 7" in said
     assert "Left out: fc, student" in said
+
+
+def test_a_file_in_a_run_has_the_runs_data_where_that_is_asked(tmp_path, monkeypatch):
+    """Among its stages too; a net without a run, or with data of its own, stays as it is."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "run.json").touch()
+    for name in ("model", "stages/a", "other/b"):
+        fb.save(fb.models.build("resnet8", first_width=2), tmp_path / f"{name}.safetensors")
+    found = [open_network(str(tmp_path / f"{name}.safetensors"), {}) for name in ("model", "stages/a", "other/b")]
+    assert [each.folder for each in found] == [tmp_path, tmp_path, None]
+    recipe = SimpleNamespace(data="spirals", data_arguments={"seed": 3})
+    run = SimpleNamespace(record=SimpleNamespace(recipe=recipe))
+    monkeypatch.setattr("flatbit.cli.network.read_run", lambda folder, trust: run)
+    assert found[1].data is None
+    assert found[1].with_data_of_run().data_arguments == {"seed": 3}
+    assert found[2].with_data_of_run().data is None
+    assert opened(data="digits").with_data_of_run().data == "digits"

@@ -13,6 +13,7 @@ from flatbit.data.batches import VOID
 from flatbit.data.joint import JointAugment
 from flatbit.data.memory import Images, MemoryData
 from flatbit.figures import ANALYSES
+from flatbit.quant.table import own_weights
 
 
 def digits():
@@ -49,6 +50,32 @@ def squares():
 CASES = (digits, spirals, squares)
 
 
+QUICK = {"points": 3, "num_images": 60}
+"""Settings that make an analysis quick, where it has them."""
+
+
+def subject(name, case):
+    """What an analysis looks at, and data: a model, or three by name, of one grid but other weights."""
+    model, data = made(case)
+    if not ANALYSES.get(name).several:
+        return model, data
+    models = {"first": model, "second": made(case)[0], "third": made(case)[0]}
+    for index, other in enumerate(models.values()):
+        random = torch.Generator().manual_seed(index)
+        with torch.no_grad():
+            for module in other.modules():
+                for weight in own_weights(module):
+                    weight += 0.05 * index * torch.randn(weight.shape, generator=random)
+    return models, data
+
+
+def computed(name, model, data, **more):
+    """What an analysis finds, with ``QUICK`` settings."""
+    analysis = ANALYSES.get(name)
+    settings = {key: value for key, value in QUICK.items() if key in analysis.settings({})}
+    return analysis.compute(model, data, **settings | more)
+
+
 def made(case):
     """The model of a case, quantized, calibrated and partly in training mode, with a gradient; and its data."""
     with torch.random.fork_rng():
@@ -69,7 +96,7 @@ def fitting(name):
     refused = []
     for case in CASES:
         try:
-            ANALYSES.get(name).compute(*made(case))
+            computed(name, *subject(name, case))
         except ValueError as error:
             refused.append(f"{case.__name__}: {error}")
         else:

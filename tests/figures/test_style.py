@@ -3,7 +3,19 @@ import re
 import numpy as np
 import pytest
 
-from flatbit.figures.style import TITLE, canvas, colors_of, drawable, finish, panels, shorten, to_svg, write_figure
+from flatbit.figures.style import (
+    LEVELS,
+    TITLE,
+    canvas,
+    colors_of,
+    contours,
+    drawable,
+    finish,
+    panels,
+    shorten,
+    to_svg,
+    write_figure,
+)
 
 
 def drawing():
@@ -102,3 +114,28 @@ def test_a_title_is_drawn_in_a_page_too_and_takes_no_room_where_there_is_none():
     finish(plain, "")
     assert to_svg(titled).count("<use ") > to_svg(plain).count("<use ")
     assert plain.axes[0].get_position().y1 > titled.axes[0].get_position().y1
+
+
+def levels_of(axes):
+    return axes.collections[0].levels
+
+
+def test_contours_of_losses_rise_by_equal_ratios_and_of_accuracies_by_equal_steps():
+    _, axes = canvas(3, 3)
+    values = np.array([[0.01, 1.0], [10.0, 0.1]])
+    contours(axes, np.arange(2), np.arange(2), values, [values], loss=True)
+    ratios = levels_of(axes)[1:] / levels_of(axes)[:-1]
+    np.testing.assert_allclose(ratios, ratios[0])
+    _, other = canvas(3, 3)
+    contours(other, np.arange(2), np.arange(2), values, [values, values + 90], loss=False)
+    np.testing.assert_allclose(np.diff(levels_of(other)), (100 - 0.01) / (LEVELS - 1))
+    assert axes.collections[0].cmap(0.0) == other.collections[0].cmap(1.0)  # the darker the better
+
+
+def test_the_bar_of_contours_names_a_few_levels():
+    figure, axes = canvas(3, 3)
+    values = np.array([[0.5, 1.0], [2.0, 4.0]])
+    contours(axes, np.arange(2), np.arange(2), values, [values], loss=True)
+    figure.canvas.draw()
+    (bar,) = axes.child_axes
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["0.5", "0.758", "1.15", "1.74", "2.64", "4"]

@@ -1,67 +1,94 @@
-"""flatbit plot: a figure of one kind, as a file."""
+"""flatbit plot: a figure as a file, of a recipe's schedule or of what an analysis of a run has found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
+from ...analysis.saved import FILE, read_result
 from ...analysis.schedules import Curve, schedule_curves
+from ...figures import ANALYSES
 from ...figures.schedules import schedule_figure
 from ...figures.style import check_ending, write_figure
+from ...registry import nearest
 from .. import COMMANDS
-from ..choice import RecipeName, Settings, recipe_of
+from ..choice import Settings, recipe_of
 from ..console import Json, Out, parse_settings, say, show
+from ..findings import plain_values, report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTURES_SHOWN = 4
-
-
-class Kind(StrEnum):
-    """What can be drawn."""
-
-    SCHEDULE = "schedule"
+SCHEDULE = "schedule"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """What a kind of plot makes: the figure, a name for its file, and its result as table and as values."""
+    """A figure, a name for its file, and its result for people and as values."""
 
     name: str
     figure: Figure
-    table: Table
+    table: RenderableType
     values: dict[str, Any]
 
 
-def draw_recipe(
-    kind: Annotated[Kind, typer.Argument(help="What to draw: a recipe's schedule.")],
-    recipe: RecipeName,
+def draw_figure(
+    kind: Annotated[str, typer.Argument(help="What to draw: schedule, or the name of an analysis.")],
+    of: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN", help="schedule: a recipe's name or file. An analysis: a run that it looked into."
+        ),
+    ],
     set: Settings = [],  # noqa: B006
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Draw what a recipe will do before it runs: learning rate and samples per update of every stage, and its captures.
+    """Draw what a recipe will do, before it runs, or draw again what an analysis of a run found, without its nets.
 
-    Writes runs/RECIPE-schedule.png.
+    The schedule has learning rate and samples per update of every stage, and its captures. Of an analysis the result
+    is read that `flatbit analyze` left in RUN/analysis/KIND. Writes runs/RECIPE-schedule.png, or runs/KIND.png.
 
     `flatbit plot schedule faq --set training.accumulation=doubling --out schedule.svg`
 
     `flatbit plot schedule my_recipe.py`
+
+    `flatbit plot plane runs/sqwa --out plane.svg`
     """
     if out is not None:
         check_ending(out)
-    drawing = PLOTS[kind](recipe, parse_settings(set))
-    out = out or Path("runs") / f"{drawing.name}-{kind}.png"
+    drawing = _schedule(of, parse_settings(set)) if kind == SCHEDULE else _found(kind, of, set)
+    out = out or Path("runs") / f"{drawing.name}.png"
     write_figure(drawing.figure, out)
     say(f"figure: {out}")
     show(drawing.table, drawing.values | {"figure": str(out)}, json)
+
+
+def _found(name: str, run: str, settings: list[str]) -> Drawing:
+    """What an analysis found. Raises ValueError for an unknown one, or one without a result there."""
+    if name not in ANALYSES.names():
+        raise ValueError(f"cannot plot {name!r}: {nearest(name, [SCHEDULE, *ANALYSES.names()])}")
+    analysis = ANALYSES.get(name)
+    if settings:
+        raise ValueError(f"--set has no meaning for a result that is there: flatbit analyze {name} takes it")
+    if analysis.result is None:
+        raise ValueError(f"analysis {name!r} does not say what it finds: annotate what its compute returns")
+    folder = Path(run) / "analysis" / name
+    if not (folder / FILE).is_file():
+        raise ValueError(f"{folder / FILE} does not exist: first let it be found: flatbit analyze {name} {run}")
+    saved = read_result(folder, analysis.result)
+    return Drawing(
+        name=name,
+        figure=analysis.draw(saved.result, title=saved.title),
+        table=report(saved.result, saved.title),
+        values=plain_values(saved.result),
+    )
 
 
 def _schedule(recipe: str, settings: dict[str, Any]) -> Drawing:
@@ -74,7 +101,7 @@ def _schedule(recipe: str, settings: dict[str, Any]) -> Drawing:
     for curve in curves:
         table.add_row(*_row(curve))
     return Drawing(
-        name=made.name,
+        name=f"{made.name}-{SCHEDULE}",
         figure=schedule_figure(curves, title=title),
         table=table,
         values={"recipe": made.name, "stages": [_values(curve) for curve in curves]},
@@ -105,6 +132,4 @@ def _values(curve: Curve) -> dict[str, Any]:
     }
 
 
-PLOTS: dict[Kind, Callable[[str, dict[str, Any]], Drawing]] = {Kind.SCHEDULE: _schedule}
-
-COMMANDS.add("plot", draw_recipe)
+COMMANDS.add("plot", draw_figure)

@@ -19,6 +19,18 @@ def net():
 def data(most):
     return load("digits")
 """
+CAPTURES = """
+from flatbit import policy
+from flatbit.engine.recipe import Recipe, Stage
+
+def recipe():
+    stage = Stage(
+        name="retrain", epochs=3, lr=0.01, captures=(1, 2, 3), keep_captures=True, fixed_weight_steps=True,
+        policy=policy("sqwa", weights=2), batch_size=400,
+    )
+    arguments = {"in_channels": 1, "first_width": 2}
+    return Recipe(name="captured", model="preresnet8", model_arguments=arguments, data="digits", stages=(stage,))
+"""
 ANALYSIS = """
 from dataclasses import dataclass
 import numpy as np
@@ -116,6 +128,40 @@ def test_a_run_has_stages_and_data_of_its_own(flatbit, refuses, own):
     assert "has no layer with quantized weights: expected one or more" in line
     assert flatbit("analyze", "weights", "run").status == 0
     assert "has no finished stage 'unik'" in refuses("analyze", "weights", "run", "--stage", "unik")
+
+
+@pytest.fixture(scope="module")
+def captured(flatbit, tmp_path_factory):
+    """A run with three captures of two updates each, almost."""
+    run = tmp_path_factory.mktemp("captured") / "run"
+    recipe = run.parent / "recipe.py"
+    recipe.write_text(CAPTURES)
+    result = flatbit("run", recipe, "--out", run)
+    assert result.status == 0, result.err
+    return run
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_plane_through_captures_is_kept_in_their_run_and_drawn_again(flatbit, refuses, own, captured):
+    files = [captured / "stages" / f"retrain@{epoch}.safetensors" for epoch in (1, 2, 3)]
+    settings = ("--set", "points=2", "--set", "num_images=40")
+    result = flatbit("analyze", "plane", *files, *settings)
+    assert (result.status, result.err) == (0, "figure: runs/plane.png\n"), result.err
+    assert "plane: retrain@1, retrain@2, retrain@3" in result.out
+    assert [path.name for path in (captured / "analysis/plane").iterdir()] == ["result.json"]
+    found = json.loads(flatbit("analyze", "plane", *files, *settings, "--json").out)
+    again = json.loads(flatbit("plot", "plane", captured, "--json").out)
+    assert again == found
+    assert "plane: got 2 models (retrain@1, retrain@2): expected three" in refuses("analyze", "plane", *files[:2])
+    assert "looks at one model, got 3" in refuses("analyze", "weights", *files)
+    assert "got a model twice" in refuses("analyze", "plane", *files[:2], files[0])
+    assert "no setting 'point': did you mean points" in refuses("analyze", "plane", *files, "--set", "point=2")
+
+
+def test_one_model_has_its_own_name(flatbit, own, file):
+    result = flatbit("analyze", "landscape", file, "--data", "digits", "--set", "points=3", "--set", "num_images=20")
+    assert (result.status, result.err) == (0, "figure: runs/landscape.png\n"), result.err
+    assert cells(result, str(file)[:20])
 
 
 def test_what_a_file_names_is_imported_on_trust_only(flatbit, refuses, own, monkeypatch):

@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flatbit.cli.verbs.plot import PLOTS, Kind
+from flatbit.analysis.saved import write_result
+from flatbit.analysis.weights import WeightHistogram, WeightHistograms
+from flatbit.figures import ANALYSES
 from flatbit.recipes import RECIPES
 
 RECIPE = """
@@ -59,14 +62,51 @@ def test_drawing_again_replaces_the_figure(flatbit, own):
     assert [path.name for path in Path().iterdir()] in ([f"{name}.py", "a.svg"], ["a.svg", f"{name}.py"])
 
 
-def test_recipes_of_ours_are_drawn():
-    for name in ("quickstart", "uniq-preresnet8-digits", "hol-deeplab-voc"):
-        assert name in RECIPES.names()
-        assert PLOTS[Kind.SCHEDULE](name, {}).values["stages"]
+@pytest.mark.parametrize("name", ["quickstart", "uniq-preresnet8-digits", "hol-deeplab-voc"])
+def test_recipes_of_ours_are_drawn(flatbit, own, name):
+    assert name in RECIPES.names()
+    assert json.loads(flatbit("plot", "schedule", name, "--json").out)["stages"]
 
 
-def test_every_kind_has_its_plot():
-    assert list(PLOTS) == list(Kind)
+HISTOGRAMS = WeightHistograms(
+    layers=(
+        WeightHistogram(
+            layer="conv",
+            edges=np.linspace(-1, 1, 9),
+            counts=np.arange(8),
+            levels=np.array([-0.5, 0.5]),
+            occupancy=np.array([0.25, 0.75]),
+        ),
+    )
+)
+
+
+def test_what_an_analysis_found_is_drawn_again_without_the_model(flatbit, own):
+    write_result(Path("run/analysis/weights"), HISTOGRAMS, title="weights: of a run")
+    result = flatbit("plot", "weights", "run", "--out", "again.svg")
+    assert (result.status, result.err) == (0, "figure: again.svg\n")
+    assert Path("again.svg").read_text().startswith("<svg")
+    assert "weights: of a run" in result.out
+    assert "conv" in result.out
+    found = json.loads(flatbit("plot", "weights", "run", "--json").out)
+    assert (found["layers"][0]["num_levels"], found["figure"]) == (2, "runs/weights.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("shedule", "faq"), "cannot plot 'shedule': did you mean schedule?"),
+        (("wieghts", "run"), "cannot plot 'wieghts': did you mean weights?"),
+        (("weights", "nowhere"), "does not exist: first let it be found: flatbit analyze weights nowhere"),
+        (("weights", "run", "--set", "points=3"), "--set has no meaning for a result that is there: flatbit analyze"),
+        (("unsaid", "run"), "analysis 'unsaid' does not say what it finds: annotate what its compute returns"),
+    ],
+)
+def test_what_was_not_found_cannot_be_drawn(refuses, own, monkeypatch, arguments, says):
+    monkeypatch.setattr(ANALYSES, "_objects", {name: ANALYSES.get(name) for name in ANALYSES.names()})
+    ANALYSES.add("unsaid", lambda model, data: None, lambda result, *, title: None)
+    assert says in refuses("plot", *arguments)
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(
@@ -90,9 +130,3 @@ def test_a_recipe_that_trains_nothing_is_one_line(refuses, own):
     line = refuses("plot", "schedule", f"{own(RECIPE)}.py", "--set", "epochs=0")
     assert "mine: schedule: nothing to draw: expected a stage with epochs" in line
     assert not Path("runs").exists()
-
-
-def test_an_unknown_kind_is_the_callers_mistake(flatbit):
-    result = flatbit("plot", "shedule", "faq")
-    assert (result.status, result.out) == (2, "")
-    assert "'schedule'" in result.err
