@@ -7,6 +7,8 @@ diagnose            is a quantized net healthy, and would it stay so under furth
 hessian             the top eigenvalue of the loss' Hessian: how sharp the minimum is
 layer_eigenvalues   the same of each layer's own block
 layer_traces        the trace of each layer's own block
+loss_landscape      the loss along random directions, filter by filter, of models on one scale
+loss_plane          loss and accuracy on the plane through three models, on the quantized grid
 misread             the test images that a net gets wrong, or several nets beside each other
 schedule_curves     learning rate and batch of each stage of a recipe
 segments            what nets make of images, pixel by pixel
