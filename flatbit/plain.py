@@ -47,6 +47,11 @@ def skipped() -> dict[str, bool]:
     return {"skipped": True}
 
 
+def if_any() -> dict[str, bool]:
+    """Metadata of a dataclass field that is written only where it holds something, as a record of before has it."""
+    return {"if_any": True}
+
+
 def to_plain(value: object, where: str = "") -> Any:
     """The value in None, bool, int, float, str, lists and dicts with text for keys.
 
@@ -61,6 +66,7 @@ def to_plain(value: object, where: str = "") -> Any:
         return {CLASS: name_of_type(value, where)}
     if dataclasses.is_dataclass(value):
         held = [(f, getattr(value, f.name)) for f in _written(value)]
+        held = [(f, part) for f, part in held if part or not f.metadata.get("if_any")]
         held = [(f, part) for f, part in held if part is not None or not _is_none_by_default(f)]
         said = {f.name: to_plain(part, f"{where}.{f.name}".lstrip(".")) for f, part in held}
         registry = family_of(type(value))

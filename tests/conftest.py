@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatbit import models
+from flatbit import models, plugins
 from flatbit.data.memory import Images, MemoryData
 from flatbit.quant.calibrate import calibrate_
 from flatbit.quant.convert import quantize_
@@ -19,9 +19,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _reproducible():
+def _reproducible(monkeypatch):
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    monkeypatch.setattr("flatbit.plugins._loaded", dict(plugins._loaded))  # runs name every plug-in of their process
 
 
 @pytest.fixture

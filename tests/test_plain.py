@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -200,7 +199,7 @@ class Plain(Shape):
     """No dataclass."""
 
 
-@pytest.mark.parametrize("value", [print, lambda: 1, object(), Plain(), {1, 2}, b"bytes", torch.zeros(2), complex(1)])
+@pytest.mark.parametrize("value", [print, lambda: 1, object(), Plain(), {1, 2}, b"bytes", complex(1)])
 def test_what_has_no_name_is_refused_with_its_place(value):
     with pytest.raises(ValueError, match=r"^parts\[1\]\.a: .* has no name that a record could hold: expected numbers"):
         to_plain({"parts": [1, {"a": value}]})

@@ -179,9 +179,9 @@ class RunRecord:
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
     kept: str | None = None
     failure: Failure | None = None
-    plugins: tuple[Plugin, ...] = ()
+    plugins: tuple[Plugin, ...] = field(default=(), metadata=plain.if_any())
     left_out: Mapping[str, str] = field(default_factory=dict)
-    exports: Mapping[str, Exported] = field(default_factory=dict)
+    exports: Mapping[str, Exported] = field(default_factory=dict, metadata=plain.if_any())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the number of their format. Raises ValueError for what has no name (``flatbit.plain``)."""

@@ -97,7 +97,7 @@ def test_help_is_there_and_names_every_option(verb):
     status, out, err = called(verb, "--help")
     assert (status, err) == (0, "")
     for option in options_of(verb):
-        assert any(name[:20] in out for name in names_of(option)), option.name
+        assert any(name[:15] in out for name in names_of(option)), option.name
 
 
 @every_verb

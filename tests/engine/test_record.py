@@ -77,7 +77,7 @@ def test_exports_are_read_back_equal_one_per_net_and_form():
 def test_a_record_from_before_there_were_exports_is_read():
     made = recorded(recipe(FLOAT))
     found = json.loads(json.dumps(made.as_dict()))
-    assert found.pop("exports") == {}
+    assert found.keys().isdisjoint({"exports", "plugins"})  # written only where there are some
     assert RunRecord.from_dict(found) == made
 
 

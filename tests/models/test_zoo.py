@@ -33,8 +33,6 @@ CONVOLUTIONAL = [
 # What cannot be quantized right is refused, and only that: the reason's beginning.
 REFUSED = {
     "torchvision/vit_b_16": "its fused kernel reads in_proj_weight",
-    "timm/mobilenetv3_small_050": "classifier: Linear is a subclass of Linear",
-    "timm/ghostnet_100": "classifier: Linear is a subclass of Linear",
     "timm/nf_resnet26": "StdConv",
 }
 

@@ -18,6 +18,7 @@ from flatbit.quant.grids import grids
 from flatbit.quant.presets import policy
 from flatbit.quant.proof import QuantizationError, prove
 from flatbit.quant.reparametrized import folded, reparametrized
+from flatbit.quant.switched import as_float
 from flatbit.quant.table import quantized_layers, weighted_layers
 from flatbit.train.averaging import QuantizedAverage, requantize_
 from flatbit.train.sharpness import SharpnessAware
@@ -102,7 +103,7 @@ def test_after_quantizing_all_that_speaks_of_the_model_agrees(net, images, quant
 def test_restored_it_is_the_float_model_with_what_was_put_on_it(net, images, quantized, way):
     torch.manual_seed(1)
     model = put_on(quantized(net, "uniq", 4, 4), way)
-    with fb.quant.convert.as_float(model):
+    with as_float(model):
         expected = model(images)
     restore_(model)
     assert not dict(quantized_layers(model))

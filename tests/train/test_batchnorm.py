@@ -111,8 +111,8 @@ def test_inputs_may_come_alone_and_are_whole_batches():
     reestimate_batchnorm_(model, data)
     reestimate_batchnorm_(alone, [x for x, _ in data])
     assert all(torch.equal(v, alone.state_dict()[k]) for k, v in model.state_dict().items())
-    with pytest.raises(ValueError, match=r"reestimate_batchnorm_ expects batches of tensors \(x, ...\) or x, got dict"):
-        reestimate_batchnorm_(model, [{"x": data[0][0]}])
+    with pytest.raises(ValueError, match=r"is a dict of 'x', 'mask': expected one input"):
+        reestimate_batchnorm_(model, [{"x": data[0][0], "mask": data[0][0]}])
 
 
 def test_what_never_ends_is_an_error_or_averaged_as_far_as_asked():
