@@ -66,7 +66,7 @@ def to_plain(value: object, where: str = "") -> Any:
         return {CLASS: name_of_type(value, where)}
     if dataclasses.is_dataclass(value):
         held = [(f, getattr(value, f.name)) for f in _written(value)]
-        held = [(f, part) for f, part in held if part or not f.metadata.get("if_any")]
+        held = [(f, part) for f, part in held if not f.metadata.get("if_any") or part]
         held = [(f, part) for f, part in held if part is not None or not _is_none_by_default(f)]
         said = {f.name: to_plain(part, f"{where}.{f.name}".lstrip(".")) for f, part in held}
         registry = family_of(type(value))
