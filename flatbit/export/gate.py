@@ -133,7 +133,7 @@ class _Found:
                 f"the logits of {images - self.close} of {images} images differ by more than "
                 f"{self.agreement.tolerance:g} of their largest ({self._moved()}): nothing is written"
             )
-        if too_many(changed, images, most_changed) or (changed and not most_changed):
+        if too_many(changed, images, most_changed):
             raise ExportError(
                 f"the class of {changed} of {images} images is not the model's (images {first_of(self.changed)}; "
                 f"{self._moved()}), and {100 * most_changed:g} % may change: nothing is written. Where that is good "

@@ -33,8 +33,8 @@ class ExportError(RuntimeError):
 
 
 def too_many(changed: int, images: int, most_changed: float = MOST_CHANGED) -> bool:
-    """Whether more classes changed than ``most_changed``, a part of all: one image may, however few there are."""
-    return changed > max(1, most_changed * images)
+    """Whether more classes changed than ``most_changed``, a part of all; one image may, unless that is 0."""
+    return changed > (max(1, most_changed * images) if most_changed else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +105,7 @@ def verify(
         model: on the CPU; left as it is.
         network: of ``integer_network(model, ...)``.
         batches: ``(x, y)``, as the model takes them.
-        most_changed: the part of all images whose class may change by ties.
+        most_changed: the part of all images whose class may change by ties; one may, unless it is 0.
 
     Raises:
         ExportError: a code or a logit that differs by more than the bound, naming layer, image and value; a class
@@ -204,7 +204,8 @@ class _Comparison:
         """Raise ExportError where a logit for the model's codes is off by more than the bound."""
         gap = (logits - own).abs().flatten(1).amax(1)
         self._largest, self._largest_bound = max(self._largest, float(gap.max())), max(self._largest_bound, bound)
-        for image in torch.nonzero(~(gap <= bound)).flatten().tolist():
+        if not bool((gap <= bound).all()):
+            image = int(torch.nonzero(~(gap <= bound))[0])
             raise ExportError(
                 f"image {self._images + image}: for the model's own codes a logit differs by {float(gap[image]):.3g}, "
                 f"where float32 and the shifts allow {bound:.3g}"
@@ -273,5 +274,5 @@ def _quantizer_inputs(model: nn.Module, operations: list[Quantize]) -> Iterator[
     finally:
         for hook in hooks:
             hook.remove()
-        in_turn = {path: iter(seen) for path, seen in calls.items()}
-        read.update({op.name: next(in_turn[op.quantizer]) for op in operations})
+    in_turn = {path: iter(seen) for path, seen in calls.items()}
+    read.update({op.name: next(in_turn[op.quantizer]) for op in operations})

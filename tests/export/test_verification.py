@@ -76,6 +76,14 @@ def test_how_many_classes_may_change_is_said():
     assert not too_many(1, 100)
     assert too_many(2, 100)
     assert not too_many(2, 100, most_changed=0.02)
+    assert too_many(1, 100, most_changed=0)
+    assert not too_many(0, 100, most_changed=0)
+
+
+def test_what_the_model_says_of_its_input_is_not_hidden(model):
+    x, y = next(iter(DIGITS.test_batches(2)))
+    with pytest.raises(RuntimeError, match="expected input"):
+        verify(model, integer_network(model, SHAPE), [(x.repeat(1, 3, 1, 1), y)])
 
 
 def test_no_images_are_refused(model):
